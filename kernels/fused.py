@@ -1,0 +1,664 @@
+"""The fused operator: distances, pooled texture, coefficients and weighted sum in one pass, and its gradients.
+
+    e = relu(Wd . [dy; dx] + bd);  p = pooled texture;  z = [e; p];  z = relu(W . z + b) per hidden layer
+    a = q . exp(Wo . z + bo) / sum;  y[c] = sum_k a_k . image[c, tap k]
+
+Per output pixel the forward kernel reads the scale's product of F texture channels and C image channels (each from memory
+once, shared edges again from cache) and writes C values. The backward kernel recomputes the coefficients from the same reads.
+It writes the gradient of the pooled texture (F values) and the coefficients (K*K values) per output pixel, and only those
+that are needed: one gather each then gives the gradients to texture and image. Weight gradients are summed per program, then
+once over the programs, so that the result never depends on the order in which programs end.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .area_pool import area_pool2d_backward, bin_width
+from .gather import grad_image_gather
+from .launch import accumulator, aligned_strides, dot_precision, launch, needs_int64, padded, tile_shape, tiles
+from .network import (
+    encode_distances,
+    first_distance,
+    layer,
+    linear,
+    linear_grad_input,
+    linear_grad_weight,
+    load_network,
+    relu,
+    relu_backward,
+    softmax,
+)
+from .tile import bin_sum, gather, gather_backward, tap_offsets, tile_pixels
+
+MAX_BACKWARD_PROGRAMS = 528
+"""Programs of the backward kernel, each with its own partial weight gradients: four for each of an H200's 132 processors."""
+
+INTEGERS = [
+    "image_stride_n", "image_stride_c", "image_stride_h", "image_stride_w",
+    "texture_stride_n", "texture_stride_c", "texture_stride_h", "texture_stride_w",
+    "output_stride_n", "output_stride_c", "output_stride_h", "output_stride_w",
+    "pooled_stride_n", "coefficients_stride_n", "total_tiles",
+    "image_h", "image_w", "texture_h", "texture_w", "out_h", "out_w", "bin_h", "bin_w",
+]  # fmt: skip
+
+
+@triton.jit
+def _infer(
+    network, n, y, x, pixel_mask, texture_ptr, texture_stride_n, texture_stride_c, texture_stride_h, texture_stride_w,
+    image_h, image_w, texture_h, texture_w, out_h, out_w, bin_h, bin_w,
+    E: tl.constexpr, F: tl.constexpr, HIDDEN_LAYERS: tl.constexpr,
+    E_PAD: tl.constexpr, F_PAD: tl.constexpr, M_PAD: tl.constexpr, TAPS: tl.constexpr, TAPS_PAD: tl.constexpr,
+    PRIOR: tl.constexpr, TEXTURE_CHANNELS_LAST: tl.constexpr, TEXTURE_ALIGN: tl.constexpr,
+    ACC: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr, INDEX64: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Everything up to the coefficients: dy_0, dx_0, e, p, the results of three hidden layers, and a [BLOCK, TAPS_PAD].
+
+    What does not exist (E = 0, F = 0, fewer hidden layers) is some tensor that nobody reads.
+    """
+    (
+        vertical, horizontal, encoding_bias, first_e, first_p, first_bias,
+        hidden_1, hidden_1_bias, hidden_2, hidden_2_bias, out, out_bias,
+    ) = network  # fmt: skip
+    FIRST_PAD: tl.constexpr = M_PAD if HIDDEN_LAYERS > 0 else TAPS_PAD
+    dy = first_distance(y, image_h, out_h, TAPS, ACC)
+    dx = first_distance(x, image_w, out_w, TAPS, ACC)
+    e = tl.zeros([BLOCK, E_PAD], OPERAND)
+    z = tl.broadcast_to(first_bias[None, :], [BLOCK, FIRST_PAD])
+    if E > 0:
+        e = encode_distances(dy, dx, vertical, horizontal, encoding_bias, OPERAND)
+        z = linear(e, first_e, z, PRECISION)
+    p = e
+    if F > 0:
+        channel = tl.arange(0, F_PAD)
+        channel_mask = channel < F
+        if INDEX64:
+            channel = channel.to(tl.int64)
+        total = bin_sum(
+            texture_ptr + n * texture_stride_n * TEXTURE_ALIGN, texture_stride_c, texture_stride_h, texture_stride_w,
+            channel, channel_mask, y, x, pixel_mask, texture_h, texture_w, out_h, out_w, bin_h, bin_w,
+            ACC, TEXTURE_CHANNELS_LAST, TEXTURE_ALIGN, BLOCK, F_PAD,
+        )  # fmt: skip
+        p = (total * (1.0 / texture_h.to(ACC) * (1.0 / texture_w.to(ACC)))).to(OPERAND)
+        z = linear(p, first_p, z, PRECISION)
+    z_0 = e
+    z_1 = e
+    z_2 = e
+    if HIDDEN_LAYERS > 0:
+        z_0 = relu(z).to(OPERAND)
+        last = z_0
+        if HIDDEN_LAYERS > 1:
+            z_1 = relu(layer(last, hidden_1, hidden_1_bias, BLOCK, M_PAD, PRECISION)).to(OPERAND)
+            last = z_1
+        if HIDDEN_LAYERS > 2:
+            z_2 = relu(layer(last, hidden_2, hidden_2_bias, BLOCK, M_PAD, PRECISION)).to(OPERAND)
+            last = z_2
+        z = layer(last, out, out_bias, BLOCK, TAPS_PAD, PRECISION)
+    a = softmax(z, y, x, image_h, image_w, out_h, out_w, PRIOR, TAPS, TAPS_PAD, ACC)
+    return dy, dx, e, p, z_0, z_1, z_2, a
+
+
+@triton.jit(do_not_specialize=INTEGERS)
+def downsize_kernel(
+    image_ptr,
+    image_stride_n,
+    image_stride_c,
+    image_stride_h,
+    image_stride_w,
+    texture_ptr,
+    texture_stride_n,  # in units of TEXTURE_ALIGN, as are h and w
+    texture_stride_c,
+    texture_stride_h,
+    texture_stride_w,
+    distance_weight_ptr,
+    distance_bias_ptr,
+    hidden_weight_0_ptr,
+    hidden_bias_0_ptr,
+    hidden_weight_1_ptr,
+    hidden_bias_1_ptr,
+    hidden_weight_2_ptr,
+    hidden_bias_2_ptr,
+    out_weight_ptr,
+    out_bias_ptr,
+    output_ptr,
+    output_stride_n,
+    output_stride_c,
+    output_stride_h,
+    output_stride_w,
+    image_h,
+    image_w,
+    texture_h,
+    texture_w,
+    out_h,
+    out_w,
+    bin_h,
+    bin_w,
+    CHANNELS: tl.constexpr,
+    E: tl.constexpr,
+    F: tl.constexpr,
+    M: tl.constexpr,
+    HIDDEN_LAYERS: tl.constexpr,
+    E_PAD: tl.constexpr,
+    F_PAD: tl.constexpr,
+    M_PAD: tl.constexpr,
+    TAPS: tl.constexpr,
+    TAPS_PAD: tl.constexpr,
+    PRIOR: tl.constexpr,
+    TEXTURE_CHANNELS_LAST: tl.constexpr,
+    TEXTURE_ALIGN: tl.constexpr,
+    ACC: tl.constexpr,
+    OPERAND: tl.constexpr,
+    PRECISION: tl.constexpr,
+    INDEX64: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    BLOCK_W: tl.constexpr,
+):
+    """One program computes a tile of output pixels, all channels; the coefficients themselves if CHANNELS is 0."""
+    network = load_network(
+        distance_weight_ptr, distance_bias_ptr, hidden_weight_0_ptr, hidden_bias_0_ptr, hidden_weight_1_ptr,
+        hidden_bias_1_ptr, hidden_weight_2_ptr, hidden_bias_2_ptr, out_weight_ptr, out_bias_ptr,
+        E, F, M, HIDDEN_LAYERS, E_PAD, F_PAD, M_PAD, TAPS, TAPS_PAD, ACC, OPERAND,
+    )  # fmt: skip
+    n, y, x, pixel_mask = tile_pixels(tl.program_id(0), out_h, out_w, BLOCK_H, BLOCK_W, INDEX64)
+    dy, dx, e, p, z_0, z_1, z_2, a = _infer(
+        network, n, y, x, pixel_mask, texture_ptr, texture_stride_n, texture_stride_c, texture_stride_h, texture_stride_w,
+        image_h, image_w, texture_h, texture_w, out_h, out_w, bin_h, bin_w,
+        E, F, HIDDEN_LAYERS, E_PAD, F_PAD, M_PAD, TAPS, TAPS_PAD, PRIOR, TEXTURE_CHANNELS_LAST, TEXTURE_ALIGN,
+        ACC, OPERAND, PRECISION, INDEX64, BLOCK_H * BLOCK_W,
+    )  # fmt: skip
+    k = tl.arange(0, TAPS_PAD)
+    tap_mask = pixel_mask[:, None] & (k < TAPS * TAPS)[None, :]
+    output_ptr += n * output_stride_n
+    output_offsets = y * output_stride_h + x * output_stride_w
+    if CHANNELS == 0:
+        if INDEX64:
+            k = k.to(tl.int64)
+        tl.store(output_ptr + output_offsets[:, None] + k[None, :] * output_stride_c, a, mask=tap_mask)
+    else:
+        taps = tap_offsets(y, x, image_h, image_w, out_h, out_w, image_stride_h, image_stride_w, TAPS, TAPS_PAD)
+        gather(
+            image_ptr + n * image_stride_n, taps, tap_mask, image_stride_c, a,
+            output_ptr, output_offsets, pixel_mask, output_stride_c, CHANNELS,
+        )  # fmt: skip
+
+
+@triton.jit
+def _store_partial(
+    partial_ptr, values, row_stride: tl.constexpr, OUT: tl.constexpr, IN: tl.constexpr,
+    OUT_PAD: tl.constexpr, IN_PAD: tl.constexpr,
+):  # fmt: skip
+    """Store a weight gradient [OUT_PAD, IN_PAD] as (OUT, IN) in rows of ``row_stride``."""
+    row = tl.arange(0, OUT_PAD)[:, None]
+    column = tl.arange(0, IN_PAD)[None, :]
+    tl.store(partial_ptr + row * row_stride + column, values, mask=(row < OUT) & (column < IN))
+
+
+@triton.jit
+def _store_partial_bias(partial_ptr, values, OUT: tl.constexpr, OUT_PAD: tl.constexpr):
+    channel = tl.arange(0, OUT_PAD)
+    tl.store(partial_ptr + channel, values, mask=channel < OUT)
+
+
+@triton.jit
+def _store_partial_distance(
+    partial_ptr, vertical, horizontal, bias, E: tl.constexpr, E_PAD: tl.constexpr, TAPS: tl.constexpr
+):
+    """Unfold the gradients of A_y, A_x and b into those of Wd (E, 2 * TAPS) and, behind it, bd (E,)."""
+    channel = tl.arange(0, E_PAD)
+    mask = channel < E
+    for k in tl.static_range(TAPS):
+        tl.store(partial_ptr + channel * (2 * TAPS) + k, vertical + k * bias, mask=mask)
+        tl.store(partial_ptr + channel * (2 * TAPS) + TAPS + k, horizontal + k * bias, mask=mask)
+    tl.store(partial_ptr + E * 2 * TAPS + channel, bias, mask=mask)
+
+
+@triton.jit(do_not_specialize=INTEGERS)
+def downsize_backward_kernel(
+    grad_output_ptr,
+    output_stride_n,
+    output_stride_c,
+    output_stride_h,
+    output_stride_w,
+    image_ptr,
+    image_stride_n,
+    image_stride_c,
+    image_stride_h,
+    image_stride_w,
+    texture_ptr,
+    texture_stride_n,
+    texture_stride_c,
+    texture_stride_h,
+    texture_stride_w,
+    distance_weight_ptr,
+    distance_bias_ptr,
+    hidden_weight_0_ptr,
+    hidden_bias_0_ptr,
+    hidden_weight_1_ptr,
+    hidden_bias_1_ptr,
+    hidden_weight_2_ptr,
+    hidden_bias_2_ptr,
+    out_weight_ptr,
+    out_bias_ptr,
+    grad_pooled_ptr,  # (N, h, w, F), dense, or None
+    coefficients_ptr,  # (N, h, w, K * K), dense, or None
+    partial_ptr,  # (programs, WEIGHTS) or None
+    total_tiles,
+    image_h,
+    image_w,
+    texture_h,
+    texture_w,
+    out_h,
+    out_w,
+    bin_h,
+    bin_w,
+    CHANNELS: tl.constexpr,
+    E: tl.constexpr,
+    F: tl.constexpr,
+    M: tl.constexpr,
+    HIDDEN_LAYERS: tl.constexpr,
+    E_PAD: tl.constexpr,
+    F_PAD: tl.constexpr,
+    M_PAD: tl.constexpr,
+    TAPS: tl.constexpr,
+    TAPS_PAD: tl.constexpr,
+    PRIOR: tl.constexpr,
+    TEXTURE_CHANNELS_LAST: tl.constexpr,
+    TEXTURE_ALIGN: tl.constexpr,
+    ACC: tl.constexpr,
+    OPERAND: tl.constexpr,
+    PRECISION: tl.constexpr,
+    INDEX64: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    BLOCK_W: tl.constexpr,
+    WEIGHTS: tl.constexpr,
+    GRAD_POOLED: tl.constexpr,
+    COEFFICIENTS: tl.constexpr,
+    GRAD_WEIGHTS: tl.constexpr,
+):
+    """One program takes every so-manieth tile of output pixels and sums its weight gradients in registers."""
+    BLOCK: tl.constexpr = BLOCK_H * BLOCK_W
+    FIRST: tl.constexpr = M if HIDDEN_LAYERS > 0 else TAPS * TAPS
+    FIRST_PAD: tl.constexpr = M_PAD if HIDDEN_LAYERS > 0 else TAPS_PAD
+    grad_vertical = tl.zeros([E_PAD], ACC)
+    grad_horizontal = tl.zeros([E_PAD], ACC)
+    grad_encoding_bias = tl.zeros([E_PAD], ACC)
+    grad_first_e = tl.zeros([FIRST_PAD, E_PAD], ACC)
+    grad_first_p = tl.zeros([FIRST_PAD, F_PAD], ACC)
+    grad_first_bias = tl.zeros([FIRST_PAD], ACC)
+    grad_hidden_1 = tl.zeros([M_PAD, M_PAD], ACC)
+    grad_hidden_1_bias = tl.zeros([M_PAD], ACC)
+    grad_hidden_2 = tl.zeros([M_PAD, M_PAD], ACC)
+    grad_hidden_2_bias = tl.zeros([M_PAD], ACC)
+    grad_out = tl.zeros([TAPS_PAD, M_PAD], ACC)
+    grad_out_bias = tl.zeros([TAPS_PAD], ACC)
+    network = load_network(
+        distance_weight_ptr, distance_bias_ptr, hidden_weight_0_ptr, hidden_bias_0_ptr, hidden_weight_1_ptr,
+        hidden_bias_1_ptr, hidden_weight_2_ptr, hidden_bias_2_ptr, out_weight_ptr, out_bias_ptr,
+        E, F, M, HIDDEN_LAYERS, E_PAD, F_PAD, M_PAD, TAPS, TAPS_PAD, ACC, OPERAND,
+    )  # fmt: skip
+    hidden_1 = network[6]
+    hidden_2 = network[8]
+    out = network[10]
+    first_e = network[3]
+    first_p = network[4]
+    pid = tl.program_id(0)
+    for tile in range(pid, total_tiles, tl.num_programs(0)):
+        n, y, x, pixel_mask = tile_pixels(tile, out_h, out_w, BLOCK_H, BLOCK_W, INDEX64)
+        dy, dx, e, p, z_0, z_1, z_2, a = _infer(
+            network, n, y, x, pixel_mask, texture_ptr, texture_stride_n, texture_stride_c, texture_stride_h, texture_stride_w,
+            image_h, image_w, texture_h, texture_w, out_h, out_w, bin_h, bin_w,
+            E, F, HIDDEN_LAYERS, E_PAD, F_PAD, M_PAD, TAPS, TAPS_PAD, PRIOR, TEXTURE_CHANNELS_LAST, TEXTURE_ALIGN,
+            ACC, OPERAND, PRECISION, INDEX64, BLOCK,
+        )  # fmt: skip
+        k = tl.arange(0, TAPS_PAD)
+        tap_mask = pixel_mask[:, None] & (k < TAPS * TAPS)[None, :]
+        plane = n * out_h * out_w
+        pixel = y * out_w + x
+        if COEFFICIENTS:
+            offsets = pixel[:, None] * (TAPS * TAPS) + k[None, :]
+            tl.store(coefficients_ptr + plane * (TAPS * TAPS) + offsets, a, mask=tap_mask)
+
+        if GRAD_POOLED or GRAD_WEIGHTS:
+            grad_output_offsets = y * output_stride_h + x * output_stride_w
+            if CHANNELS == 0:
+                if INDEX64:
+                    k = k.to(tl.int64)
+                offsets = grad_output_offsets[:, None] + k[None, :] * output_stride_c
+                grad_a = tl.load(grad_output_ptr + n * output_stride_n + offsets, mask=tap_mask, other=0.0).to(ACC)
+            else:
+                taps = tap_offsets(y, x, image_h, image_w, out_h, out_w, image_stride_h, image_stride_w, TAPS, TAPS_PAD)
+                grad_a = gather_backward(
+                    image_ptr + n * image_stride_n, taps, tap_mask, image_stride_c,
+                    grad_output_ptr + n * output_stride_n, grad_output_offsets, pixel_mask, output_stride_c,
+                    tl.zeros([BLOCK, TAPS_PAD], ACC), CHANNELS,
+                )  # fmt: skip
+            grad = a * (grad_a - tl.sum(a * grad_a, axis=1)[:, None])
+            # Pixels past the image's end hold no gradient, whatever the weights make of them.
+            grad = tl.where(tap_mask, grad, 0.0)
+            if HIDDEN_LAYERS > 0:
+                last = z_0
+                if HIDDEN_LAYERS == 2:
+                    last = z_1
+                if HIDDEN_LAYERS == 3:
+                    last = z_2
+                grad_out = linear_grad_weight(grad, last, grad_out, PRECISION)
+                grad_out_bias += tl.sum(grad, axis=0)
+                grad = relu_backward(linear_grad_input(grad, out, PRECISION, ACC), last)
+                if HIDDEN_LAYERS > 2:
+                    grad_hidden_2 = linear_grad_weight(grad, z_1, grad_hidden_2, PRECISION)
+                    grad_hidden_2_bias += tl.sum(grad, axis=0)
+                    grad = relu_backward(linear_grad_input(grad, hidden_2, PRECISION, ACC), z_1)
+                if HIDDEN_LAYERS > 1:
+                    grad_hidden_1 = linear_grad_weight(grad, z_0, grad_hidden_1, PRECISION)
+                    grad_hidden_1_bias += tl.sum(grad, axis=0)
+                    grad = relu_backward(linear_grad_input(grad, hidden_1, PRECISION, ACC), z_0)
+            grad_first_bias += tl.sum(grad, axis=0)
+            if F > 0:
+                grad_first_p = linear_grad_weight(grad, p, grad_first_p, PRECISION)
+                if GRAD_POOLED:
+                    channel = tl.arange(0, F_PAD)
+                    tl.store(
+                        grad_pooled_ptr + plane * F + (pixel[:, None] * F + channel[None, :]),
+                        linear_grad_input(grad, first_p, PRECISION, ACC),
+                        mask=pixel_mask[:, None] & (channel < F)[None, :],
+                    )
+            if E > 0:
+                grad_first_e = linear_grad_weight(grad, e, grad_first_e, PRECISION)
+                grad_e = relu_backward(linear_grad_input(grad, first_e, PRECISION, ACC), e)
+                grad_vertical += tl.sum(grad_e * dy[:, None], axis=0)
+                grad_horizontal += tl.sum(grad_e * dx[:, None], axis=0)
+                grad_encoding_bias += tl.sum(grad_e, axis=0)
+
+    if GRAD_WEIGHTS:
+        partial_ptr += pid.to(tl.int64) * WEIGHTS
+        if E > 0:
+            _store_partial_distance(partial_ptr, grad_vertical, grad_horizontal, grad_encoding_bias, E, E_PAD, TAPS)
+            partial_ptr += E * (2 * TAPS + 1)
+        _store_partial(partial_ptr, grad_first_e, E + F, FIRST, E, FIRST_PAD, E_PAD)
+        _store_partial(partial_ptr + E, grad_first_p, E + F, FIRST, F, FIRST_PAD, F_PAD)
+        _store_partial_bias(partial_ptr + FIRST * (E + F), grad_first_bias, FIRST, FIRST_PAD)
+        partial_ptr += FIRST * (E + F + 1)
+        if HIDDEN_LAYERS > 1:
+            _store_partial(partial_ptr, grad_hidden_1, M, M, M, M_PAD, M_PAD)
+            _store_partial_bias(partial_ptr + M * M, grad_hidden_1_bias, M, M_PAD)
+            partial_ptr += M * (M + 1)
+        if HIDDEN_LAYERS > 2:
+            _store_partial(partial_ptr, grad_hidden_2, M, M, M, M_PAD, M_PAD)
+            _store_partial_bias(partial_ptr + M * M, grad_hidden_2_bias, M, M_PAD)
+            partial_ptr += M * (M + 1)
+        if HIDDEN_LAYERS > 0:
+            _store_partial(partial_ptr, grad_out, M, TAPS * TAPS, M, TAPS_PAD, M_PAD)
+            _store_partial_bias(partial_ptr + TAPS * TAPS * M, grad_out_bias, TAPS * TAPS, TAPS_PAD)
+
+
+def downsize(
+    image: Tensor,
+    texture: Tensor | None,
+    distance_weight: Tensor | None,
+    distance_bias: Tensor | None,
+    hidden_weights: Sequence[Tensor],
+    hidden_biases: Sequence[Tensor],
+    out_weight: Tensor,
+    out_bias: Tensor,
+    output: Tensor,
+    taps: int,
+    prior: str,
+) -> None:
+    """Write the downsized ``image`` (N, C, H, W) into ``output`` (N, C, h, w)."""
+    weights = (distance_weight, distance_bias, hidden_weights, hidden_biases, out_weight, out_bias)
+    _forward(image, image.shape[2:], texture, *weights, output, taps, prior)
+
+
+def coefficients(
+    image_size: tuple[int, int],
+    texture: Tensor | None,
+    distance_weight: Tensor | None,
+    distance_bias: Tensor | None,
+    hidden_weights: Sequence[Tensor],
+    hidden_biases: Sequence[Tensor],
+    out_weight: Tensor,
+    out_bias: Tensor,
+    output: Tensor,
+    taps: int,
+    prior: str,
+) -> None:
+    """Write the coefficients for an image of ``image_size`` (H, W) into ``output`` (N, K*K, h, w)."""
+    weights = (distance_weight, distance_bias, hidden_weights, hidden_biases, out_weight, out_bias)
+    _forward(None, image_size, texture, *weights, output, taps, prior)
+
+
+def downsize_backward(
+    grad_output: Tensor,
+    image: Tensor,
+    texture: Tensor | None,
+    distance_weight: Tensor | None,
+    distance_bias: Tensor | None,
+    hidden_weights: Sequence[Tensor],
+    hidden_biases: Sequence[Tensor],
+    out_weight: Tensor,
+    out_bias: Tensor,
+    grad_image: Tensor | None,
+    grad_texture: Tensor | None,
+    grad_weights: Tensor | None,
+    taps: int,
+    prior: str,
+) -> None:
+    """Write those gradients of :func:`downsize` that are given a tensor; ``grad_weights`` is flat (see :func:`_backward`)."""
+    weights = (distance_weight, distance_bias, hidden_weights, hidden_biases, out_weight, out_bias)
+    _backward(
+        grad_output, image, image.shape[2:], texture, *weights, grad_image, grad_texture, grad_weights, taps, prior
+    )
+
+
+def coefficients_backward(
+    grad_output: Tensor,
+    image_size: tuple[int, int],
+    texture: Tensor | None,
+    distance_weight: Tensor | None,
+    distance_bias: Tensor | None,
+    hidden_weights: Sequence[Tensor],
+    hidden_biases: Sequence[Tensor],
+    out_weight: Tensor,
+    out_bias: Tensor,
+    grad_texture: Tensor | None,
+    grad_weights: Tensor | None,
+    taps: int,
+    prior: str,
+) -> None:
+    """Write those gradients of :func:`coefficients` that are given a tensor; ``grad_weights`` is flat."""
+    weights = (distance_weight, distance_bias, hidden_weights, hidden_biases, out_weight, out_bias)
+    _backward(grad_output, None, image_size, texture, *weights, None, grad_texture, grad_weights, taps, prior)
+
+
+def _network_arguments(
+    image: Tensor | None,
+    image_size: Sequence[int],
+    texture: Tensor | None,
+    distance_weight: Tensor | None,
+    distance_bias: Tensor | None,
+    hidden_weights: Sequence[Tensor],
+    hidden_biases: Sequence[Tensor],
+    out_weight: Tensor,
+    out_bias: Tensor,
+    output: Tensor,
+    taps: int,
+    taps_pad: int,
+    prior: str,
+) -> dict[str, Any]:
+    """The arguments that forward and backward kernels share."""
+    dtype = output.dtype
+    hidden = [
+        (weight.contiguous(), bias.contiguous()) for weight, bias in zip(hidden_weights, hidden_biases, strict=True)
+    ]
+    hidden += [(None, None)] * (3 - len(hidden))
+    distance_channels = 0 if distance_weight is None else distance_weight.shape[0]
+    texture_channels = 0 if texture is None else texture.shape[1]
+    hidden_channels = hidden_weights[0].shape[0] if hidden_weights else 0
+    texture_h, texture_w = (1, 1) if texture is None else texture.shape[2:]
+    out_h, out_w = output.shape[2:]
+    axes = [(image_size[0], out_h), (image_size[1], out_w), (texture_h, out_h), (texture_w, out_w)]
+    stride_n, stride_c, stride_h, stride_w, channels_last, align = aligned_strides(texture)
+    image_strides = (0, 0, 0, 0) if image is None else image.stride()
+    return dict(
+        image_ptr=image,
+        image_stride_n=image_strides[0],
+        image_stride_c=image_strides[1],
+        image_stride_h=image_strides[2],
+        image_stride_w=image_strides[3],
+        texture_ptr=texture,
+        texture_stride_n=stride_n,
+        texture_stride_c=stride_c,
+        texture_stride_h=stride_h,
+        texture_stride_w=stride_w,
+        distance_weight_ptr=None if distance_weight is None else distance_weight.contiguous(),
+        distance_bias_ptr=None if distance_bias is None else distance_bias.contiguous(),
+        hidden_weight_0_ptr=hidden[0][0],
+        hidden_bias_0_ptr=hidden[0][1],
+        hidden_weight_1_ptr=hidden[1][0],
+        hidden_bias_1_ptr=hidden[1][1],
+        hidden_weight_2_ptr=hidden[2][0],
+        hidden_bias_2_ptr=hidden[2][1],
+        out_weight_ptr=out_weight.contiguous(),
+        out_bias_ptr=out_bias.contiguous(),
+        output_stride_n=output.stride(0),
+        output_stride_c=output.stride(1),
+        output_stride_h=output.stride(2),
+        output_stride_w=output.stride(3),
+        image_h=image_size[0],
+        image_w=image_size[1],
+        texture_h=texture_h,
+        texture_w=texture_w,
+        out_h=out_h,
+        out_w=out_w,
+        bin_h=bin_width(texture_h, out_h),
+        bin_w=bin_width(texture_w, out_w),
+        CHANNELS=0 if image is None else image.shape[1],
+        E=distance_channels,
+        F=texture_channels,
+        M=hidden_channels,
+        HIDDEN_LAYERS=len(hidden_weights),
+        E_PAD=padded(distance_channels),
+        F_PAD=padded(texture_channels),
+        M_PAD=padded(hidden_channels),
+        TAPS=taps,
+        TAPS_PAD=taps_pad,
+        PRIOR=prior,
+        TEXTURE_CHANNELS_LAST=channels_last,
+        TEXTURE_ALIGN=align,
+        ACC=accumulator(dtype),
+        OPERAND=OPERANDS[dtype],
+        PRECISION=dot_precision(dtype),
+        INDEX64=needs_int64(axes, [image, texture, output]),
+    )
+
+
+OPERANDS = {
+    torch.float16: tl.float16,
+    torch.bfloat16: tl.bfloat16,
+    torch.float32: tl.float32,
+    torch.float64: tl.float64,
+}
+
+
+def _widest(arguments: dict[str, Any]) -> int:
+    """Channels of the widest tile that a program holds."""
+    return int(max(arguments[name] for name in ("E_PAD", "F_PAD", "M_PAD", "TAPS_PAD")))
+
+
+def _forward(
+    image: Tensor | None,
+    image_size: Sequence[int],
+    texture: Tensor | None,
+    distance_weight: Tensor | None,
+    distance_bias: Tensor | None,
+    hidden_weights: Sequence[Tensor],
+    hidden_biases: Sequence[Tensor],
+    out_weight: Tensor,
+    out_bias: Tensor,
+    output: Tensor,
+    taps: int,
+    prior: str,
+) -> None:
+    arguments = _network_arguments(
+        image, image_size, texture, distance_weight, distance_bias, hidden_weights, hidden_biases, out_weight, out_bias,
+        output, taps, triton.next_power_of_2(taps * taps), prior,
+    )  # fmt: skip
+    tile = tile_shape(_widest(arguments), budget=2048)
+    launch(
+        downsize_kernel,
+        tiles(output.shape[0], output.shape[2], output.shape[3], tile),
+        output.device,
+        output_ptr=output,
+        BLOCK_H=tile[0],
+        BLOCK_W=tile[1],
+        num_warps=4,
+        **arguments,
+    )
+
+
+def _backward(
+    grad_output: Tensor,
+    image: Tensor | None,
+    image_size: Sequence[int],
+    texture: Tensor | None,
+    distance_weight: Tensor | None,
+    distance_bias: Tensor | None,
+    hidden_weights: Sequence[Tensor],
+    hidden_biases: Sequence[Tensor],
+    out_weight: Tensor,
+    out_bias: Tensor,
+    grad_image: Tensor | None,
+    grad_texture: Tensor | None,
+    grad_weights: Tensor | None,
+    taps: int,
+    prior: str,
+) -> None:
+    """Launch the backward kernel, then the gathers to the gradients of texture and image.
+
+    ``grad_weights`` is one flat tensor: weight and bias of the distance encoding, then of each hidden layer, then of the
+    output layer.
+    """
+    batch, _, out_h, out_w = grad_output.shape
+    arguments = _network_arguments(
+        image, image_size, texture, distance_weight, distance_bias, hidden_weights, hidden_biases, out_weight, out_bias,
+        grad_output, taps, padded(taps * taps), prior,
+    )  # fmt: skip
+    tile = tile_shape(_widest(arguments), budget=1024)
+    total_tiles = tiles(batch, out_h, out_w, tile)
+    programs = min(total_tiles, MAX_BACKWARD_PROGRAMS)
+    acc = torch.float64 if grad_output.dtype == torch.float64 else torch.float32
+    grad_pooled = None if grad_texture is None else grad_output.new_empty(batch, out_h, out_w, grad_texture.shape[1])
+    a = None if grad_image is None else grad_output.new_empty(batch, out_h, out_w, taps * taps)
+    weights = 0 if grad_weights is None else grad_weights.numel()
+    partial = None if grad_weights is None else grad_output.new_empty(programs, weights, dtype=acc)
+    launch(
+        downsize_backward_kernel,
+        programs,
+        grad_output.device,
+        grad_output_ptr=grad_output,
+        grad_pooled_ptr=grad_pooled,
+        coefficients_ptr=a,
+        partial_ptr=partial,
+        total_tiles=total_tiles,
+        BLOCK_H=tile[0],
+        BLOCK_W=tile[1],
+        WEIGHTS=weights,
+        GRAD_POOLED=grad_pooled is not None,
+        COEFFICIENTS=a is not None,
+        GRAD_WEIGHTS=partial is not None,
+        num_warps=4,
+        **arguments,
+    )
+    if grad_weights is not None:
+        assert partial is not None
+        torch.sum(partial, dim=0, out=grad_weights) if grad_weights.dtype == acc else grad_weights.copy_(partial.sum(0))
+    if grad_texture is not None:
+        assert grad_pooled is not None
+        area_pool2d_backward(grad_pooled.permute(0, 3, 1, 2), grad_texture)
+    if grad_image is not None:
+        assert a is not None
+        grad_image_gather(grad_output, a.permute(0, 3, 1, 2), grad_image, taps)

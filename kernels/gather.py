@@ -1,0 +1,281 @@
+"""The weighted sum of each target pixel's taps, for given coefficients, and its gradients.
+
+Forward and coefficient gradient run over output pixels: per pixel they read K*K coefficients (or C gradients) and the taps of
+C channels, and write C values (or K*K). The image gradient runs over source pixels and gathers from the few windows that
+hold each of them, so that it needs no atomics.
+"""
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .launch import accumulator, launch, needs_int64, tile_shape, tiles
+from .tile import first_tap, gather, gather_backward, tap_offsets, tile_pixels, windows_starting_by
+
+
+@triton.jit(do_not_specialize=[
+    "image_stride_n", "image_stride_c", "image_stride_h", "image_stride_w",
+    "coefficients_stride_n", "coefficients_stride_k", "coefficients_stride_h", "coefficients_stride_w",
+    "output_stride_n", "output_stride_c", "output_stride_h", "output_stride_w",
+    "image_h", "image_w", "out_h", "out_w",
+])  # fmt: skip
+def weighted_gather_kernel(
+    image_ptr,
+    image_stride_n,
+    image_stride_c,
+    image_stride_h,
+    image_stride_w,
+    coefficients_ptr,  # written instead of read if BACKWARD
+    coefficients_stride_n,
+    coefficients_stride_k,
+    coefficients_stride_h,
+    coefficients_stride_w,
+    output_ptr,  # its gradient, read instead of written, if BACKWARD
+    output_stride_n,
+    output_stride_c,
+    output_stride_h,
+    output_stride_w,
+    image_h,
+    image_w,
+    out_h,
+    out_w,
+    CHANNELS: tl.constexpr,
+    TAPS: tl.constexpr,
+    TAPS_PAD: tl.constexpr,
+    BACKWARD: tl.constexpr,
+    ACC: tl.constexpr,
+    INDEX64: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    BLOCK_W: tl.constexpr,
+):
+    """One program takes a tile of output pixels: their weighted sums, or the gradient to their coefficients."""
+    n, y, x, pixel_mask = tile_pixels(tl.program_id(0), out_h, out_w, BLOCK_H, BLOCK_W, INDEX64)
+    k = tl.arange(0, TAPS_PAD)
+    mask = pixel_mask[:, None] & (k < TAPS * TAPS)[None, :]
+    taps = tap_offsets(y, x, image_h, image_w, out_h, out_w, image_stride_h, image_stride_w, TAPS, TAPS_PAD)
+    pixel = coefficients_ptr + n * coefficients_stride_n + y * coefficients_stride_h + x * coefficients_stride_w
+    if INDEX64:
+        k = k.to(tl.int64)
+    coefficient_ptrs = pixel[:, None] + k[None, :] * coefficients_stride_k
+    image_ptr += n * image_stride_n
+    output_ptr += n * output_stride_n
+    output_offsets = y * output_stride_h + x * output_stride_w
+    if BACKWARD:
+        zeros = tl.zeros([BLOCK_H * BLOCK_W, TAPS_PAD], ACC)
+        grad = gather_backward(
+            image_ptr, taps, mask, image_stride_c, output_ptr, output_offsets, pixel_mask, output_stride_c, zeros,
+            CHANNELS,
+        )  # fmt: skip
+        tl.store(coefficient_ptrs, grad, mask=mask)
+    else:
+        coefficients = tl.load(coefficient_ptrs, mask=mask, other=0.0).to(ACC)
+        gather(
+            image_ptr, taps, mask, image_stride_c, coefficients, output_ptr, output_offsets, pixel_mask,
+            output_stride_c, CHANNELS,
+        )  # fmt: skip
+
+
+@triton.jit
+def _windows(i, n_in, n_out, TAPS: tl.constexpr):
+    """First and one-past-last target pixel whose window reads source pixel ``i``, edge pixels repeating."""
+    first = tl.where(i == 0, 0, tl.minimum(windows_starting_by(i - TAPS, n_in, n_out, TAPS), n_out))
+    last = tl.where(i == n_in - 1, n_out, tl.minimum(windows_starting_by(i, n_in, n_out, TAPS), n_out))
+    return first, last
+
+
+@triton.jit
+def _taps_on(i, j, n_in, n_out, TAPS: tl.constexpr):
+    """First and last tap of target pixel ``j`` that read source pixel ``i``: one, but several at the image's edges."""
+    tap = i - first_tap(j, n_in, n_out, TAPS)
+    return tl.where(i == 0, 0, tap), tl.where(i == n_in - 1, TAPS - 1, tap)
+
+
+@triton.jit(do_not_specialize=[
+    "grad_output_stride_n", "grad_output_stride_c", "grad_output_stride_h", "grad_output_stride_w",
+    "coefficients_stride_n", "coefficients_stride_k", "coefficients_stride_h", "coefficients_stride_w",
+    "grad_image_stride_n", "grad_image_stride_c", "grad_image_stride_h", "grad_image_stride_w",
+    "image_h", "image_w", "out_h", "out_w", "windows_h", "windows_w", "chunks",
+])  # fmt: skip
+def weighted_gather_grad_image_kernel(
+    grad_output_ptr,
+    grad_output_stride_n,
+    grad_output_stride_c,
+    grad_output_stride_h,
+    grad_output_stride_w,
+    coefficients_ptr,
+    coefficients_stride_n,
+    coefficients_stride_k,
+    coefficients_stride_h,
+    coefficients_stride_w,
+    grad_image_ptr,
+    grad_image_stride_n,
+    grad_image_stride_c,
+    grad_image_stride_h,
+    grad_image_stride_w,
+    image_h,
+    image_w,
+    out_h,
+    out_w,
+    windows_h,
+    windows_w,
+    chunks,
+    CHANNELS: tl.constexpr,
+    CHANNELS_PAD: tl.constexpr,
+    TAPS: tl.constexpr,
+    ACC: tl.constexpr,
+    INDEX64: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    BLOCK_W: tl.constexpr,
+):
+    """One program takes a chunk of channels at a tile of source pixels, and gathers from the windows that read them."""
+    pid = tl.program_id(0)
+    tile = pid // chunks
+    channel = (pid - tile * chunks) * CHANNELS_PAD + tl.arange(0, CHANNELS_PAD)
+    channel_mask = channel < CHANNELS
+    if INDEX64:
+        channel = channel.to(tl.int64)
+    n, y, x, pixel_mask = tile_pixels(tile, image_h, image_w, BLOCK_H, BLOCK_W, INDEX64)
+    first_row, end_row = _windows(y, image_h, out_h, TAPS)
+    first_column, end_column = _windows(x, image_w, out_w, TAPS)
+    end_row = tl.where(pixel_mask, end_row, 0)
+    # Only tiles on an edge hold pixels that one window reads with several taps.
+    on_edge_y = tl.max(((y == 0) | (y == image_h - 1)).to(tl.int32), axis=0)
+    on_edge_x = tl.max(((x == 0) | (x == image_w - 1)).to(tl.int32), axis=0)
+    repeats_y = 1 + on_edge_y * (TAPS - 1)
+    repeats_x = 1 + on_edge_x * (TAPS - 1)
+    coefficients_ptr += n * coefficients_stride_n
+    grad_output_ptr += n * grad_output_stride_n + channel[None, :] * grad_output_stride_c
+    grad = tl.zeros([BLOCK_H * BLOCK_W, CHANNELS_PAD], ACC)
+    for window_y in range(windows_h):
+        row = first_row + window_y
+        first_ky, last_ky = _taps_on(y, row, image_h, out_h, TAPS)
+        for window_x in range(windows_w):
+            column = first_column + window_x
+            first_kx, last_kx = _taps_on(x, column, image_w, out_w, TAPS)
+            window_mask = (row < end_row) & (column < end_column)
+            pixel = row * coefficients_stride_h + column * coefficients_stride_w
+            coefficient = tl.zeros([BLOCK_H * BLOCK_W], ACC)
+            for repeat_y in range(repeats_y):
+                ky = first_ky + repeat_y
+                for repeat_x in range(repeats_x):
+                    kx = first_kx + repeat_x
+                    tap = pixel + (ky * TAPS + kx) * coefficients_stride_k
+                    tap_mask = window_mask & (ky <= last_ky) & (kx <= last_kx)
+                    coefficient += tl.load(coefficients_ptr + tap, mask=tap_mask, other=0.0).to(ACC)
+            offsets = row * grad_output_stride_h + column * grad_output_stride_w
+            mask = window_mask[:, None] & channel_mask[None, :]
+            grad_output = tl.load(grad_output_ptr + offsets[:, None], mask=mask, other=0.0).to(ACC)
+            grad += coefficient[:, None] * grad_output
+    pixel = grad_image_ptr + n * grad_image_stride_n + y * grad_image_stride_h + x * grad_image_stride_w
+    tl.store(
+        pixel[:, None] + channel[None, :] * grad_image_stride_c, grad, mask=pixel_mask[:, None] & channel_mask[None, :]
+    )
+
+
+def weighted_gather2d(image: Tensor, coefficients: Tensor, output: Tensor, taps: int) -> None:
+    """Write the weighted sums of ``image`` (N, C, H, W) by ``coefficients`` (N, K*K, h, w) into ``output`` (N, C, h, w)."""
+    _launch(image, coefficients, output, taps, backward=False)
+
+
+def weighted_gather2d_backward(
+    grad_output: Tensor,
+    image: Tensor,
+    coefficients: Tensor,
+    grad_image: Tensor | None,
+    grad_coefficients: Tensor | None,
+    taps: int,
+) -> None:
+    """Write the gradients of :func:`weighted_gather2d` into those tensors that are given."""
+    if grad_coefficients is not None:
+        _launch(image, grad_coefficients, grad_output, taps, backward=True)
+    if grad_image is not None:
+        grad_image_gather(grad_output, coefficients, grad_image, taps)
+
+
+def _launch(image: Tensor, coefficients: Tensor, output: Tensor, taps: int, backward: bool) -> None:
+    batch, channels, out_h, out_w = output.shape
+    image_h, image_w = image.shape[2:]
+    taps_pad = triton.next_power_of_2(taps * taps)
+    tile = tile_shape(taps_pad, budget=2048)
+    launch(
+        weighted_gather_kernel,
+        tiles(batch, out_h, out_w, tile),
+        image.device,
+        image_ptr=image,
+        image_stride_n=image.stride(0),
+        image_stride_c=image.stride(1),
+        image_stride_h=image.stride(2),
+        image_stride_w=image.stride(3),
+        coefficients_ptr=coefficients,
+        coefficients_stride_n=coefficients.stride(0),
+        coefficients_stride_k=coefficients.stride(1),
+        coefficients_stride_h=coefficients.stride(2),
+        coefficients_stride_w=coefficients.stride(3),
+        output_ptr=output,
+        output_stride_n=output.stride(0),
+        output_stride_c=output.stride(1),
+        output_stride_h=output.stride(2),
+        output_stride_w=output.stride(3),
+        image_h=image_h,
+        image_w=image_w,
+        out_h=out_h,
+        out_w=out_w,
+        CHANNELS=channels,
+        TAPS=taps,
+        TAPS_PAD=taps_pad,
+        BACKWARD=backward,
+        ACC=accumulator(image.dtype),
+        INDEX64=needs_int64([(image_h, out_h), (image_w, out_w)], [image, coefficients, output]),
+        BLOCK_H=tile[0],
+        BLOCK_W=tile[1],
+        num_warps=4,
+    )
+
+
+def grad_image_gather(grad_output: Tensor, coefficients: Tensor, grad_image: Tensor, taps: int) -> None:
+    """Write the gradient to the image, for coefficients (N, K*K, h, w), into ``grad_image`` (N, C, H, W)."""
+    batch, channels, image_h, image_w = grad_image.shape
+    out_h, out_w = grad_output.shape[2:]
+    channels_pad = min(64, triton.next_power_of_2(channels))
+    chunks = triton.cdiv(channels, channels_pad)
+    tile = tile_shape(channels_pad, budget=2048)
+    launch(
+        weighted_gather_grad_image_kernel,
+        tiles(batch, image_h, image_w, tile) * chunks,
+        grad_image.device,
+        grad_output_ptr=grad_output,
+        grad_output_stride_n=grad_output.stride(0),
+        grad_output_stride_c=grad_output.stride(1),
+        grad_output_stride_h=grad_output.stride(2),
+        grad_output_stride_w=grad_output.stride(3),
+        coefficients_ptr=coefficients,
+        coefficients_stride_n=coefficients.stride(0),
+        coefficients_stride_k=coefficients.stride(1),
+        coefficients_stride_h=coefficients.stride(2),
+        coefficients_stride_w=coefficients.stride(3),
+        grad_image_ptr=grad_image,
+        grad_image_stride_n=grad_image.stride(0),
+        grad_image_stride_c=grad_image.stride(1),
+        grad_image_stride_h=grad_image.stride(2),
+        grad_image_stride_w=grad_image.stride(3),
+        image_h=image_h,
+        image_w=image_w,
+        out_h=out_h,
+        out_w=out_w,
+        windows_h=_most_windows(image_h, out_h, taps),
+        windows_w=_most_windows(image_w, out_w, taps),
+        chunks=chunks,
+        CHANNELS=channels,
+        CHANNELS_PAD=channels_pad,
+        TAPS=taps,
+        ACC=accumulator(grad_image.dtype),
+        INDEX64=needs_int64([(image_h, out_h), (image_w, out_w)], [grad_output, coefficients, grad_image]),
+        BLOCK_H=tile[0],
+        BLOCK_W=tile[1],
+        num_warps=4,
+    )
+
+
+def _most_windows(n_in: int, n_out: int, taps: int) -> int:
+    """Upper bound on the windows that read one source pixel, at the image's edges too."""
+    return min(n_out, triton.cdiv(taps * n_out, n_in))

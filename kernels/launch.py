@@ -1,0 +1,86 @@
+"""What every launcher shares: the launch itself, dtypes, tile shapes, strides and index width."""
+
+import contextlib
+import math
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+MAX_INT32 = 2**31 - 1
+
+
+def launch(kernel: Any, programs: int, device: torch.device, **arguments: Any) -> None:
+    """Run ``programs`` instances of ``kernel`` on ``device``; none for an empty output."""
+    if programs == 0:
+        return
+    with _current(device):
+        run(kernel, programs, arguments)
+
+
+def run(kernel: Any, programs: int, arguments: dict[str, Any]) -> None:
+    """The one place where a kernel starts, which the ahead-of-time compilation replaces to see what would run."""
+    kernel[(programs,)](**arguments)
+
+
+def _current(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Triton launches on the current device, which need not be the tensors'."""
+    if device.type != "cuda" or device.index == torch.cuda.current_device():
+        return contextlib.nullcontext()
+    return torch.cuda.device(device)
+
+
+def accumulator(dtype: torch.dtype) -> tl.dtype:
+    """The dtype that kernels accumulate in."""
+    return tl.float64 if dtype == torch.float64 else tl.float32
+
+
+def dot_precision(dtype: torch.dtype) -> str:
+    """Precision of float32 matrix products: IEEE, or TF32 where PyTorch's own setting allows it."""
+    return "tf32" if dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32 else "ieee"
+
+
+def padded(channels: int) -> int:
+    """Channels rounded up to a power of two that a matrix product takes as its inner dimension."""
+    return max(16, triton.next_power_of_2(channels))
+
+
+def tile_shape(widest: int, budget: int) -> tuple[int, int]:
+    """(rows, columns) of the output tile of a program, so that ``widest`` channels of it fill at most ``budget`` values."""
+    pixels = max(16, min(128, budget // triton.next_power_of_2(widest)))
+    columns = 16 if pixels >= 64 else 8
+    return pixels // columns, columns
+
+
+def tiles(batch: int, height: int, width: int, tile: tuple[int, int]) -> int:
+    """How many tiles cover ``batch`` planes of ``height`` x ``width`` pixels."""
+    return batch * triton.cdiv(height, tile[0]) * triton.cdiv(width, tile[1])
+
+
+def needs_int64(axes: list[tuple[int, int]], tensors: list[Tensor | None]) -> bool:
+    """Whether the geometry of an (n_in, n_out) axis, or an offset inside one image, overflows 32 bits."""
+    # The largest integer is distance_numerator's, up to (2 * (n + 8) + 1) * n for either n, on top of the other's.
+    if any(2 * (max(axis) + 9) * max(axis) * 2 > MAX_INT32 for axis in axes):
+        return True
+    return any(t is not None and _extent(t) > MAX_INT32 for t in tensors)
+
+
+def _extent(x: Tensor) -> int:
+    """Largest element offset inside one image of the batch."""
+    return sum((size - 1) * abs(stride) for size, stride in zip(x.shape[1:], x.stride()[1:], strict=True) if size > 1)
+
+
+def aligned_strides(x: Tensor | None) -> tuple[int, int, int, int, bool, int]:
+    """(stride_n, stride_c, stride_h, stride_w, channels_last, align) of a (N, C, H, W) tensor, in units of ``align``.
+
+    Channels-last pixels load 16 bytes at a time only where the compiler knows that they start at multiples of 16 bytes.
+    So their strides are passed in units of ``align`` elements, which is a compile-time constant.
+    """
+    if x is None:
+        return 0, 0, 0, 0, True, 1
+    n, c, h, w = (stride if size > 1 else 0 for size, stride in zip(x.shape, x.stride(), strict=True))
+    channels_last = c == 1 or x.shape[1] == 1
+    align = math.gcd(16, n, h, w) if channels_last else 1
+    return n // align, c, h // align, w // align, channels_last, align

@@ -1,0 +1,202 @@
+"""The operator in plain PyTorch: any device, any float dtype, differentiable in every input.
+
+Written to be read beside the formulas. Half-precision inputs are computed in float32 and rounded once, at the end. The
+kernels are tested against these functions, and these against :mod:`torch.nn.functional`, scikit-image and OpenCV.
+
+Source: the method's poster; what it leaves open (prior, zero distances at edges, hidden layers) is our choice.
+"""
+
+import functools
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import geometry
+
+
+class CoefficientWeights(NamedTuple):
+    """Weights of the sub-network that infers the interpolation coefficients, each in :class:`torch.nn.Linear` layout.
+
+    ``E`` distance channels, ``F`` texture channels, ``M`` hidden channels, ``K`` taps per axis. Leave out both distance
+    tensors for ``E = 0``; pass no texture for ``F = 0``. The output layer reads ``M`` channels, or ``E + F`` without hidden
+    layers.
+    """
+
+    distance_weight: Tensor | None
+    """(E, 2K): weights of the vertical, then of the horizontal distances."""
+    distance_bias: Tensor | None
+    """(E,)"""
+    hidden_weights: tuple[Tensor, ...]
+    """Up to three of shape (M, in); the first reads the E distance channels, then the F texture channels."""
+    hidden_biases: tuple[Tensor, ...]
+    """(M,) each."""
+    out_weight: Tensor
+    """(K*K, in): a logit for tap (ky, kx) at row ky * K + kx."""
+    out_bias: Tensor
+    """(K*K,)"""
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype that arithmetic runs in: float64 for float64, float32 for everything else."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def area_pool2d(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Mean of ``x`` (N, C, H, W) over bins with fractional edges: (N, C, h, w). See :func:`tritonds.area_pool2d`."""
+    work = x.to(compute_dtype(x.dtype))
+    if x.is_contiguous(memory_format=torch.channels_last):  # whole pixels are selected fastest where they lie together
+        rows = _pool_axis(work.permute(0, 2, 3, 1), size[0], dim=1)
+        pooled = _pool_axis(rows, size[1], dim=2).permute(0, 3, 1, 2)
+    else:
+        pooled = _pool_axis(_pool_axis(work, size[0], dim=2), size[1], dim=3)
+    return pooled.to(x.dtype)
+
+
+def coefficients(
+    image: Tensor,
+    texture: Tensor | None,
+    weights: CoefficientWeights,
+    size: tuple[int, int],
+    *,
+    taps: int = 2,
+    prior: str | None = None,
+) -> Tensor:
+    """Softmax-constrained coefficients (N, K*K, h, w) of every target pixel. See :func:`tritonds.coefficients`."""
+    a = _coefficients(image, texture, weights, size, taps, prior).to(image.dtype)
+    return a.expand(image.shape[0], -1, -1, -1).contiguous()
+
+
+def weighted_gather2d(image: Tensor, coefficients: Tensor, size: tuple[int, int], *, taps: int = 2) -> Tensor:
+    """Weighted sum of each target pixel's taps: (N, C, h, w). See :func:`tritonds.weighted_gather2d`."""
+    work = image.to(compute_dtype(image.dtype))
+    a = coefficients.to(work.dtype)
+    tap_rows = _tap_indices(image.shape[2], size[0], taps, image.device)
+    tap_columns = _tap_indices(image.shape[3], size[1], taps, image.device)
+    total = None
+    for ky in range(taps):
+        row = work.index_select(2, tap_rows[ky])
+        for kx in range(taps):
+            k = ky * taps + kx
+            term = a[:, k : k + 1] * row.index_select(3, tap_columns[kx])
+            total = term if total is None else total + term
+    assert total is not None
+    return total.to(image.dtype)
+
+
+def downsize(
+    image: Tensor,
+    texture: Tensor | None,
+    weights: CoefficientWeights,
+    size: tuple[int, int],
+    *,
+    taps: int = 2,
+    prior: str | None = None,
+) -> Tensor:
+    """The whole operator: (N, C, H, W) to (N, C, h, w). See :func:`tritonds.downsize`."""
+    return weighted_gather2d(image, _coefficients(image, texture, weights, size, taps, prior), size, taps=taps)
+
+
+def _coefficients(
+    image: Tensor,
+    texture: Tensor | None,
+    weights: CoefficientWeights,
+    size: tuple[int, int],
+    taps: int,
+    prior: str | None,
+) -> Tensor:
+    """Coefficients in the compute dtype; of batch size 1 without texture, since every image then has the same."""
+    dtype = compute_dtype(image.dtype)
+    inputs = []
+    if weights.distance_weight is not None and weights.distance_bias is not None:
+        inputs.append(_encode_distances(image, weights.distance_weight, weights.distance_bias, size, taps))
+    if texture is not None:
+        inputs.append(area_pool2d(texture.to(dtype), size))
+    for weight, bias in zip(weights.hidden_weights, weights.hidden_biases, strict=True):
+        inputs = [_linear(inputs, weight, bias).relu_()]
+    logits = _linear(inputs, weights.out_weight, weights.out_bias)
+    if prior is None:
+        return logits.softmax(dim=1)
+    q = _prior(image, size, taps, prior)
+    return (logits + q.log()).softmax(dim=1)
+
+
+def _encode_distances(image: Tensor, weight: Tensor, bias: Tensor, size: tuple[int, int], taps: int) -> Tensor:
+    """relu(Wd . [dy; dx] + bd), summed per axis since dy varies along rows only and dx along columns: (1, E, h, w)."""
+    dtype = compute_dtype(image.dtype)
+    dy = _tap_distances(image.shape[2], size[0], taps, image.device, dtype)
+    dx = _tap_distances(image.shape[3], size[1], taps, image.device, dtype)
+    weight, bias = weight.to(dtype), bias.to(dtype)
+    vertical = weight[:, :taps] @ dy + bias[:, None]
+    horizontal = weight[:, taps:] @ dx
+    return (vertical[:, :, None] + horizontal[:, None, :]).relu_().unsqueeze(0)
+
+
+def _linear(inputs: list[Tensor], weight: Tensor, bias: Tensor) -> Tensor:
+    """W . [inputs; ...] + b at every pixel, without concatenating the inputs: (N, out, h, w)."""
+    dtype = inputs[0].dtype
+    blocks = weight.to(dtype).split([z.shape[1] for z in inputs], dim=1)
+    total = bias.to(dtype)[:, None]
+    for z, block in zip(inputs, blocks, strict=True):
+        total = total + block @ z.flatten(2)
+    return total.unflatten(2, inputs[0].shape[2:])
+
+
+def _prior(image: Tensor, size: tuple[int, int], taps: int, prior: str) -> Tensor:
+    """q = q_y . q_x: (1, K*K, h, w)."""
+    dtype = compute_dtype(image.dtype)
+    q_y = _prior_axis(image.shape[2], size[0], taps, prior, image.device, dtype)
+    q_x = _prior_axis(image.shape[3], size[1], taps, prior, image.device, dtype)
+    return (q_y[:, None, :, None] * q_x[None, :, None, :]).flatten(0, 1).unsqueeze(0)
+
+
+def _prior_axis(n_in: int, n_out: int, taps: int, prior: str, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """max(0, 1 - |d| / support), the support being one source pixel or, antialiased, one target pixel: (K, n_out).
+
+    Never all zero: every window holds the image's pixel nearest to ``u``, less than one source pixel away.
+    """
+    i, j = _taps(n_in, n_out, taps, device)
+    antialias = prior == "antialias"
+    support = 2 * max(n_in, n_out) if antialias else 2 * n_out
+    q = (support - geometry.distance_numerator(i, j, n_in, n_out).abs()).clamp(min=0)
+    if antialias:
+        q = torch.where((i >= 0) & (i < n_in), q, 0)
+    return q.to(dtype) / support
+
+
+def _taps(n_in: int, n_out: int, taps: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Unclamped source pixels (K, n_out) and their target pixels (n_out,)."""
+    j = torch.arange(n_out, device=device)
+    k = torch.arange(taps, device=device)
+    return geometry.first_tap(j, n_in, n_out, taps) + k[:, None], j
+
+
+def _tap_indices(n_in: int, n_out: int, taps: int, device: torch.device) -> Tensor:
+    """Source pixels that are read: (K, n_out), edge pixels repeating."""
+    return _taps(n_in, n_out, taps, device)[0].clamp(0, n_in - 1)
+
+
+def _tap_distances(n_in: int, n_out: int, taps: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Signed distances in source pixels, taken before clamping: (K, n_out)."""
+    i, j = _taps(n_in, n_out, taps, device)
+    return geometry.distance_numerator(i, j, n_in, n_out).to(dtype) / (2 * n_out)
+
+
+def _pool_axis(x: Tensor, n_out: int, dim: int) -> Tensor:
+    """Mean over the fractional bins along one axis."""
+    n_in = x.shape[dim]
+    if n_in % n_out == 0:
+        width = n_in // n_out
+        return functools.reduce(torch.add, x.unfold(dim, width, width).unbind(-1)) / width
+    j = torch.arange(n_out, device=x.device)
+    first, last = geometry.bin_first(j, n_in, n_out), geometry.bin_last(j, n_in, n_out)
+    total = None
+    for t in range(geometry.bin_width(n_in, n_out)):
+        i = first + t
+        overlap = torch.minimum((i + 1) * n_out, (j + 1) * n_in) - torch.maximum(i * n_out, j * n_in)
+        weight = (overlap.clamp(min=0).to(x.dtype) / n_in).view([-1 if d == dim else 1 for d in range(x.ndim)])
+        # Past the bin's end the weight is 0 and the bin's last pixel is read again, so that no other pixel's NaN enters.
+        term = x.index_select(dim, torch.minimum(i, last)) * weight
+        total = term if total is None else total + term
+    assert total is not None
+    return total
