@@ -21,7 +21,6 @@ import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-
 from tritonds.kernels import launch as launch_module
 
 TARGETS = {

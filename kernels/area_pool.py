@@ -85,7 +85,7 @@ def _launch(source: Tensor, output: Tensor, norm: tuple[int, int]) -> None:
     batch, channels, out_h, out_w = output.shape
     source_h, source_w = source.shape[2:]
     channels_pad = min(64, triton.next_power_of_2(channels))
-    tile = tile_shape(channels_pad, budget=2048)
+    tile = tile_shape(min(128, 2048 // channels_pad))
     chunks = triton.cdiv(channels, channels_pad)
     stride_n, stride_c, stride_h, stride_w, channels_last, align = aligned_strides(source)
     launch(

@@ -35,8 +35,8 @@ from .network import (
 )
 from .tile import bin_sum, gather, gather_backward, tap_offsets, tile_pixels
 
-MAX_BACKWARD_PROGRAMS = 528
-"""Programs of the backward kernel, each with its own partial weight gradients: four for each of an H200's 132 processors."""
+MAX_BACKWARD_PROGRAMS = 1056
+"""Programs of the backward kernel, each with its own partial weight gradients: eight for each of an H200's 132 processors."""
 
 INTEGERS = [
     "image_stride_n", "image_stride_c", "image_stride_h", "image_stride_w",
@@ -204,9 +204,7 @@ def _store_partial_bias(partial_ptr, values, OUT: tl.constexpr, OUT_PAD: tl.cons
 
 
 @triton.jit
-def _store_partial_distance(
-    partial_ptr, vertical, horizontal, bias, E: tl.constexpr, E_PAD: tl.constexpr, TAPS: tl.constexpr
-):
+def _store_partial_distance(partial_ptr, vertical, horizontal, bias, E: tl.constexpr, E_PAD: tl.constexpr, TAPS: tl.constexpr):
     """Unfold the gradients of A_y, A_x and b into those of Wd (E, 2 * TAPS) and, behind it, bd (E,)."""
     channel = tl.arange(0, E_PAD)
     mask = channel < E
@@ -396,94 +394,66 @@ def downsize_backward_kernel(
 
 
 def downsize(
-    image: Tensor,
-    texture: Tensor | None,
-    distance_weight: Tensor | None,
-    distance_bias: Tensor | None,
-    hidden_weights: Sequence[Tensor],
-    hidden_biases: Sequence[Tensor],
-    out_weight: Tensor,
-    out_bias: Tensor,
-    output: Tensor,
-    taps: int,
-    prior: str,
+    image: Tensor, texture: Tensor | None, weights: Sequence[Tensor], distance: bool, output: Tensor, taps: int, prior: str
 ) -> None:
-    """Write the downsized ``image`` (N, C, H, W) into ``output`` (N, C, h, w)."""
-    weights = (distance_weight, distance_bias, hidden_weights, hidden_biases, out_weight, out_bias)
-    _forward(image, image.shape[2:], texture, *weights, output, taps, prior)
+    """Write the downsized ``image`` (N, C, H, W) into ``output`` (N, C, h, w).
+
+    ``weights`` is flat: weight and bias of the distance encoding if ``distance``, of each hidden layer, of the output layer.
+    """
+    _forward(image, image.shape[2:], texture, weights, distance, output, taps, prior)
 
 
 def coefficients(
     image_size: tuple[int, int],
     texture: Tensor | None,
-    distance_weight: Tensor | None,
-    distance_bias: Tensor | None,
-    hidden_weights: Sequence[Tensor],
-    hidden_biases: Sequence[Tensor],
-    out_weight: Tensor,
-    out_bias: Tensor,
+    weights: Sequence[Tensor],
+    distance: bool,
     output: Tensor,
     taps: int,
     prior: str,
 ) -> None:
     """Write the coefficients for an image of ``image_size`` (H, W) into ``output`` (N, K*K, h, w)."""
-    weights = (distance_weight, distance_bias, hidden_weights, hidden_biases, out_weight, out_bias)
-    _forward(None, image_size, texture, *weights, output, taps, prior)
+    _forward(None, image_size, texture, weights, distance, output, taps, prior)
 
 
 def downsize_backward(
     grad_output: Tensor,
     image: Tensor,
     texture: Tensor | None,
-    distance_weight: Tensor | None,
-    distance_bias: Tensor | None,
-    hidden_weights: Sequence[Tensor],
-    hidden_biases: Sequence[Tensor],
-    out_weight: Tensor,
-    out_bias: Tensor,
+    weights: Sequence[Tensor],
+    distance: bool,
     grad_image: Tensor | None,
     grad_texture: Tensor | None,
     grad_weights: Tensor | None,
     taps: int,
     prior: str,
 ) -> None:
-    """Write those gradients of :func:`downsize` that are given a tensor; ``grad_weights`` is flat (see :func:`_backward`)."""
-    weights = (distance_weight, distance_bias, hidden_weights, hidden_biases, out_weight, out_bias)
-    _backward(
-        grad_output, image, image.shape[2:], texture, *weights, grad_image, grad_texture, grad_weights, taps, prior
-    )
+    """Write those gradients of :func:`downsize` that are given a tensor; that of the weights is one flat tensor."""
+    size = image.shape[2:]
+    _backward(grad_output, image, size, texture, weights, distance, grad_image, grad_texture, grad_weights, taps, prior)
 
 
 def coefficients_backward(
     grad_output: Tensor,
     image_size: tuple[int, int],
     texture: Tensor | None,
-    distance_weight: Tensor | None,
-    distance_bias: Tensor | None,
-    hidden_weights: Sequence[Tensor],
-    hidden_biases: Sequence[Tensor],
-    out_weight: Tensor,
-    out_bias: Tensor,
+    weights: Sequence[Tensor],
+    distance: bool,
     grad_texture: Tensor | None,
     grad_weights: Tensor | None,
     taps: int,
     prior: str,
 ) -> None:
-    """Write those gradients of :func:`coefficients` that are given a tensor; ``grad_weights`` is flat."""
-    weights = (distance_weight, distance_bias, hidden_weights, hidden_biases, out_weight, out_bias)
-    _backward(grad_output, None, image_size, texture, *weights, None, grad_texture, grad_weights, taps, prior)
+    """Write those gradients of :func:`coefficients` that are given a tensor; that of the weights is one flat tensor."""
+    _backward(grad_output, None, image_size, texture, weights, distance, None, grad_texture, grad_weights, taps, prior)
 
 
 def _network_arguments(
     image: Tensor | None,
     image_size: Sequence[int],
     texture: Tensor | None,
-    distance_weight: Tensor | None,
-    distance_bias: Tensor | None,
-    hidden_weights: Sequence[Tensor],
-    hidden_biases: Sequence[Tensor],
-    out_weight: Tensor,
-    out_bias: Tensor,
+    weights: Sequence[Tensor],
+    distance: bool,
     output: Tensor,
     taps: int,
     taps_pad: int,
@@ -491,13 +461,14 @@ def _network_arguments(
 ) -> dict[str, Any]:
     """The arguments that forward and backward kernels share."""
     dtype = output.dtype
-    hidden = [
-        (weight.contiguous(), bias.contiguous()) for weight, bias in zip(hidden_weights, hidden_biases, strict=True)
-    ]
-    hidden += [(None, None)] * (3 - len(hidden))
-    distance_channels = 0 if distance_weight is None else distance_weight.shape[0]
+    weights = [t.contiguous() for t in weights]
+    encoding: list[Tensor | None] = [*weights[:2]] if distance else [None, None]
+    hidden: list[Tensor | None] = [*weights[2 if distance else 0 : -2]]
+    hidden_layers = len(hidden) // 2
+    hidden_channels = weights[-2].shape[1] if hidden else 0
+    hidden = [*hidden, *[None] * (6 - len(hidden))]
+    distance_channels = weights[0].shape[0] if distance else 0
     texture_channels = 0 if texture is None else texture.shape[1]
-    hidden_channels = hidden_weights[0].shape[0] if hidden_weights else 0
     texture_h, texture_w = (1, 1) if texture is None else texture.shape[2:]
     out_h, out_w = output.shape[2:]
     axes = [(image_size[0], out_h), (image_size[1], out_w), (texture_h, out_h), (texture_w, out_w)]
@@ -514,16 +485,16 @@ def _network_arguments(
         texture_stride_c=stride_c,
         texture_stride_h=stride_h,
         texture_stride_w=stride_w,
-        distance_weight_ptr=None if distance_weight is None else distance_weight.contiguous(),
-        distance_bias_ptr=None if distance_bias is None else distance_bias.contiguous(),
-        hidden_weight_0_ptr=hidden[0][0],
-        hidden_bias_0_ptr=hidden[0][1],
-        hidden_weight_1_ptr=hidden[1][0],
-        hidden_bias_1_ptr=hidden[1][1],
-        hidden_weight_2_ptr=hidden[2][0],
-        hidden_bias_2_ptr=hidden[2][1],
-        out_weight_ptr=out_weight.contiguous(),
-        out_bias_ptr=out_bias.contiguous(),
+        distance_weight_ptr=encoding[0],
+        distance_bias_ptr=encoding[1],
+        hidden_weight_0_ptr=hidden[0],
+        hidden_bias_0_ptr=hidden[1],
+        hidden_weight_1_ptr=hidden[2],
+        hidden_bias_1_ptr=hidden[3],
+        hidden_weight_2_ptr=hidden[4],
+        hidden_bias_2_ptr=hidden[5],
+        out_weight_ptr=weights[-2],
+        out_bias_ptr=weights[-1],
         output_stride_n=output.stride(0),
         output_stride_c=output.stride(1),
         output_stride_h=output.stride(2),
@@ -540,7 +511,7 @@ def _network_arguments(
         E=distance_channels,
         F=texture_channels,
         M=hidden_channels,
-        HIDDEN_LAYERS=len(hidden_weights),
+        HIDDEN_LAYERS=hidden_layers,
         E_PAD=padded(distance_channels),
         F_PAD=padded(texture_channels),
         M_PAD=padded(hidden_channels),
@@ -569,25 +540,34 @@ def _widest(arguments: dict[str, Any]) -> int:
     return int(max(arguments[name] for name in ("E_PAD", "F_PAD", "M_PAD", "TAPS_PAD")))
 
 
+def _forward_shape(widest: int, dtype: torch.dtype) -> tuple[int, int]:
+    """(pixels, warps) of a forward program: as many pixels as fit the registers of an sm_90 without spilling."""
+    if dtype.itemsize == 2:
+        return min(128, 4096 // widest), 4
+    return (128 if widest == 16 and dtype == torch.float32 else 1024 // widest), 4
+
+
+def _backward_shape(widest: int, dtype: torch.dtype) -> tuple[int, int]:
+    """(pixels, warps) of a backward program: few warps, since every warp computes all of a program's weight gradients."""
+    if widest == 16 and dtype != torch.float64:
+        return 32, 1 if dtype.itemsize == 2 else 2
+    return 16, 4
+
+
 def _forward(
     image: Tensor | None,
     image_size: Sequence[int],
     texture: Tensor | None,
-    distance_weight: Tensor | None,
-    distance_bias: Tensor | None,
-    hidden_weights: Sequence[Tensor],
-    hidden_biases: Sequence[Tensor],
-    out_weight: Tensor,
-    out_bias: Tensor,
+    weights: Sequence[Tensor],
+    distance: bool,
     output: Tensor,
     taps: int,
     prior: str,
 ) -> None:
-    arguments = _network_arguments(
-        image, image_size, texture, distance_weight, distance_bias, hidden_weights, hidden_biases, out_weight, out_bias,
-        output, taps, triton.next_power_of_2(taps * taps), prior,
-    )  # fmt: skip
-    tile = tile_shape(_widest(arguments), budget=2048)
+    taps_pad = triton.next_power_of_2(taps * taps)
+    arguments = _network_arguments(image, image_size, texture, weights, distance, output, taps, taps_pad, prior)
+    pixels, warps = _forward_shape(_widest(arguments), output.dtype)
+    tile = tile_shape(pixels)
     launch(
         downsize_kernel,
         tiles(output.shape[0], output.shape[2], output.shape[3], tile),
@@ -595,7 +575,7 @@ def _forward(
         output_ptr=output,
         BLOCK_H=tile[0],
         BLOCK_W=tile[1],
-        num_warps=4,
+        num_warps=warps,
         **arguments,
     )
 
@@ -605,36 +585,26 @@ def _backward(
     image: Tensor | None,
     image_size: Sequence[int],
     texture: Tensor | None,
-    distance_weight: Tensor | None,
-    distance_bias: Tensor | None,
-    hidden_weights: Sequence[Tensor],
-    hidden_biases: Sequence[Tensor],
-    out_weight: Tensor,
-    out_bias: Tensor,
+    weights: Sequence[Tensor],
+    distance: bool,
     grad_image: Tensor | None,
     grad_texture: Tensor | None,
     grad_weights: Tensor | None,
     taps: int,
     prior: str,
 ) -> None:
-    """Launch the backward kernel, then the gathers to the gradients of texture and image.
-
-    ``grad_weights`` is one flat tensor: weight and bias of the distance encoding, then of each hidden layer, then of the
-    output layer.
-    """
+    """Launch the backward kernel, then the gathers to the gradients of texture and image."""
     batch, _, out_h, out_w = grad_output.shape
-    arguments = _network_arguments(
-        image, image_size, texture, distance_weight, distance_bias, hidden_weights, hidden_biases, out_weight, out_bias,
-        grad_output, taps, padded(taps * taps), prior,
-    )  # fmt: skip
-    tile = tile_shape(_widest(arguments), budget=1024)
+    taps_pad = padded(taps * taps)
+    arguments = _network_arguments(image, image_size, texture, weights, distance, grad_output, taps, taps_pad, prior)
+    pixels, warps = _backward_shape(_widest(arguments), grad_output.dtype)
+    tile = tile_shape(pixels)
     total_tiles = tiles(batch, out_h, out_w, tile)
     programs = min(total_tiles, MAX_BACKWARD_PROGRAMS)
     acc = torch.float64 if grad_output.dtype == torch.float64 else torch.float32
     grad_pooled = None if grad_texture is None else grad_output.new_empty(batch, out_h, out_w, grad_texture.shape[1])
     a = None if grad_image is None else grad_output.new_empty(batch, out_h, out_w, taps * taps)
-    weights = 0 if grad_weights is None else grad_weights.numel()
-    partial = None if grad_weights is None else grad_output.new_empty(programs, weights, dtype=acc)
+    partial = None if grad_weights is None else grad_output.new_empty(programs, grad_weights.numel(), dtype=acc)
     launch(
         downsize_backward_kernel,
         programs,
@@ -646,16 +616,16 @@ def _backward(
         total_tiles=total_tiles,
         BLOCK_H=tile[0],
         BLOCK_W=tile[1],
-        WEIGHTS=weights,
+        WEIGHTS=0 if partial is None else partial.shape[1],
         GRAD_POOLED=grad_pooled is not None,
         COEFFICIENTS=a is not None,
         GRAD_WEIGHTS=partial is not None,
-        num_warps=4,
+        num_warps=warps,
         **arguments,
     )
     if grad_weights is not None:
         assert partial is not None
-        torch.sum(partial, dim=0, out=grad_weights) if grad_weights.dtype == acc else grad_weights.copy_(partial.sum(0))
+        grad_weights.copy_(partial.sum(dim=0))
     if grad_texture is not None:
         assert grad_pooled is not None
         area_pool2d_backward(grad_pooled.permute(0, 3, 1, 2), grad_texture)

@@ -167,9 +167,7 @@ def weighted_gather_grad_image_kernel(
             grad_output = tl.load(grad_output_ptr + offsets[:, None], mask=mask, other=0.0).to(ACC)
             grad += coefficient[:, None] * grad_output
     pixel = grad_image_ptr + n * grad_image_stride_n + y * grad_image_stride_h + x * grad_image_stride_w
-    tl.store(
-        pixel[:, None] + channel[None, :] * grad_image_stride_c, grad, mask=pixel_mask[:, None] & channel_mask[None, :]
-    )
+    tl.store(pixel[:, None] + channel[None, :] * grad_image_stride_c, grad, mask=pixel_mask[:, None] & channel_mask[None, :])
 
 
 def weighted_gather2d(image: Tensor, coefficients: Tensor, output: Tensor, taps: int) -> None:
@@ -196,7 +194,7 @@ def _launch(image: Tensor, coefficients: Tensor, output: Tensor, taps: int, back
     batch, channels, out_h, out_w = output.shape
     image_h, image_w = image.shape[2:]
     taps_pad = triton.next_power_of_2(taps * taps)
-    tile = tile_shape(taps_pad, budget=2048)
+    tile = tile_shape(min(128, 2048 // taps_pad))
     launch(
         weighted_gather_kernel,
         tiles(batch, out_h, out_w, tile),
@@ -238,7 +236,7 @@ def grad_image_gather(grad_output: Tensor, coefficients: Tensor, grad_image: Ten
     out_h, out_w = grad_output.shape[2:]
     channels_pad = min(64, triton.next_power_of_2(channels))
     chunks = triton.cdiv(channels, channels_pad)
-    tile = tile_shape(channels_pad, budget=2048)
+    tile = tile_shape(min(64, 1024 // channels_pad))
     launch(
         weighted_gather_grad_image_kernel,
         tiles(batch, image_h, image_w, tile) * chunks,

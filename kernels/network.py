@@ -4,7 +4,7 @@ Tiles are [BLOCK, channels], channels padded to powers of two with zeros. Activa
 which is what the matrix units take; sums, distances and the softmax are in ACC: float32, or float64 for float64.
 
 Successive distances differ by one pixel, d_k = d_0 + k. So Wd . [dy; dx] + bd is rank 2 in the pixel's position,
-A_y * dy_0 + A_x * dx_0 + b with A_y = sum_k Wd[:, k], A_x = sum_k Wd[:, K + k] and b = bd + sum_k k * (Wd[:, k] + Wd[:, K + k]):
+A_y * dy_0 + A_x * dx_0 + b with A_y = sum_k Wd[:, k], A_x = sum_k Wd[:, K + k], b = bd + sum_k k * (Wd[:, k] + Wd[:, K + k]):
 two multiplications per channel instead of 2K, and in the backward pass three sums instead of 2K + 1.
 """
 

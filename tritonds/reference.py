@@ -7,6 +7,7 @@ Source: the method's poster; what it leaves open (prior, zero distances at edges
 """
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -63,7 +64,7 @@ def coefficients(
     prior: str | None = None,
 ) -> Tensor:
     """Softmax-constrained coefficients (N, K*K, h, w) of every target pixel. See :func:`tritonds.coefficients`."""
-    a = _coefficients(image, texture, weights, size, taps, prior).to(image.dtype)
+    a = infer_coefficients(image, texture, weights, size, taps, prior).to(image.dtype)
     return a.expand(image.shape[0], -1, -1, -1).contiguous()
 
 
@@ -94,16 +95,17 @@ def downsize(
     prior: str | None = None,
 ) -> Tensor:
     """The whole operator: (N, C, H, W) to (N, C, h, w). See :func:`tritonds.downsize`."""
-    return weighted_gather2d(image, _coefficients(image, texture, weights, size, taps, prior), size, taps=taps)
+    return weighted_gather2d(image, infer_coefficients(image, texture, weights, size, taps, prior), size, taps=taps)
 
 
-def _coefficients(
+def infer_coefficients(
     image: Tensor,
     texture: Tensor | None,
     weights: CoefficientWeights,
     size: tuple[int, int],
     taps: int,
     prior: str | None,
+    pool: Callable[[Tensor, int, int], Tensor] = lambda x, h, w: area_pool2d(x, (h, w)),
 ) -> Tensor:
     """Coefficients in the compute dtype; of batch size 1 without texture, since every image then has the same."""
     dtype = compute_dtype(image.dtype)
@@ -111,7 +113,7 @@ def _coefficients(
     if weights.distance_weight is not None and weights.distance_bias is not None:
         inputs.append(_encode_distances(image, weights.distance_weight, weights.distance_bias, size, taps))
     if texture is not None:
-        inputs.append(area_pool2d(texture.to(dtype), size))
+        inputs.append(pool(texture.to(dtype), *size))
     for weight, bias in zip(weights.hidden_weights, weights.hidden_biases, strict=True):
         inputs = [_linear(inputs, weight, bias).relu_()]
     logits = _linear(inputs, weights.out_weight, weights.out_bias)

@@ -1,0 +1,73 @@
+"""FLOP formulas of the operators, for :class:`torch.utils.flop_counter.FlopCounterMode`.
+
+A multiplication with its addition counts as two, as in PyTorch's own formulas. Shapes arrive in place of tensors.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import register_flop_formula
+
+
+def _network_flops(texture: Any, weights: Any, pixels: int) -> int:
+    pooling = 0 if texture is None else 2 * math.prod(texture)
+    return pooling + 2 * pixels * sum(out * inner for out, inner in weights[::2])
+
+
+@register_flop_formula(torch.ops.tritonds.downsize)
+def _downsize_flops(
+    image: Any, texture: Any, weights: Any, distance: bool, h: int, w: int, taps: int, prior: str, **_: Any
+) -> int:
+    pixels = image[0] * h * w
+    return int(_network_flops(texture, weights, pixels) + 2 * taps**2 * image[1] * pixels)
+
+
+@register_flop_formula(torch.ops.tritonds.downsize_backward)
+def _downsize_backward_flops(
+    grad_output: Any, image: Any, texture: Any, weights: Any, distance: bool, taps: int, prior: str,
+    need_image: bool, need_texture: bool, need_weights: bool, **_: Any,
+) -> int:  # fmt: skip
+    n, channels, h, w = grad_output
+    # The recomputed forward pass, then the gradients to inputs, then those to weights: each as much as a forward pass.
+    passes = 1 + (need_texture or need_weights) + need_weights
+    gather = 2 * taps**2 * channels * n * h * w
+    return int(passes * _network_flops(texture, weights, n * h * w) + (1 + need_image) * gather)
+
+
+@register_flop_formula(torch.ops.tritonds.coefficients)
+def _coefficients_flops(
+    texture: Any, weights: Any, distance: bool, n: int, image_h: int, image_w: int, h: int, w: int, *_: Any, **__: Any
+) -> int:
+    return int(_network_flops(texture, weights, n * h * w))
+
+
+@register_flop_formula(torch.ops.tritonds.coefficients_backward)
+def _coefficients_backward_flops(
+    grad_output: Any, texture: Any, weights: Any, distance: bool, image_h: int, image_w: int, taps: int, prior: str,
+    need_texture: bool, need_weights: bool, **_: Any,
+) -> int:  # fmt: skip
+    n, _, h, w = grad_output
+    return int((2 + need_weights) * _network_flops(texture, weights, n * h * w))
+
+
+@register_flop_formula(torch.ops.tritonds.area_pool2d)
+def _area_pool2d_flops(x: Any, h: int, w: int, **_: Any) -> int:
+    return int(2 * math.prod(x))
+
+
+@register_flop_formula(torch.ops.tritonds.area_pool2d_backward)
+def _area_pool2d_backward_flops(grad_output: Any, x_h: int, x_w: int, **_: Any) -> int:
+    return int(2 * grad_output[0] * grad_output[1] * x_h * x_w)
+
+
+@register_flop_formula(torch.ops.tritonds.weighted_gather2d)
+def _weighted_gather2d_flops(image: Any, coefficients: Any, taps: int, **_: Any) -> int:
+    return int(2 * image[1] * math.prod(coefficients))
+
+
+@register_flop_formula(torch.ops.tritonds.weighted_gather2d_backward)
+def _weighted_gather2d_backward_flops(
+    grad_output: Any, image: Any, coefficients: Any, taps: int, need_image: bool, need_coefficients: bool, **_: Any
+) -> int:
+    return int((need_image + need_coefficients) * 2 * image[1] * math.prod(coefficients))

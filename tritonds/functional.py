@@ -1,0 +1,363 @@
+"""The public functions: they check their arguments once, choose a backend, and call it."""
+
+import torch
+from torch import Tensor
+
+from . import ops, reference
+from .reference import CoefficientWeights
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+PRIORS = ("bilinear", "antialias")
+BACKENDS = ("auto", "triton", "torch")
+MAX_TAPS = 8
+MAX_HIDDEN_LAYERS = 3
+MAX_FUSED_CHANNELS = 64
+"""Widest E, F or M that one program holds in its registers in half precision; half as many otherwise."""
+
+
+def downsize(
+    image: Tensor,
+    texture: Tensor | None,
+    weights: CoefficientWeights,
+    size: tuple[int, int],
+    *,
+    taps: int = 2,
+    prior: str | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    r"""Resize images with coefficients inferred at every target pixel from distances and texture.
+
+    ``y[n, c, j] = sum_k a[n, k, j] * image[n, c, tap k of j]``, with ``a`` from :func:`coefficients`.
+
+    Args:
+        image: (N, C, H, W), any strides; float16, bfloat16, float32 or float64. An empty batch is fine.
+        texture: texture features (N, F, Ht, Wt) of any size, or None to infer from distances alone. Channels-last is fastest.
+        weights: the sub-network's weights, each of the image's dtype.
+        size: (h, w) of the result, in pixels, each at least 1; larger than the image is allowed.
+        taps: K, source pixels read per axis: 1 to 8.
+        prior: what the coefficients are a multiple of: None for none (the poster's plain softmax), "bilinear", or "antialias".
+            With an output layer of zeros the result then is ``F.interpolate(mode="bilinear", antialias=...)``, given 2 taps,
+            or ``2 * ceil(scale)`` antialiased.
+        backend: "triton", "torch", or "auto" for Triton on CUDA and ROCm tensors and PyTorch on all others.
+
+    Returns:
+        (N, C, h, w) of the image's dtype, channels-last if the image is. Every value lies within the range of the K*K pixels
+        it is a mean of, up to rounding; a NaN or Inf reaches only the outputs that read it.
+
+    Raises:
+        TypeError: an argument of the wrong type, or tensors of different or unsupported dtypes.
+        ValueError: shapes that do not fit, a size below 1, taps outside 1 to 8, an unknown prior or backend.
+        RuntimeError: backend="triton" where it cannot run; a second derivative of a Triton operator.
+
+    Sums, distances and the softmax are in float32 (float64 for float64); float32 matrix products follow PyTorch's precision
+    setting. Under autocast all tensors but float64 are cast to its dtype. Triton's results are bitwise equal from run to run,
+    forward and backward. Differentiable once in image, texture and all weights; saves its inputs alone.
+
+    Source: the method's poster; prior, hidden layers and half-pixel centres are our choice.
+
+    >>> weights = CoefficientWeights(None, None, (), (), torch.zeros(4, 1), torch.zeros(4))
+    >>> downsize(torch.ones(1, 3, 8, 8), torch.ones(1, 1, 8, 8), weights, (4, 4)).shape
+    torch.Size([1, 3, 4, 4])
+    """
+    image, texture, weights, flat = _prepare(image, texture, weights, size, taps, prior)
+    if _use_triton(backend, image):
+        if _fits_one_launch(texture, flat, image.dtype):
+            distance = weights.distance_weight is not None
+            return ops.downsize(image, texture, flat, distance, *size, taps, prior or "none")
+        a = reference.infer_coefficients(image, texture, weights, size, taps, prior, pool=ops.area_pool2d)
+        a = a.to(image.dtype).expand(image.shape[0], -1, -1, -1)
+        return ops.weighted_gather2d(image, a, taps)
+    return reference.downsize(image, texture, weights, size, taps=taps, prior=prior)
+
+
+def coefficients(
+    image: Tensor,
+    texture: Tensor | None,
+    weights: CoefficientWeights,
+    size: tuple[int, int],
+    *,
+    taps: int = 2,
+    prior: str | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """Infer the coefficients alone: ``a = q * exp(logits) / sum(q * exp(logits))`` over the K*K taps of a target pixel.
+
+    Args:
+        image: (N, C, H, W). Only its size, dtype and device are read.
+        texture: as in :func:`downsize`; likewise weights, size, taps, prior, backend and the errors raised.
+
+    Returns:
+        (N, K*K, h, w), contiguous: tap (ky, kx) at ``ky * K + kx``. Each between 0 and 1; they sum to 1 at every pixel.
+
+    Source: the poster (softmax constraint); the prior is our choice.
+
+    >>> weights = CoefficientWeights(None, None, (), (), torch.zeros(4, 1), torch.zeros(4))
+    >>> coefficients(torch.ones(1, 3, 4, 4), torch.ones(1, 1, 4, 4), weights, (1, 1)).flatten().tolist()
+    [0.25, 0.25, 0.25, 0.25]
+    """
+    image, texture, weights, flat = _prepare(image, texture, weights, size, taps, prior)
+    if _use_triton(backend, image):
+        if _fits_one_launch(texture, flat, image.dtype):
+            n, _, image_h, image_w = image.shape
+            distance = weights.distance_weight is not None
+            return ops.coefficients(texture, flat, distance, n, image_h, image_w, *size, taps, prior or "none")
+        a = reference.infer_coefficients(image, texture, weights, size, taps, prior, pool=ops.area_pool2d)
+        return a.to(image.dtype).expand(image.shape[0], -1, -1, -1).contiguous()
+    return reference.coefficients(image, texture, weights, size, taps=taps, prior=prior)
+
+
+def area_pool2d(x: Tensor, size: tuple[int, int], *, backend: str = "auto") -> Tensor:
+    """Average over bins with fractional edges, for any real scale: area interpolation proper.
+
+    Along each axis ``y[j]`` is the mean of ``x`` over ``[j * n_in / n_out, (j + 1) * n_in / n_out)``, pixels cut by an edge
+    counting by the part inside. (``F.interpolate(mode="area")`` rounds the bins to whole pixels.)
+
+    Args:
+        x: (N, C, H, W), any strides; float16, bfloat16, float32 or float64.
+        size: (h, w) in pixels, each at least 1.
+        backend: as in :func:`downsize`.
+
+    Returns:
+        (N, C, h, w) of the dtype of ``x``, channels-last if ``x`` is. Sums are in float32 (float64 for float64).
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as in :func:`downsize`.
+
+    Source: the poster's "floating type pooling layer"; that its bins tile the image is our reading.
+
+    >>> area_pool2d(torch.tensor([[[[0.0, 3.0, 6.0]]]]), (1, 2)).flatten().tolist()
+    [1.0, 5.0]
+    """
+    _check_tensor("x", x)
+    _check_size(size)
+    (x,) = _cast([x], x.device.type)
+    _check_dtype("x", x)
+    if _use_triton(backend, x):
+        return ops.area_pool2d(x, *size)
+    return reference.area_pool2d(x, size)
+
+
+def weighted_gather2d(
+    image: Tensor, coefficients: Tensor, size: tuple[int, int], *, taps: int = 2, backend: str = "auto"
+) -> Tensor:
+    """Sum each target pixel's K*K taps, weighted by coefficients of your own (any values, also negative).
+
+    Args:
+        image: (N, C, H, W), any strides; float16, bfloat16, float32 or float64.
+        coefficients: (N, K*K, h, w) of the same dtype, tap (ky, kx) at ``ky * K + kx``.
+        size: (h, w), in pixels.
+        taps: K, 1 to 8.
+        backend: as in :func:`downsize`.
+
+    Returns:
+        (N, C, h, w) of the image's dtype, channels-last if the image is.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as in :func:`downsize`.
+
+    Source: the poster's weighted sum; taps around half-pixel centres, edge pixels repeating, are our choice.
+
+    >>> quarter = torch.full((1, 4, 1, 1), 0.25)
+    >>> weighted_gather2d(torch.tensor([[[[0.0, 1.0], [2.0, 3.0]]]]), quarter, (1, 1)).item()
+    1.5
+    """
+    _check_tensor("image", image)
+    _check_tensor("coefficients", coefficients)
+    _check_size(size)
+    _check_taps(taps)
+    expected = (image.shape[0], taps * taps, *size)
+    if tuple(coefficients.shape) != expected:
+        raise ValueError(f"coefficients: expected shape {expected} (N, taps*taps, h, w), got {tuple(coefficients.shape)}")
+    image, coefficients = _cast([image, coefficients], image.device.type)
+    _check_dtype("image", image)
+    _check_alike("coefficients", coefficients, "image", image)
+    if _use_triton(backend, image):
+        return ops.weighted_gather2d(image, coefficients, taps)
+    return reference.weighted_gather2d(image, coefficients, size, taps=taps)
+
+
+def check_options(size: tuple[int, int] | None, taps: int, prior: str | None, backend: str) -> None:
+    """Raise what :func:`downsize` would raise for these arguments, before there is an image."""
+    if size is not None:
+        _check_size(size)
+    _check_taps(taps)
+    _check_prior(prior)
+    _check_backend(backend)
+
+
+def check_image(image: Tensor, channels: int) -> None:
+    """Raise unless ``image`` is (N, ``channels``, H, W)."""
+    _check_tensor("image", image)
+    if image.shape[1] != channels:
+        raise ValueError(f"image: expected {channels} channels, got shape {tuple(image.shape)}")
+
+
+def _prepare(
+    image: Tensor,
+    texture: Tensor | None,
+    weights: CoefficientWeights,
+    size: tuple[int, int],
+    taps: int,
+    prior: str | None,
+) -> tuple[Tensor, Tensor | None, CoefficientWeights, list[Tensor]]:
+    """Check everything but the backend; cast under autocast; give the weights as they came and as a flat list."""
+    _check_tensor("image", image)
+    if texture is not None:
+        _check_tensor("texture", texture)
+        if texture.shape[0] != image.shape[0]:
+            raise ValueError(f"texture: expected the image's batch size {image.shape[0]}, got {texture.shape[0]}")
+    _check_size(size)
+    _check_taps(taps)
+    _check_prior(prior)
+    _check_weights(weights, 0 if texture is None else texture.shape[1], taps)
+    flat = _flatten(weights)
+    if torch.is_autocast_enabled(image.device.type):
+        device_type = image.device.type
+        flat = _cast(flat, device_type)
+        weights = _unflatten(flat, weights.distance_weight is not None)
+        (image,) = _cast([image], device_type)
+        texture = None if texture is None else _cast([texture], device_type)[0]
+    _check_dtype("image", image)
+    if texture is not None:
+        _check_alike("texture", texture, "image", image)
+    for tensor in flat:
+        _check_alike("weights", tensor, "image", image)
+    return image, texture, weights, flat
+
+
+def _check_tensor(name: str, x: Tensor) -> None:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name}: expected a torch.Tensor, got {type(x).__name__}")
+    if x.ndim != 4:
+        raise ValueError(f"{name}: expected 4 dimensions (N, channels, height, width), got shape {tuple(x.shape)}")
+    if x.shape[1] < 1 or x.shape[2] < 1 or x.shape[3] < 1:
+        raise ValueError(f"{name}: expected channels, height and width of at least 1, got shape {tuple(x.shape)}")
+
+
+def _check_size(size: tuple[int, int]) -> None:
+    if not isinstance(size, (tuple, list)) or len(size) != 2:
+        raise TypeError(f"size: expected a pair of integers (height, width), got {size!r}")
+    for value in size:
+        if not isinstance(value, (int, torch.SymInt)) or isinstance(value, bool):
+            raise TypeError(f"size: expected a pair of integers (height, width), got {size!r}")
+        if value < 1:
+            raise ValueError(f"size: expected height and width of at least 1, got {tuple(size)}")
+
+
+def _check_taps(taps: int) -> None:
+    if not isinstance(taps, int) or isinstance(taps, bool):
+        raise TypeError(f"taps: expected an integer, got {taps!r}")
+    if not 1 <= taps <= MAX_TAPS:
+        raise ValueError(f"taps: expected 1 to {MAX_TAPS}, got {taps}")
+
+
+def _check_prior(prior: str | None) -> None:
+    if prior is not None and prior not in PRIORS:
+        raise ValueError(f"prior: expected None or one of {PRIORS}, got {prior!r}")
+
+
+def _check_backend(backend: str) -> None:
+    if backend not in BACKENDS:
+        raise ValueError(f"backend: expected one of {BACKENDS}, got {backend!r}")
+
+
+def _check_weights(weights: CoefficientWeights, texture_channels: int, taps: int) -> None:
+    """Types and shapes, layer by layer."""
+    if not isinstance(weights, CoefficientWeights):
+        raise TypeError(f"weights: expected a CoefficientWeights, got {type(weights).__name__}")
+    if (weights.distance_weight is None) != (weights.distance_bias is None):
+        raise ValueError("weights: expected both distance_weight and distance_bias, or neither")
+    channels = texture_channels
+    if weights.distance_weight is not None and weights.distance_bias is not None:
+        distance_channels = _check_layer("distance", weights.distance_weight, weights.distance_bias, 2 * taps, "2 * taps")
+        channels += distance_channels
+    if channels == 0:
+        raise ValueError("weights: expected distance weights or a texture, got neither")
+    if len(weights.hidden_weights) != len(weights.hidden_biases):
+        raise ValueError(
+            f"weights: expected as many hidden_biases as hidden_weights, got {len(weights.hidden_biases)} and "
+            f"{len(weights.hidden_weights)}"
+        )
+    if len(weights.hidden_weights) > MAX_HIDDEN_LAYERS:
+        raise ValueError(f"weights: expected at most {MAX_HIDDEN_LAYERS} hidden layers, got {len(weights.hidden_weights)}")
+    width = None
+    for index, (weight, bias) in enumerate(zip(weights.hidden_weights, weights.hidden_biases, strict=True)):
+        out = _check_layer(f"hidden[{index}]", weight, bias, channels, "the channels before it")
+        if width is not None and out != width:
+            raise ValueError(f"weights: expected hidden layers of one width, got {width} and {out}")
+        channels = width = out
+    out = _check_layer("out", weights.out_weight, weights.out_bias, channels, "the channels before it")
+    if out != taps * taps:
+        raise ValueError(f"weights: expected out_weight with taps*taps = {taps * taps} rows, got {out}")
+
+
+def _check_layer(name: str, weight: Tensor, bias: Tensor, channels: int, meaning: str) -> int:
+    """Check one layer that reads ``channels``, and return how many it writes."""
+    for part, tensor in (("weight", weight), ("bias", bias)):
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"weights: expected {name} {part} to be a torch.Tensor, got {type(tensor).__name__}")
+    if weight.ndim != 2 or weight.shape[0] < 1 or weight.shape[1] != channels:
+        raise ValueError(
+            f"weights: expected {name} weight of shape (out, {channels}), {channels} being {meaning}, got {tuple(weight.shape)}"
+        )
+    if tuple(bias.shape) != (weight.shape[0],):
+        raise ValueError(f"weights: expected {name} bias of shape ({weight.shape[0]},), got {tuple(bias.shape)}")
+    return weight.shape[0]
+
+
+def _check_dtype(name: str, x: Tensor) -> None:
+    if x.dtype not in DTYPES:
+        raise TypeError(f"{name}: expected float16, bfloat16, float32 or float64, got {x.dtype}")
+
+
+def _check_alike(name: str, x: Tensor, other_name: str, other: Tensor) -> None:
+    if x.dtype != other.dtype:
+        raise TypeError(f"{name}: expected the dtype of {other_name}, {other.dtype}, got {x.dtype}")
+    if x.device != other.device:
+        raise ValueError(f"{name}: expected the device of {other_name}, {other.device}, got {x.device}")
+
+
+def _flatten(weights: CoefficientWeights) -> list[Tensor]:
+    """Weight and bias of the distance encoding if there is one, of each hidden layer, of the output layer."""
+    flat = []
+    if weights.distance_weight is not None and weights.distance_bias is not None:
+        flat += [weights.distance_weight, weights.distance_bias]
+    for weight, bias in zip(weights.hidden_weights, weights.hidden_biases, strict=True):
+        flat += [weight, bias]
+    return [*flat, weights.out_weight, weights.out_bias]
+
+
+def _unflatten(flat: list[Tensor], distance: bool) -> CoefficientWeights:
+    """The inverse of :func:`_flatten`."""
+    distance_weight, distance_bias = flat[:2] if distance else (None, None)
+    hidden = flat[2 if distance else 0 : -2]
+    return CoefficientWeights(distance_weight, distance_bias, tuple(hidden[::2]), tuple(hidden[1::2]), flat[-2], flat[-1])
+
+
+def _cast(tensors: list[Tensor], device_type: str) -> list[Tensor]:
+    """``tensors`` in autocast's dtype if it is on, float64 excepted, as autocast does for PyTorch's own operators."""
+    if not torch.is_autocast_enabled(device_type):
+        return tensors
+    dtype = torch.get_autocast_dtype(device_type)
+    return [t.to(dtype) if t.is_floating_point() and t.dtype != torch.float64 else t for t in tensors]
+
+
+def _use_triton(backend: str, x: Tensor) -> bool:
+    """Whether ``backend`` means Triton for ``x``."""
+    _check_backend(backend)
+    if backend == "auto":
+        return x.is_cuda and ops.HAS_TRITON
+    if backend == "torch":
+        return False
+    # While tracing, the answer is the operator's own, when it runs.
+    reason = None if torch.compiler.is_compiling() else ops.why_no_triton(x.device.type)
+    if reason is not None:
+        raise RuntimeError(f'backend="triton" cannot run here: {reason}')
+    return True
+
+
+def _fits_one_launch(texture: Tensor | None, flat: list[Tensor], dtype: torch.dtype) -> bool:
+    """Whether a program holds the network's tiles in its registers; wider ones run as pooling, matrix products, gather."""
+    widest = max(0 if texture is None else texture.shape[1], *(bias.shape[0] for bias in flat[1:-1:2]), 0)
+    tensor_cores = dtype in (torch.float16, torch.bfloat16)
+    return widest <= (MAX_FUSED_CHANNELS if tensor_cores else MAX_FUSED_CHANNELS // 2)

@@ -1,0 +1,136 @@
+"""The DownsizeNet layer: a texture CNN in front of the operator, and the operator's weights as parameters."""
+
+import itertools
+
+import torch
+from torch import Tensor, nn
+
+from . import functional
+from .reference import CoefficientWeights
+
+
+class DownsizeNet(nn.Module):
+    """Learned image resizing, to be trained with the loss of the network that it stands in front of.
+
+    A CNN of ``texture_layers`` 3x3 convolutions (zero padding, ReLU) reads texture features off the image, and
+    :func:`tritonds.downsize` does the rest. The output layer starts as zeros: with a prior, an untrained network equals
+    ``F.interpolate(mode="bilinear")``, antialiased with prior "antialias" and ``taps >= 2 * ceil(scale)``; without one, it
+    averages its taps.
+
+    Args:
+        size: (h, w) of the result, in pixels; may be given to :meth:`forward` instead.
+        in_channels: C of the images.
+        taps: K, source pixels read per axis: 1 to 8.
+        prior: None, "bilinear" or "antialias".
+        texture_channels: F; 0 for the distance-only network.
+        texture_layers: convolutions of the texture CNN, at least 1.
+        distance_channels: E; 0 for the texture-only network.
+        hidden_channels: M.
+        hidden_layers: 0 to 3.
+        backend: "auto", "triton" or "torch", as in :func:`tritonds.downsize`. Not part of the state_dict.
+
+    Raises:
+        TypeError, ValueError: an argument outside what is said above.
+
+    Source: the poster; channel counts, ReLU and the zero start are our choice.
+
+    >>> net = DownsizeNet((16, 16), prior="bilinear")
+    >>> net(torch.rand(2, 3, 40, 30)).shape
+    torch.Size([2, 3, 16, 16])
+    """
+
+    def __init__(
+        self,
+        size: tuple[int, int] | None = None,
+        *,
+        in_channels: int = 3,
+        taps: int = 2,
+        prior: str | None = None,
+        texture_channels: int = 16,
+        texture_layers: int = 1,
+        distance_channels: int = 16,
+        hidden_channels: int = 16,
+        hidden_layers: int = 1,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        functional.check_options(size, taps, prior, backend)
+        _check_count("in_channels", in_channels, 1)
+        _check_count("texture_channels", texture_channels, 0)
+        _check_count("texture_layers", texture_layers, 1)
+        _check_count("distance_channels", distance_channels, 0)
+        _check_count("hidden_channels", hidden_channels, 1)
+        _check_count("hidden_layers", hidden_layers, 0, functional.MAX_HIDDEN_LAYERS)
+        if texture_channels + distance_channels == 0:
+            raise ValueError("texture_channels, distance_channels: expected at least one above 0, got 0 and 0")
+        self.size = None if size is None else (size[0], size[1])
+        self.in_channels = in_channels
+        self.taps = taps
+        self.prior = prior
+        self.texture_channels = texture_channels
+        self.texture_layers = texture_layers
+        self.distance_channels = distance_channels
+        self.hidden_channels = hidden_channels
+        self.hidden_layers = hidden_layers
+        self.backend = backend
+        self.texture = _texture_cnn(in_channels, texture_channels, texture_layers)
+        self.distance = nn.Linear(2 * taps, distance_channels) if distance_channels else None
+        widths = [distance_channels + texture_channels] + [hidden_channels] * hidden_layers
+        self.hidden = nn.ModuleList(nn.Linear(i, o) for i, o in itertools.pairwise(widths))
+        self.out = nn.Linear(widths[-1], taps * taps)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def weights(self) -> CoefficientWeights:
+        """The parameters of the coefficient network, as :func:`tritonds.downsize` takes them."""
+        hidden = [layer for layer in self.hidden if isinstance(layer, nn.Linear)]
+        return CoefficientWeights(
+            None if self.distance is None else self.distance.weight,
+            None if self.distance is None else self.distance.bias,
+            tuple(layer.weight for layer in hidden),
+            tuple(layer.bias for layer in hidden),
+            self.out.weight,
+            self.out.bias,
+        )
+
+    def forward(self, image: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """Resize ``image`` (N, C, H, W) to (N, C, h, w); ``size`` comes before the layer's own."""
+        texture, size = self._texture_and_size(image, size)
+        return functional.downsize(image, texture, self.weights(), size, taps=self.taps, prior=self.prior, backend=self.backend)
+
+    def coefficients(self, image: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """The coefficients (N, K*K, h, w) with which :meth:`forward` resizes ``image``."""
+        texture, size = self._texture_and_size(image, size)
+        return functional.coefficients(
+            image, texture, self.weights(), size, taps=self.taps, prior=self.prior, backend=self.backend
+        )
+
+    def _texture_and_size(self, image: Tensor, size: tuple[int, int] | None) -> tuple[Tensor | None, tuple[int, int]]:
+        size = self.size if size is None else size
+        if size is None:
+            raise ValueError("size: expected (height, width) here or when the layer was made, got neither")
+        functional.check_image(image, self.in_channels)
+        return None if self.texture is None else self.texture(image), size
+
+    def extra_repr(self) -> str:
+        """What the submodules do not show."""
+        return f"size={self.size}, taps={self.taps}, prior={self.prior!r}, backend={self.backend!r}"
+
+
+def _texture_cnn(in_channels: int, channels: int, layers: int) -> nn.Sequential | None:
+    """The 3x3 convolutions, their weights channels-last so that their features come out as the kernels read them fastest."""
+    if channels == 0:
+        return None
+    widths = [in_channels] + [channels] * layers
+    parts: list[nn.Module] = []
+    for i, o in itertools.pairwise(widths):
+        parts += [nn.Conv2d(i, o, kernel_size=3, padding=1), nn.ReLU()]
+    return nn.Sequential(*parts).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _check_count(name: str, value: int, least: int, most: int | None = None) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name}: expected an integer, got {value!r}")
+    if value < least or (most is not None and value > most):
+        expected = f"at least {least}" if most is None else f"{least} to {most}"
+        raise ValueError(f"{name}: expected {expected}, got {value}")
