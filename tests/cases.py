@@ -1,0 +1,167 @@
+"""Random inputs of every kind that the operator accepts, and the comparison with the oracle."""
+
+from dataclasses import dataclass
+
+import oracle
+import torch
+
+import tritonds
+
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
+"""Largest error in the Euclidean norm, relative to the float64 oracle."""
+
+HALF_FLOOR = {torch.float16: 2**-12, torch.bfloat16: 2**-9}
+"""One rounding of the result; where the eager half-precision error is smaller still, it is by luck."""
+
+
+@dataclass(frozen=True)
+class Case:
+    n: int = 2
+    c: int = 3
+    size_in: tuple[int, int] = (11, 14)
+    size_texture: tuple[int, int] | None = None  # the image's size
+    size_out: tuple[int, int] = (5, 6)
+    taps: int = 2
+    prior: str | None = None
+    distance: int = 5
+    texture: int = 6
+    hidden: int = 7
+    layers: int = 1
+    layout: str = "contiguous"
+    dtype: torch.dtype = torch.float32
+
+    @property
+    def options(self):
+        return {"taps": self.taps, "prior": self.prior}
+
+
+def arrange(x, layout):
+    """The same values behind other strides; what lies between them is NaN."""
+    if layout == "contiguous":
+        return x.contiguous()
+    if layout == "channels_last":
+        return x.contiguous(memory_format=torch.channels_last)
+    if layout == "sliced":
+        n, c, h, w = x.shape
+        base = x.new_full((n, c + 1, 2 * h + 1, w + 3), float("nan"))
+        view = base[:, 1:, 1::2, 2:-1]
+        view.copy_(x)
+        return view
+    if layout == "sliced_channels_last":
+        n, c, h, w = x.shape
+        base = x.new_full((n, h, w + 2, 2 * c), float("nan"))
+        view = base.permute(0, 3, 1, 2)[:, :c, :, 1:-1]
+        view.copy_(x)
+        return view
+    if layout == "transposed":
+        return x.transpose(2, 3).contiguous().transpose(2, 3)
+    assert layout == "expanded"
+    return x[:1].expand_as(x)
+
+
+LAYOUTS = ("contiguous", "channels_last", "sliced", "sliced_channels_last", "transposed", "expanded")
+
+
+def make(case, device):
+    """image, texture, weights: rounded to the case's dtype, so that the oracle sees the very same numbers."""
+
+    def random(*shape):
+        return torch.randn(*shape, device=device, dtype=torch.float64).to(case.dtype)
+
+    image = arrange(random(case.n, case.c, *case.size_in), case.layout)
+    texture = None
+    if case.texture:
+        texture = arrange(random(case.n, case.texture, *(case.size_texture or case.size_in)), case.layout)
+    width = case.distance + case.texture
+    hidden_weights, hidden_biases = [], []
+    for _ in range(case.layers):
+        hidden_weights.append(random(case.hidden, width) / width**0.5)
+        hidden_biases.append(random(case.hidden) * 0.3)
+        width = case.hidden
+    weights = tritonds.CoefficientWeights(
+        random(case.distance, 2 * case.taps) * 0.5 if case.distance else None,
+        random(case.distance) * 0.3 if case.distance else None,
+        tuple(hidden_weights),
+        tuple(hidden_biases),
+        random(case.taps**2, width) * 2 / width**0.5,
+        random(case.taps**2) * 0.5,
+    )
+    return image, texture, weights
+
+
+def flatten(image, texture, weights):
+    """All tensors, in the order in which gradients are compared."""
+    tensors = [image, texture, weights.distance_weight, weights.distance_bias]
+    tensors += [*weights.hidden_weights, *weights.hidden_biases, weights.out_weight, weights.out_bias]
+    return [t for t in tensors if t is not None]
+
+
+def leaves(inputs, dtype=None):
+    """Copies in ``dtype`` that want gradients; strides are kept unless the dtype changes."""
+
+    def leaf(t):
+        if t is None:
+            return None
+        copy = t.detach() if dtype is None or dtype == t.dtype else t.detach().to(dtype).contiguous()
+        return copy.requires_grad_()
+
+    image, texture, weights = inputs
+    hidden_weights = tuple(leaf(t) for t in weights.hidden_weights)
+    hidden_biases = tuple(leaf(t) for t in weights.hidden_biases)
+    weights = tritonds.CoefficientWeights(
+        leaf(weights.distance_weight), leaf(weights.distance_bias), hidden_weights, hidden_biases,
+        leaf(weights.out_weight), leaf(weights.out_bias),
+    )  # fmt: skip
+    return leaf(image), leaf(texture), weights
+
+
+def run(function, inputs, size, grad_output, **options):
+    """The result and the gradients to all tensors that it depends on."""
+    result = function(*inputs, size, **options)
+    grads = torch.autograd.grad(result, flatten(*inputs), grad_output.to(result.dtype), allow_unused=True)
+    return [result.detach(), *[g for g in grads if g is not None]]
+
+
+def error(x, reference):
+    """Relative to the reference's norm, or to 1 where the reference is nothing but rounding around zero."""
+    scale = reference.norm()
+    difference = (x.double() - reference).norm()
+    return (difference / scale if scale > 1e-10 else difference).item()
+
+
+def assert_matches_oracle(function, oracle_function, case, device, **extra):
+    """Values and gradients of ``function`` against the oracle in float64.
+
+    Half precision may cost twice what it costs in eager PyTorch: the median over five draws, since in either a ReLU whose
+    input rounds to the other side of zero now and then makes an error of its own size.
+    """
+    if case.dtype in HALF_FLOOR:
+        draws = [_errors(function, oracle_function, case, device, extra) for _ in range(5)]
+        got, eager = (torch.tensor(side).median(dim=0).values for side in zip(*draws, strict=True))
+        limit = 2 * eager.clamp(min=HALF_FLOOR[case.dtype])
+    else:
+        got = torch.tensor(_errors(function, oracle_function, case, device, extra)[0])
+        limit = torch.full_like(got, TOLERANCE[case.dtype])
+    assert (got <= limit).all(), f"{case}: errors {got.tolist()} of the result and each gradient, allowed {limit.tolist()}"
+
+
+def _errors(function, oracle_function, case, device, extra):
+    """Errors of the result and of each gradient, and those of the eager oracle in the case's dtype."""
+    inputs = make(case, device)
+    size = case.size_out
+    exact_inputs = leaves(inputs, torch.float64)
+    shape = oracle_function(*exact_inputs, size, **case.options).shape
+    grad_output = torch.randn(shape, dtype=torch.float64, device=device).to(case.dtype)
+    exact = run(oracle_function, exact_inputs, size, grad_output, **case.options)
+    got = run(function, leaves(inputs), size, grad_output, **case.options, **extra)
+    for x, y in zip(got, exact, strict=True):
+        assert x.dtype == case.dtype
+        assert x.shape == y.shape
+    errors = [error(x, y) for x, y in zip(got, exact, strict=True)]
+    if case.dtype not in HALF_FLOOR:
+        return errors, []
+    eager = run(oracle_function, leaves(inputs, case.dtype), size, grad_output, **case.options)
+    return errors, [error(x, y) for x, y in zip(eager, exact, strict=True)]
+
+
+__all__ = ["LAYOUTS", "Case", "arrange", "assert_matches_oracle", "error", "flatten", "leaves", "make", "oracle", "run"]

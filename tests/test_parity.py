@@ -1,0 +1,180 @@
+"""Values and all gradients of both backends against the float64 oracle."""
+
+from dataclasses import replace
+
+import hypothesis
+import hypothesis.strategies as st
+import oracle
+import pytest
+import torch
+from cases import LAYOUTS, Case, arrange, assert_matches_oracle, error
+
+import tritonds
+
+HALF = [torch.float16, pytest.param(torch.bfloat16, marks=pytest.mark.gpu)]
+DTYPES = [torch.float32, torch.float64, *HALF]
+
+GRID = {
+    "taps1": Case(taps=1),
+    "taps2-bilinear": Case(taps=2, prior="bilinear"),
+    "taps3-antialias": Case(taps=3, prior="antialias", layers=2),
+    "taps4-antialias": Case(taps=4, prior="antialias"),
+    "taps5": Case(taps=5, n=1),
+    "taps6-antialias": Case(taps=6, prior="antialias", n=1, layers=0),
+    "taps7-bilinear": Case(taps=7, prior="bilinear", n=1),
+    "taps8-antialias": Case(taps=8, prior="antialias", n=1),
+    "no-hidden": Case(layers=0),
+    "hidden2": Case(layers=2, hidden=17),
+    "hidden3": Case(layers=3, prior="bilinear"),
+    "distance-only": Case(texture=0),
+    "distance-only-no-hidden": Case(texture=0, layers=0, distance=17),
+    "texture-only": Case(distance=0),
+    "texture-only-hidden3": Case(distance=0, layers=3, texture=3),
+    "odd-channels": Case(c=5, texture=19, distance=1, hidden=1),
+    "one-channel": Case(c=1, texture=1),
+    "default": Case(texture=16, distance=16, hidden=16),
+    "many-tiles": Case(n=1, size_in=(37, 41), size_out=(17, 19)),
+    "enlarging": Case(size_in=(5, 4), size_out=(9, 13), prior="bilinear"),
+    "enlarging-taps4": Case(size_in=(5, 4), size_out=(9, 13), taps=4, prior="antialias"),
+    "one-axis-each": Case(size_in=(13, 4), size_out=(4, 9), taps=3),
+    "same-size": Case(size_in=(6, 7), size_out=(6, 7)),
+    "integer-scale": Case(size_in=(12, 18), size_out=(4, 6)),
+    "to-one-pixel": Case(size_out=(1, 1), taps=3),
+    "from-one-pixel": Case(size_in=(1, 1), size_out=(3, 2), taps=4),
+    "one-to-one-pixel": Case(size_in=(1, 1), size_out=(1, 1)),
+    "one-row": Case(size_in=(1, 17), size_out=(1, 5)),
+    "one-column": Case(size_in=(17, 1), size_out=(5, 1), taps=4, prior="antialias"),
+    "strong": Case(n=1, size_in=(41, 3), size_out=(2, 2), taps=8),
+    "texture-of-other-size": Case(size_texture=(6, 19)),
+    "smaller-texture": Case(size_texture=(3, 2)),
+    "wider-than-one-launch": Case(texture=33, hidden=40, n=1),
+}
+
+
+@pytest.mark.parametrize("backend", ["triton", "torch"])
+@pytest.mark.parametrize("case", GRID.values(), ids=GRID)
+def test_downsize_float32(case, backend, device):
+    assert_matches_oracle(tritonds.downsize, oracle.downsize, case, device, backend=backend)
+
+
+@pytest.mark.parametrize("backend", ["triton", "torch"])
+@pytest.mark.parametrize("dtype", [torch.float64, *HALF])
+@pytest.mark.parametrize("name", ["default", "taps4-antialias", "hidden3", "odd-channels", "distance-only", "enlarging"])
+def test_downsize_dtypes(name, dtype, backend, device):
+    case = replace(GRID[name], dtype=dtype)
+    assert_matches_oracle(tritonds.downsize, oracle.downsize, case, device, backend=backend)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_downsize_layouts(layout, dtype, device):
+    case = Case(layout=layout, dtype=dtype, texture=8)
+    assert_matches_oracle(tritonds.downsize, oracle.downsize, case, device, backend="triton")
+
+
+@hypothesis.settings(max_examples=25)
+@hypothesis.given(data=st.data())
+def test_downsize_random(data):
+    side = st.integers(1, 12)
+    texture, distance = data.draw(st.integers(0, 6)), data.draw(st.integers(0, 6))
+    hypothesis.assume(texture + distance > 0)
+    case = Case(
+        n=data.draw(st.integers(0, 2)),
+        c=data.draw(st.integers(1, 4)),
+        size_in=(data.draw(side), data.draw(side)),
+        size_texture=(data.draw(side), data.draw(side)),
+        size_out=(data.draw(side), data.draw(side)),
+        taps=data.draw(st.integers(1, 5)),
+        prior=data.draw(st.sampled_from([None, "bilinear", "antialias"])),
+        distance=distance,
+        texture=texture,
+        hidden=data.draw(st.integers(1, 6)),
+        layers=data.draw(st.integers(0, 3)),
+        layout=data.draw(st.sampled_from(LAYOUTS)),
+        dtype=data.draw(st.sampled_from([torch.float32, torch.float64])),
+    )
+    torch.manual_seed(data.draw(st.integers(0, 2**31)))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    assert_matches_oracle(tritonds.downsize, oracle.downsize, case, device, backend="triton")
+
+
+@pytest.mark.parametrize("backend", ["triton", "torch"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ["default", "taps3-antialias", "taps1", "hidden2", "distance-only", "texture-only-hidden3"])
+def test_coefficients(name, dtype, backend, device):
+    case = replace(GRID[name], dtype=dtype)
+    assert_matches_oracle(tritonds.coefficients, oracle.coefficients, case, device, backend=backend)
+
+
+@pytest.mark.parametrize("backend", ["triton", "torch"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", [((11, 14), (5, 6)), ((5, 4), (9, 13)), ((1, 1), (2, 2)), ((29, 2), (3, 2)), ((8, 8), (4, 2))])
+@pytest.mark.parametrize("channels", [1, 6, 70])
+def test_area_pool2d(size, dtype, channels, backend, device):
+    def pool(image, texture, weights, size, *, taps, prior, backend=None):
+        return oracle.area_pool2d(image, size) if backend is None else tritonds.area_pool2d(image, size, backend=backend)
+
+    case = Case(c=channels, size_in=size[0], size_out=size[1], dtype=dtype, texture=0, layers=0)
+    assert_matches_oracle(pool, pool, case, device, backend=backend)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_area_pool2d_layouts(layout, device):
+    x = arrange(torch.randn(2, 5, 9, 10, device=device), layout)
+    y = tritonds.area_pool2d(x, (4, 3), backend="triton")
+    assert error(y, oracle.area_pool2d(x.double(), (4, 3))) < 1e-6
+
+
+@pytest.mark.parametrize("backend", ["triton", "torch"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", ["contiguous", "sliced", "channels_last", "expanded"])
+@pytest.mark.parametrize(
+    ("sizes", "taps", "channels"),
+    [(((11, 14), (5, 6)), 2, 3), (((9, 8), (4, 3)), 5, 1), (((3, 4), (7, 9)), 4, 2), (((1, 2), (3, 3)), 3, 70)],
+)
+def test_weighted_gather2d(sizes, taps, channels, layout, dtype, backend, device):
+    (size_in, size_out) = sizes
+    image = arrange(torch.randn(2, channels, *size_in, device=device).to(dtype), layout)
+    a = arrange(torch.randn(2, taps**2, *size_out, device=device).to(dtype), layout)
+    grad_output = torch.randn(2, channels, *size_out, device=device).to(dtype)
+
+    def results(function, *inputs, **options):
+        inputs = [t.detach().requires_grad_() for t in inputs]
+        y = function(*inputs, size_out, taps=taps, **options)
+        return [y.detach(), *torch.autograd.grad(y, inputs, grad_output.to(y.dtype))]
+
+    exact = results(oracle.weighted_gather2d, image.double(), a.double())
+    got = results(tritonds.weighted_gather2d, image, a, backend=backend)
+    eager = results(oracle.weighted_gather2d, image, a)
+    for x, y, z in zip(got, exact, eager, strict=True):
+        limit = {torch.float32: 1e-6, torch.float64: 1e-14}.get(dtype) or 2 * max(error(z, y), 2**-9 * (dtype.itemsize == 2))
+        assert error(x, y) <= limit
+
+
+@pytest.mark.parametrize("needs", ["image", "texture", "weights", "one weight", "nothing"])
+def test_only_the_gradients_that_are_wanted(needs, device, monkeypatch):
+    """Each is computed alone as it is with the others, and nothing is launched for those that are not wanted."""
+    from cases import flatten, leaves, make
+
+    from tritonds import kernels
+
+    launched = []
+    original = kernels.launch.run
+    monkeypatch.setattr(kernels.launch, "run", lambda kernel, *rest: (launched.append(kernel.__name__), original(kernel, *rest)))
+    case = Case(n=1)
+    inputs = leaves(make(case, device))
+    everything = flatten(*inputs)
+    y = tritonds.downsize(*inputs, case.size_out, backend="triton")
+    all_grads = torch.autograd.grad(y.sum(), everything)
+    wanted = {"image": [0], "texture": [1], "weights": range(2, len(everything)), "one weight": [3], "nothing": []}[needs]
+    for index, tensor in enumerate(everything):
+        tensor.requires_grad_(index in wanted)
+    launched.clear()
+    y = tritonds.downsize(*inputs, case.size_out, backend="triton")
+    if not wanted:
+        assert not y.requires_grad
+        return
+    for index, grad in zip(wanted, torch.autograd.grad(y.sum(), [everything[i] for i in wanted]), strict=True):
+        torch.testing.assert_close(grad, all_grads[index], rtol=1e-6, atol=1e-7)
+    gathers = {"image": ["weighted_gather_grad_image_kernel"], "texture": ["area_pool_kernel"]}.get(needs, [])
+    assert launched == ["downsize_kernel", "downsize_backward_kernel", *gathers]
