@@ -1,27 +1,38 @@
 """Compile the kernels ahead of time, without a GPU, and read registers, spills and load widths off the result.
 
-Launchers are called with tensors on PyTorch's meta device; each launch is recorded instead of run. So what is compiled is what
-a launcher would really run for such tensors: same specialisation, same tile, same number of warps.
+    python -m bench.compile                     the default network's kernels, as a table
+    python -m bench.compile --cover 0/4         the first quarter of a set that covers every pair of choices, as a table
+
+Launchers are called with tensors on PyTorch's meta device; each launch is recorded instead of run. So what is compiled is
+what a launcher would really run for such tensors: same specialisation, same tile, same number of warps.
 """
 
 import os
 
 os.environ.pop("TRITON_INTERPRET", None)  # before Triton is imported: the interpreter's functions cannot be compiled
 
+import dataclasses
+import json
 import pathlib
 import re
 import subprocess
 import tempfile
 import unittest.mock
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
+import rich.console
+import rich.table
 import torch
 import triton
+import typer
+from allpairspy import AllPairs
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from tritonds.kernels import launch as launch_module
+
+from tritonds import kernels
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -42,9 +53,23 @@ class Launch:
 
 
 @dataclass(frozen=True)
+class Variant:
+    """What distinguishes one compiled kernel from another, as far as a caller can choose it."""
+
+    dtype: str = "bf16"
+    taps: int = 2
+    prior: str = "none"
+    texture: bool = True
+    distance: bool = True
+    layers: int = 1
+    channels_last: bool = True
+
+
+@dataclass(frozen=True)
 class Compiled:
     """What the compiler made of a launch; the counts are None where the target has no disassembler here."""
 
+    variant: Variant
     name: str
     target: str
     warps: int
@@ -54,7 +79,6 @@ class Compiled:
     instructions: int | None
     loads: int | None
     wide_loads: int | None
-    sass: str = ""
 
 
 def record(function: Callable[[], object]) -> list[Launch]:
@@ -69,14 +93,81 @@ def record(function: Callable[[], object]) -> list[Launch]:
     return launches
 
 
-def compile_launch(launch: Launch, target: str) -> Compiled:
+def launches_of(variant: Variant, parts: bool) -> list[Launch]:
+    """Forward and backward launches of a network with 16 channels everywhere, eight frames from 1080p to 540p.
+
+    With ``parts``, also those of the operators that do a part of the work each.
+    """
+    dtype = {name: dtype for dtype, name in POINTERS.items()}[variant.dtype]
+    layout = torch.channels_last if variant.channels_last else torch.contiguous_format
+
+    def features(*shape: int) -> torch.Tensor:
+        return torch.empty(*shape, dtype=dtype, device="meta").contiguous(memory_format=layout)
+
+    def weight(*shape: int) -> torch.Tensor:
+        return torch.empty(*shape, dtype=dtype, device="meta")
+
+    image, output = features(8, 3, 1080, 1920), features(8, 3, 540, 960)
+    texture = features(8, 16, 1080, 1920) if variant.texture else None
+    weights = [weight(16, 2 * variant.taps), weight(16)] if variant.distance else []
+    width = 16 * (variant.texture + variant.distance)
+    for _ in range(variant.layers):
+        weights += [weight(16, width), weight(16)]
+        width = 16
+    weights += [weight(variant.taps**2, width), weight(variant.taps**2)]
+    grad_texture = None if texture is None else torch.empty_like(texture)
+    grads = (torch.empty_like(image), grad_texture, weight(sum(t.numel() for t in weights)))
+    options = (variant.taps, variant.prior)
+
+    def run() -> None:
+        kernels.downsize(image, texture, weights, variant.distance, output, *options)
+        kernels.downsize_backward(output, image, texture, weights, variant.distance, *grads, *options)
+        if parts:
+            a = features(8, variant.taps**2, 540, 960)
+            kernels.coefficients((1080, 1920), texture, weights, variant.distance, a, *options)
+            kernels.coefficients_backward(a, (1080, 1920), texture, weights, variant.distance, *grads[1:], *options)
+            kernels.weighted_gather2d(image, a, output, variant.taps)
+            kernels.weighted_gather2d_backward(output, image, a, torch.empty_like(image), torch.empty_like(a), variant.taps)
+            kernels.area_pool2d(image, output)
+
+    return record(run)
+
+
+def default_variants() -> list[Variant]:
+    """The default network, with and without antialiasing prior, in every dtype and both layouts."""
+    return [
+        Variant(dtype=dtype, taps=taps, prior=prior, channels_last=channels_last)
+        for taps, prior in ((2, "none"), (4, "antialias"))
+        for dtype in POINTERS.values()
+        for channels_last in (True, False)
+    ]
+
+
+def covering_variants() -> list[Variant]:
+    """A small set in which every two choices occur together."""
+    choices = {
+        "dtype": list(POINTERS.values()),
+        "taps": [1, 2, 3, 4, 6, 8],
+        "prior": ["none", "bilinear", "antialias"],
+        "texture": [True, False],
+        "distance": [True, False],
+        "layers": [0, 1, 2, 3],
+        "channels_last": [True, False],
+    }
+
+    def valid(row: list[Any]) -> bool:
+        return len(row) < 5 or row[3] or row[4]  # texture or distance
+
+    return [Variant(*row) for row in AllPairs(list(choices.values()), filter_func=valid)]
+
+
+def compile_launch(launch: Launch, target: str, variant: Variant) -> Compiled:
     """Compile one recorded launch for ``target``, a key of :data:`TARGETS`."""
     options = {key: launch.arguments[key] for key in ("num_warps", "num_stages", "maxnreg") if key in launch.arguments}
     compiled = triton.compile(_source(launch), target=TARGETS[target], options=options)
-    name = launch.kernel.fn.__name__
-    shared = compiled.metadata.shared
+    identity = (variant, launch.kernel.fn.__name__, target, options["num_warps"], compiled.metadata.shared)
     if "cubin" not in compiled.asm:
-        return Compiled(name, target, options["num_warps"], shared, None, None, None, None, None)
+        return Compiled(*identity, None, None, None, None, None)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
         file.flush()
@@ -84,16 +175,12 @@ def compile_launch(launch: Launch, target: str) -> Compiled:
         sass = _run("nvdisasm", "-c", file.name)
     loads = re.findall(r"LDG\.E[.\w]*", sass)
     return Compiled(
-        name,
-        target,
-        options["num_warps"],
-        shared,
+        *identity,
         registers=int(re.findall(r"REG:(\d+)", usage)[-1]),
         stack_bytes=int(re.findall(r"STACK:(\d+)", usage)[-1]),
         instructions=len(re.findall(r"^\s+/\*[0-9a-f]{4,}\*/", sass, re.MULTILINE)),
         loads=len(loads),
         wide_loads=sum(".128" in load for load in loads),
-        sass=sass,
     )
 
 
@@ -120,3 +207,52 @@ POINTERS = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"
 
 def _run(tool: str, *arguments: str) -> str:
     return subprocess.run([NVIDIA_TOOLS / tool, *arguments], check=True, capture_output=True, text=True).stdout
+
+
+def compile_all(variants: list[Variant], targets: list[str]) -> Iterator[Compiled]:
+    """Compile every distinct launch of ``variants``, one after the other; the partial operators' of every third."""
+    seen = set()
+    for index, variant in enumerate(variants):
+        for launch in launches_of(variant, parts=index % 3 == 0):
+            source = _source(launch)
+            key = (launch.kernel.fn.__name__, str(source.signature), str(source.constants), launch.arguments["num_warps"])
+            if key not in seen:
+                seen.add(key)
+                for target in targets:
+                    yield compile_launch(launch, target, variant)
+
+
+def table(rows: list[Compiled]) -> rich.table.Table:
+    """One row a kernel; spills show as stack."""
+    columns = ["kernel", "target", "dtype", "taps", "prior", "inputs", "layers", "layout", "warps", "registers"]
+    columns += ["stack B", "shared B", "instructions", "loads", "16-byte loads"]
+    result = rich.table.Table(*columns, title=f"Compiled by Triton {triton.__version__}", caption="eight frames, 1080p to 540p")
+    for row in rows:
+        v = row.variant
+        inputs = "+".join(name for name, there in (("distance", v.distance), ("texture", v.texture)) if there)
+        layout = "channels-last" if v.channels_last else "contiguous"
+        values = (row.name, row.target, v.dtype, v.taps, v.prior, inputs, v.layers, layout, row.warps, row.registers)
+        counts = (row.stack_bytes, row.shared_bytes, row.instructions, row.loads, row.wide_loads)
+        result.add_row(*("" if value is None else str(value) for value in values + counts))
+    return result
+
+
+def main(
+    target: Annotated[list[str], typer.Option(help="sm_80, sm_90, sm_100 or gfx942")] = ["sm_90"],  # noqa: B006  typer copies it
+    cover: Annotated[str, typer.Option(help="i/n: the i-th of n parts of the covering set")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of a table")] = False,
+) -> None:
+    """Compile kernels ahead of time and show what the compiler made of them."""
+    variants = default_variants()
+    if cover:
+        part, parts = map(int, cover.split("/"))
+        variants = covering_variants()[part::parts]
+    rows = list(compile_all(variants, target))
+    if as_json:
+        print(json.dumps([dataclasses.asdict(row) for row in rows]))
+    else:
+        rich.console.Console(width=200).print(table(rows))
+
+
+if __name__ == "__main__":
+    typer.run(main)

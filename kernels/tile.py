@@ -57,10 +57,12 @@ def tap_offsets(y, x, in_h, in_w, out_h, out_w, stride_h, stride_w, TAPS: tl.con
 def gather(image_ptr, offsets, mask, stride_c, coefficients, output_ptr, output_offsets, output_mask, output_stride_c,
            CHANNELS: tl.constexpr):  # fmt: skip
     """Store the sum of each pixel's taps, weighted by ``coefficients`` [BLOCK, TAPS_PAD], channel by channel."""
-    for c in range(CHANNELS):
-        image = tl.load(image_ptr + offsets + c * stride_c, mask=mask, other=0.0)
+    for _ in range(CHANNELS):
+        image = tl.load(image_ptr + offsets, mask=mask, other=0.0)
         total = tl.sum(coefficients * image.to(coefficients.dtype), axis=1)
-        tl.store(output_ptr + output_offsets + c * output_stride_c, total, mask=output_mask)
+        tl.store(output_ptr + output_offsets, total, mask=output_mask)
+        image_ptr += stride_c
+        output_ptr += output_stride_c
 
 
 @triton.jit
@@ -68,10 +70,12 @@ def gather_backward(image_ptr, offsets, mask, stride_c, grad_output_ptr, grad_of
                     zeros, CHANNELS: tl.constexpr):  # fmt: skip
     """Gradient of :func:`gather` to its coefficients: the sum over channels of gradient times tap, shaped as ``zeros``."""
     grad = zeros
-    for c in range(CHANNELS):
-        image = tl.load(image_ptr + offsets + c * stride_c, mask=mask, other=0.0).to(zeros.dtype)
-        grad_output = tl.load(grad_output_ptr + grad_offsets + c * grad_stride_c, mask=grad_mask, other=0.0)
+    for _ in range(CHANNELS):
+        image = tl.load(image_ptr + offsets, mask=mask, other=0.0).to(zeros.dtype)
+        grad_output = tl.load(grad_output_ptr + grad_offsets, mask=grad_mask, other=0.0)
         grad += grad_output.to(zeros.dtype)[:, None] * image
+        image_ptr += stride_c
+        grad_output_ptr += grad_stride_c
     return grad
 
 

@@ -160,7 +160,9 @@ def test_only_the_gradients_that_are_wanted(needs, device, monkeypatch):
 
     launched = []
     original = kernels.launch.run
-    monkeypatch.setattr(kernels.launch, "run", lambda kernel, *rest: (launched.append(kernel.__name__), original(kernel, *rest)))
+    monkeypatch.setattr(
+        kernels.launch, "run", lambda kernel, *rest: (launched.append(kernel.__name__), original(kernel, *rest))
+    )
     case = Case(n=1)
     inputs = leaves(make(case, device))
     everything = flatten(*inputs)

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .reference import memory_format_of
+
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 _LIBRARY = torch.library.Library("tritonds", "FRAGMENT")
 
@@ -106,10 +108,9 @@ def _wants_grad(args: Sequence[Any]) -> bool:
 
 
 def _empty_output(x: Tensor, h: int, w: int) -> Tensor:
-    """Uninitialised (N, C, h, w): channels-last if the pixels of ``x`` lie so, else contiguous."""
-    channels_last = x.stride(1) == 1 and not x.is_contiguous()
-    memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    return torch.empty((x.shape[0], x.shape[1], h, w), dtype=x.dtype, device=x.device, memory_format=memory_format)
+    """Uninitialised (N, C, h, w) in the memory format of ``x``."""
+    shape = (x.shape[0], x.shape[1], h, w)
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format_of(x))
 
 
 # Area pooling

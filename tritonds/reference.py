@@ -43,10 +43,15 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+def memory_format_of(x: Tensor) -> torch.memory_format:
+    """The memory format of what is computed from ``x``: channels-last if its pixels lie so, sliced or not."""
+    return torch.channels_last if x.stride(1) == 1 and not x.is_contiguous() else torch.contiguous_format
+
+
 def area_pool2d(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Mean of ``x`` (N, C, H, W) over bins with fractional edges: (N, C, h, w). See :func:`tritonds.area_pool2d`."""
     work = x.to(compute_dtype(x.dtype))
-    if x.is_contiguous(memory_format=torch.channels_last):  # whole pixels are selected fastest where they lie together
+    if memory_format_of(x) == torch.channels_last:  # whole pixels are selected fastest where they lie together
         rows = _pool_axis(work.permute(0, 2, 3, 1), size[0], dim=1)
         pooled = _pool_axis(rows, size[1], dim=2).permute(0, 3, 1, 2)
     else:
@@ -82,7 +87,7 @@ def weighted_gather2d(image: Tensor, coefficients: Tensor, size: tuple[int, int]
             term = a[:, k : k + 1] * row.index_select(3, tap_columns[kx])
             total = term if total is None else total + term
     assert total is not None
-    return total.to(image.dtype)
+    return total.to(image.dtype).contiguous(memory_format=memory_format_of(image))
 
 
 def downsize(

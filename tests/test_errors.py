@@ -1,0 +1,148 @@
+"""Every refusal, by its message: what was wrong, what came, what was expected."""
+
+import re
+
+import pytest
+import torch
+
+import tritonds
+from tritonds import CoefficientWeights, DownsizeNet, area_pool2d, coefficients, downsize, weighted_gather2d
+
+IMAGE = torch.rand(2, 3, 8, 9)
+TEXTURE = torch.rand(2, 4, 8, 9)
+WEIGHTS = CoefficientWeights(
+    torch.rand(5, 4), torch.rand(5), (torch.rand(6, 9),), (torch.rand(6),), torch.rand(4, 6), torch.rand(4)
+)
+
+
+def weights(**changes):
+    return WEIGHTS._replace(**changes)
+
+
+BAD_ARGUMENTS = [
+    (dict(image=[1]), TypeError, "image: expected a torch.Tensor, got list"),
+    (dict(image=IMAGE[0]), ValueError, "image: expected 4 dimensions (N, channels, height, width), got shape (3, 8, 9)"),
+    (dict(image=IMAGE[:, :, :0]), ValueError, "image: expected channels, height and width of at least 1"),
+    (dict(image=IMAGE[:, :0]), ValueError, "image: expected channels, height and width of at least 1"),
+    (dict(image=IMAGE.int()), TypeError, "image: expected float16, bfloat16, float32 or float64, got torch.int32"),
+    (dict(image=IMAGE.double()), TypeError, "texture: expected the dtype of image, torch.float64, got torch.float32"),
+    (dict(texture=3), TypeError, "texture: expected a torch.Tensor, got int"),
+    (dict(texture=TEXTURE[0]), ValueError, "texture: expected 4 dimensions"),
+    (dict(texture=TEXTURE[:1]), ValueError, "texture: expected the image's batch size 2, got 1"),
+    (dict(texture=TEXTURE.to("meta")), ValueError, "texture: expected the device of image, cpu, got meta"),
+    (dict(texture=TEXTURE[:, :3]), ValueError, "weights: expected hidden[0] weight of shape (out, 8)"),
+    (dict(texture=None), ValueError, "weights: expected hidden[0] weight of shape (out, 5)"),
+    (dict(size=5), TypeError, "size: expected a pair of integers (height, width), got 5"),
+    (dict(size=(5, 4, 3)), TypeError, "size: expected a pair of integers (height, width), got (5, 4, 3)"),
+    (dict(size=(5, 4.0)), TypeError, "size: expected a pair of integers (height, width), got (5, 4.0)"),
+    (dict(size=(5, True)), TypeError, "size: expected a pair of integers"),
+    (dict(size=(0, 4)), ValueError, "size: expected height and width of at least 1, got (0, 4)"),
+    (dict(size=(4, -1)), ValueError, "size: expected height and width of at least 1, got (4, -1)"),
+    (dict(taps=0), ValueError, "taps: expected 1 to 8, got 0"),
+    (dict(taps=9), ValueError, "taps: expected 1 to 8, got 9"),
+    (dict(taps=2.0), TypeError, "taps: expected an integer, got 2.0"),
+    (dict(taps=3), ValueError, "weights: expected distance weight of shape (out, 6), 6 being 2 * taps, got (5, 4)"),
+    (dict(prior="cubic"), ValueError, "prior: expected None or one of ('bilinear', 'antialias'), got 'cubic'"),
+    (dict(backend="cuda"), ValueError, "backend: expected one of ('auto', 'triton', 'torch'), got 'cuda'"),
+    (dict(weights=tuple(WEIGHTS)), TypeError, "weights: expected a CoefficientWeights, got tuple"),
+    (dict(weights=weights(distance_bias=None)), ValueError, "expected both distance_weight and distance_bias, or neither"),
+    (dict(weights=weights(distance_weight=torch.rand(5, 3))), ValueError, "distance weight of shape (out, 4)"),
+    (dict(weights=weights(distance_bias=torch.rand(4))), ValueError, "distance bias of shape (5,), got (4,)"),
+    (dict(weights=weights(hidden_biases=())), ValueError, "as many hidden_biases as hidden_weights, got 0 and 1"),
+    (dict(weights=weights(hidden_biases=(3,))), TypeError, "hidden[0] bias to be a torch.Tensor, got int"),
+    (dict(weights=weights(hidden_weights=(torch.rand(6, 9),) * 4, hidden_biases=(torch.rand(6),) * 4)), ValueError,
+     "at most 3 hidden layers, got 4"),
+    (dict(weights=weights(hidden_weights=(torch.rand(6, 9), torch.rand(7, 6)), hidden_biases=(torch.rand(6), torch.rand(7)))),
+     ValueError, "hidden layers of one width, got 6 and 7"),
+    (dict(weights=weights(out_weight=torch.rand(4, 7))), ValueError, "out weight of shape (out, 6)"),
+    (dict(weights=weights(out_weight=torch.rand(5, 6), out_bias=torch.rand(5))), ValueError, "taps*taps = 4 rows, got 5"),
+    (dict(weights=weights(out_bias=torch.rand(4).half())), TypeError, "weights: expected the dtype of image"),
+    (dict(weights=weights(out_bias=torch.rand(4).to("meta"))), ValueError, "weights: expected the device of image"),
+    (dict(texture=None, weights=CoefficientWeights(None, None, (), (), torch.rand(4, 1), torch.rand(4))), ValueError,
+     "weights: expected distance weights or a texture, got neither"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("function", [downsize, coefficients])
+@pytest.mark.parametrize(("changes", "error", "message"), BAD_ARGUMENTS, ids=[str(i) for i in range(len(BAD_ARGUMENTS))])
+def test_downsize_and_coefficients(changes, error, message, function):
+    arguments = {"image": IMAGE, "texture": TEXTURE, "weights": WEIGHTS, "size": (4, 4)} | changes
+    with pytest.raises(error, match=re.escape(message)):
+        function(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ((3, (4, 4)), TypeError, "x: expected a torch.Tensor, got int"),
+        ((IMAGE.long(), (4, 4)), TypeError, "x: expected float16, bfloat16, float32 or float64, got torch.int64"),
+        ((IMAGE[0], (4, 4)), ValueError, "x: expected 4 dimensions"),
+        ((IMAGE, (4, 0)), ValueError, "size: expected height and width of at least 1, got (4, 0)"),
+    ],
+)
+def test_area_pool2d(arguments, error, message):
+    with pytest.raises(error, match=re.escape(message)):
+        area_pool2d(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ((IMAGE, [1], (4, 4)), TypeError, "coefficients: expected a torch.Tensor, got list"),
+        ((IMAGE, torch.rand(2, 9, 4, 4), (4, 4)), ValueError, "coefficients: expected shape (2, 4, 4, 4)"),
+        ((IMAGE, torch.rand(2, 4, 4, 4), (4, 5)), ValueError, "coefficients: expected shape (2, 4, 4, 5)"),
+        ((IMAGE, torch.rand(2, 4, 4, 4).double(), (4, 4)), TypeError, "coefficients: expected the dtype of image"),
+    ],
+)
+def test_weighted_gather2d(arguments, error, message):
+    with pytest.raises(error, match=re.escape(message)):
+        weighted_gather2d(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (dict(size=(3, 0)), ValueError, "size: expected height and width of at least 1"),
+        (dict(taps=0), ValueError, "taps: expected 1 to 8, got 0"),
+        (dict(prior="area"), ValueError, "prior: expected None or one of"),
+        (dict(backend="gpu"), ValueError, "backend: expected one of"),
+        (dict(hidden_layers=4), ValueError, "hidden_layers: expected 0 to 3, got 4"),
+        (dict(hidden_channels=0), ValueError, "hidden_channels: expected at least 1, got 0"),
+        (dict(texture_layers=0), ValueError, "texture_layers: expected at least 1, got 0"),
+        (dict(in_channels=2.5), TypeError, "in_channels: expected an integer, got 2.5"),
+        (dict(texture_channels=0, distance_channels=0), ValueError, "expected at least one above 0, got 0 and 0"),
+    ],
+)
+def test_layer(arguments, error, message):
+    with pytest.raises(error, match=re.escape(message)):
+        DownsizeNet(**arguments)
+
+
+def test_layer_without_size_or_with_other_channels():
+    with pytest.raises(ValueError, match="size: expected"):
+        DownsizeNet()(IMAGE)
+    with pytest.raises(ValueError, match="image: expected 1 channels, got shape"):
+        DownsizeNet((4, 4), in_channels=1)(IMAGE)
+    with pytest.raises(TypeError, match="image: expected a torch"):
+        DownsizeNet((4, 4))([[1]])
+
+
+def test_triton_says_why_it_cannot_run(monkeypatch):
+    monkeypatch.setattr(tritonds.ops, "HAS_TRITON", False)
+    with pytest.raises(RuntimeError, match=r'backend="triton" cannot run here: Triton is not installed'):
+        area_pool2d(IMAGE, (4, 4), backend="triton")
+    monkeypatch.undo()
+    import triton
+
+    monkeypatch.setattr(triton.knobs.runtime, "interpret", False)
+    with pytest.raises(RuntimeError, match="CPU tensors need Triton's interpreter"):
+        area_pool2d(IMAGE, (4, 4), backend="triton")
+
+
+def test_nothing_starts_before_the_arguments_are_checked(monkeypatch):
+    from tritonds import kernels
+
+    monkeypatch.setattr(kernels.launch, "run", lambda *_: pytest.fail("a kernel was started"))
+    for backend in ("triton", "torch"):
+        with pytest.raises(ValueError, match="taps"):
+            downsize(IMAGE, TEXTURE, WEIGHTS, (4, 4), taps=9, backend=backend)

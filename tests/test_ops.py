@@ -1,0 +1,215 @@
+"""The operators as PyTorch sees them: registration, compilation, export, autocast, FLOPs."""
+
+import pytest
+import torch
+from cases import Case, leaves, make
+from torch.utils.flop_counter import FlopCounterMode
+
+import tritonds
+from tritonds import functional, ops
+
+CASES = {
+    "default": Case(n=1),
+    "distance-only": Case(n=1, texture=0, layers=2),
+    "texture-only": Case(n=1, distance=0, layers=0, layout="channels_last"),
+}
+
+
+def arguments(case, device):
+    image, texture, weights = leaves(make(case, device))
+    return image, texture, functional._flatten(weights), weights.distance_weight is not None
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_opcheck_of_the_fused_operators(case, device):
+    image, texture, weights, distance = arguments(case, device)
+    size, prior = case.size_out, "bilinear"
+    torch.library.opcheck(ops.downsize, (image, texture, weights, distance, *size, case.taps, prior))
+    n, (h, w) = case.n, case.size_in
+    torch.library.opcheck(ops.coefficients, (texture, weights, distance, n, h, w, *size, case.taps, prior))
+    image, texture, weights = (
+        image.detach(), None if texture is None else texture.detach(), [t.detach() for t in weights]
+    )  # fmt: skip
+    grad, grad_a = image.new_ones(n, case.c, *size), image.new_ones(n, case.taps**2, *size)
+    needs = (True, texture is not None, True)
+    torch.library.opcheck(ops.downsize_backward, (grad, image, texture, weights, distance, case.taps, prior, *needs))
+    torch.library.opcheck(ops.coefficients_backward, (grad_a, texture, weights, distance, h, w, case.taps, prior, *needs[1:]))
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_opcheck_of_the_partial_operators(memory_format, device):
+    x = torch.randn(2, 3, 9, 8, device=device).contiguous(memory_format=memory_format)
+    a = torch.randn(2, 4, 4, 3, device=device)
+    grad = torch.randn(2, 3, 4, 3, device=device).contiguous(memory_format=memory_format)
+    torch.library.opcheck(ops.area_pool2d, (x.clone().requires_grad_(), 4, 3))
+    torch.library.opcheck(ops.area_pool2d_backward, (grad, 9, 8))
+    torch.library.opcheck(ops.weighted_gather2d, (x.clone().requires_grad_(), a.clone().requires_grad_(), 2))
+    for needs in [(True, True), (False, True), (True, False)]:
+        torch.library.opcheck(ops.weighted_gather2d_backward, (grad, x, a, 2, *needs))
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "sliced", "sliced_channels_last", "transposed", "expanded"])
+def test_fakes_have_the_strides_of_the_results(layout, device):
+    from cases import arrange
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    x = arrange(torch.randn(2, 3, 9, 8, device=device), layout)
+    real = ops.area_pool2d(x, 4, 3)
+    with FakeTensorMode() as mode:
+        fake = ops.area_pool2d(mode.from_tensor(x), 4, 3)
+    assert fake.shape == real.shape
+    assert fake.stride() == real.stride()
+
+
+def fused(image, texture, weights, size, **options):
+    return tritonds.downsize(image, texture, weights, size, backend="triton", **options)
+
+
+def test_compiles_whole_with_gradients(device):
+    case = Case(n=1, prior="bilinear", layers=2)
+    inputs = leaves(make(case, device))
+    compiled = torch.compile(fused, fullgraph=True, backend="aot_eager")
+    y = compiled(*inputs, case.size_out, **case.options)
+    z = fused(*inputs, case.size_out, **case.options)
+    assert torch.equal(y, z)
+    from cases import flatten
+
+    tensors = flatten(*inputs)
+    for a, b in zip(torch.autograd.grad(y.sum(), tensors), torch.autograd.grad(z.sum(), tensors), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_inductor_compiles_the_layer(device):
+    net = tritonds.DownsizeNet((5, 4), prior="bilinear", backend="triton").to(device)
+    torch.nn.init.normal_(net.out.weight)
+    image = torch.rand(2, 3, 11, 9, device=device)
+    compiled = torch.compile(net, fullgraph=True)
+    torch.testing.assert_close(compiled(image), net(image), rtol=1e-5, atol=1e-6)
+
+
+def test_dynamic_shapes_do_not_recompile(device):
+    compilations = []
+
+    def backend(graph, inputs):
+        compilations.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(fused, fullgraph=True, dynamic=True, backend=backend)
+    # No size may equal another by chance at the first call: the compiler would take them for one symbol.
+    for n, size_in, size_out in [(8, (21, 24), (15, 16)), (9, (33, 25), (16, 15)), (10, (19, 41), (22, 20))]:
+        inputs = make(Case(n=n, size_in=size_in), device)
+        assert torch.equal(compiled(*inputs, size_out), fused(*inputs, size_out))
+    assert len(compilations) == 1
+
+
+def test_exports_with_dynamic_batch_height_and_width(device):
+    net = tritonds.DownsizeNet((5, 4), prior="antialias", taps=4, backend="triton").to(device).eval()
+    torch.nn.init.normal_(net.out.weight)
+    dim = torch.export.Dim
+    dynamic = {"image": {0: dim("n", min=1, max=64), 2: dim("h", min=2, max=4096), 3: dim("w", min=2, max=4096)}}
+    exported = torch.export.export(net, (torch.rand(2, 3, 11, 9, device=device),), dynamic_shapes=dynamic)
+    for shape in [(1, 3, 17, 23), (3, 3, 6, 7)]:
+        image = torch.rand(shape, device=device)
+        torch.testing.assert_close(exported.module()(image), net(image))
+
+
+@pytest.mark.parametrize("backend", ["triton", "torch"])
+def test_autocast_takes_its_dtype(backend, device):
+    dtype = torch.float16 if device.type == "cpu" else torch.bfloat16
+    net = tritonds.DownsizeNet((5, 4), backend=backend).to(device)
+    image = torch.rand(1, 3, 11, 9, device=device, requires_grad=True)
+    texture = torch.rand(1, 16, 11, 9, device=device)
+    with torch.autocast(device.type, dtype=dtype):
+        assert net(image).dtype == dtype
+        assert net.coefficients(image).dtype == dtype
+        assert tritonds.area_pool2d(image, (3, 3), backend=backend).dtype == dtype
+        assert tritonds.weighted_gather2d(image, torch.rand(1, 4, 3, 3, device=device), (3, 3), backend=backend).dtype == dtype
+        mixed = tritonds.downsize(image, texture.to(dtype), net.weights(), (5, 4), backend=backend)
+        double = tritonds.area_pool2d(image.double(), (3, 3), backend=backend)
+    assert mixed.dtype == dtype
+    assert double.dtype == torch.float64
+    mixed.float().sum().backward()
+    assert image.grad.dtype == torch.float32
+    assert net.out.weight.grad.dtype == torch.float32
+
+
+def test_second_derivatives_are_refused(device):
+    x = torch.rand(1, 2, 6, 5, device=device, requires_grad=True)
+    a = torch.rand(1, 4, 3, 2, device=device, requires_grad=True)
+    y = tritonds.weighted_gather2d(x, a, (3, 2), backend="triton")
+    (grad,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="no second derivatives"):
+        grad.sum().backward()
+    case = Case(n=1)
+    image, texture, weights = leaves(make(case, device))
+    y = fused(image, texture, weights, case.size_out)
+    (grad,) = torch.autograd.grad(y.sum(), image, create_graph=True)  # ones: nothing in it but the inputs wants a gradient
+    with pytest.raises(RuntimeError, match="no second derivatives"):
+        grad.sum().backward()
+
+
+def test_flops_are_counted(device):
+    case = Case(n=2, c=3, taps=2, distance=5, texture=6, hidden=7, layers=1)
+    inputs = leaves(make(case, device))
+    with FlopCounterMode(display=False) as counter:
+        fused(*inputs, case.size_out).sum().backward()
+    counts = {str(op): count for op, count in counter.get_flop_counts()["Global"].items()}
+    pixels = case.n * 5 * 6
+    network = 2 * pixels * (5 * 4 + 7 * 11 + 4 * 7) + 2 * case.n * 6 * 11 * 14
+    gather = 2 * pixels * 4 * 3
+    assert counts == {"tritonds.downsize": network + gather, "tritonds.downsize_backward": 3 * network + 2 * gather}
+
+
+def test_nothing_is_saved_but_the_inputs(device):
+    case = Case(n=2, c=3)
+    inputs = leaves(make(case, device))
+    pointers = {t.data_ptr() for t in functional._flatten(inputs[2])} | {inputs[0].data_ptr(), inputs[1].data_ptr()}
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: (saved.append(t.data_ptr()), t)[1], lambda t: t):
+        fused(*inputs, case.size_out)
+    assert set(saved) == pointers
+    assert len(saved) == len(pointers)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("mode", ["default", "max-autotune"])
+def test_compiles_on_cuda(mode, device):
+    net = tritonds.DownsizeNet((54, 96), prior="bilinear").to(device)
+    torch.nn.init.normal_(net.out.weight)
+    image = torch.rand(2, 3, 108, 192, device=device)
+    torch.testing.assert_close(torch.compile(net, mode=mode, fullgraph=True)(image), net(image), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.gpu
+def test_cuda_graphs_replay(device):
+    case = Case(n=2, size_in=(64, 80), size_out=(31, 37), texture=16, distance=16, hidden=16, dtype=torch.bfloat16)
+    inputs = make(case, device)
+    fused(*inputs, case.size_out)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y = fused(*inputs, case.size_out)
+    inputs[0].copy_(torch.randn_like(inputs[0]))
+    graph.replay()
+    assert torch.equal(y, fused(*inputs, case.size_out))
+
+
+@pytest.mark.gpu
+def test_other_device_than_the_current():
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two GPUs")
+    inputs = make(Case(), torch.device("cuda:1"))
+    with torch.cuda.device(0):
+        y = fused(*inputs, (5, 6))
+    torch.testing.assert_close(y, tritonds.downsize(*inputs, (5, 6), backend="torch"), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.gpu
+def test_gradients_of_large_batches_repeat(device):
+    case = Case(n=4, size_in=(270, 480), size_out=(135, 240), texture=16, distance=16, hidden=16, dtype=torch.bfloat16)
+    inputs = leaves(make(case, device))
+    from cases import flatten
+
+    tensors = flatten(*inputs)
+    runs = [torch.autograd.grad(fused(*inputs, case.size_out).float().square().sum(), tensors) for _ in range(3)]
+    for other in runs[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(runs[0], other, strict=True))
