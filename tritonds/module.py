@@ -1,6 +1,8 @@
 """The DownsizeNet layer: a texture CNN in front of the operator, and the operator's weights as parameters."""
 
 import itertools
+from os import PathLike
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -111,6 +113,33 @@ class DownsizeNet(nn.Module):
             raise ValueError("size: expected (height, width) here or when the layer was made, got neither")
         functional.check_image(image, self.in_channels)
         return None if self.texture is None else self.texture(image), size
+
+    def options(self) -> dict[str, Any]:
+        """The arguments that make a network like this one, but for the backend."""
+        names = ["size", "in_channels", "taps", "prior", "texture_channels", "texture_layers"]
+        names += ["distance_channels", "hidden_channels", "hidden_layers"]
+        return {name: getattr(self, name) for name in names}
+
+    def save(self, file: str | PathLike[str]) -> None:
+        """Write options and parameters to ``file``, for :meth:`load`."""
+        torch.save({"options": self.options(), "state_dict": self.state_dict()}, file)
+
+    @classmethod
+    def load(cls, file: str | PathLike[str], *, backend: str = "auto") -> "DownsizeNet":
+        """The network that :meth:`save` wrote, on the CPU. Runs no code from the file.
+
+        Raises:
+            ValueError: the file holds something else.
+        """
+        try:
+            content = torch.load(file, map_location="cpu", weights_only=True)
+            net = cls(**content["options"], backend=backend)
+            net.load_state_dict(content["state_dict"])
+        except OSError:
+            raise
+        except Exception as error:  # damaged files fail in many ways
+            raise ValueError(f"{file}: expected a file written by DownsizeNet.save: {error}") from error
+        return net
 
     def extra_repr(self) -> str:
         """What the submodules do not show."""

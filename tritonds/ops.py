@@ -8,6 +8,8 @@ Outputs are allocated here, by the same functions for tensors and for fakes, so 
 and with them Triton, are imported at the first call.
 """
 
+import functools
+import importlib
 import importlib.util
 import pathlib
 from collections.abc import Callable, Sequence
@@ -42,8 +44,13 @@ def _kernels(device: torch.device) -> Any:
     reason = why_no_triton(device.type)
     if reason is not None:
         raise RuntimeError(f'backend="triton" cannot run here: {reason}')
+    return _import_kernels()
+
+
+@functools.cache
+def _import_kernels() -> Any:
     try:
-        from . import kernels
+        return importlib.import_module(".kernels", __package__)
     except ModuleNotFoundError as error:
         if error.name != f"{__package__}.kernels":
             raise
@@ -51,7 +58,6 @@ def _kernels(device: torch.device) -> Any:
             f"{__package__} was imported from {pathlib.Path(__file__).parent}, a source tree that holds its kernels elsewhere; "
             "install it there with 'pip install -e .', or start Python outside of it"
         ) from None
-    return kernels
 
 
 def _define(schema: str, implementation: Callable[..., Any], fake: Callable[..., Any], autograd: Callable[..., Any]) -> Any:

@@ -1,0 +1,196 @@
+"""The command line, run as a user runs it, and the methods behind it."""
+
+import io
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from typer.testing import CliRunner
+
+import tritonds
+from tritonds import methods
+from tritonds.cli import app
+
+
+def pixels_of(path):
+    with Image.open(path) as file:
+        return np.array(file)
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "200"})
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder with a photograph, one in a folder below it, one that lies on its side, and a file that is no image."""
+    folder = tmp_path / "photos"
+    (folder / "below").mkdir(parents=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / "a.png")
+    Image.fromarray(pixels[:, :, 0]).save(folder / "below" / "grey.PNG")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # rotated by a quarter turn
+    Image.fromarray(pixels).save(folder / "turned.jpg", exif=exif)
+    (folder / "notes.txt").write_text("not looked at")
+    return folder
+
+
+@pytest.mark.parametrize("method", methods.NAMES)
+def test_resize_by_every_method(method, photos, tmp_path):
+    result = run("resize", photos, "--size", "12x8", "--out", tmp_path / "out", "--method", method)
+    assert result.exit_code == 0, result.output
+    names = ["a.png", "below/grey.png", "turned.png"]
+    assert sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.png")) == names
+    assert all(pixels_of(tmp_path / "out" / name).shape == (8, 12, 3) for name in names)
+
+
+def test_resize_gives_the_methods_pixels(photos, tmp_path):
+    run("resize", photos / "a.png", "--size", "12x8", "--out", tmp_path, "--method", "bilinear-aa")
+    image = torch.from_numpy(pixels_of(photos / "a.png")).permute(2, 0, 1)[None].double() / 255
+    expected = F.interpolate(image, (8, 12), mode="bilinear", antialias=True)[0].permute(1, 2, 0) * 255
+    assert np.abs(pixels_of(tmp_path / "a.png") - expected.numpy()).max() < 0.51
+
+
+def test_resize_honours_exif_orientation(tmp_path):
+    pixels = np.zeros((10, 20, 3), dtype=np.uint8)
+    pixels[:, :10] = 255  # left half white: top half, once turned
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
+    assert run("resize", tmp_path / "turned.png", "--size", "2x4", "--out", tmp_path / "out").exit_code == 0
+    upright = pixels_of(tmp_path / "out" / "turned.png")[:, :, 0]
+    assert (upright[0] > 250).all()
+    assert (upright[3] < 5).all()
+
+
+def test_resize_goes_on_past_files_that_cannot_be_read(photos, tmp_path):
+    (photos / "broken.png").write_bytes(b"no image")
+    data = (photos / "a.png").read_bytes()
+    (photos / "cut.png").write_bytes(data[: len(data) // 2])
+    result = run("resize", photos, photos / "missing.png", "--size", "5x4", "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    for name in ("broken.png", "cut.png", "missing.png"):
+        assert f"{photos / name}:" in result.output
+    assert "3 written" in result.output
+    assert not (tmp_path / "out" / "broken.png").exists()
+
+
+def test_resize_does_not_write_one_result_over_another(photos, tmp_path):
+    Image.fromarray(pixels_of(photos / "a.png")).save(photos / "a.bmp")
+    result = run("resize", photos, "--size", "5x4", "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "already the result of another input" in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--size", "5"), "expected WIDTHxHEIGHT"),
+        (("--size", "0x5"), "expected WIDTHxHEIGHT"),
+        (("--size", "5x5", "--method", "nearest"), "method: expected one of"),
+        (("--size", "5x5", "--method", "area", "--weights", "w.pt"), "learns nothing"),
+        (("--size", "5x5", "--weights", "missing.pt"), "missing.pt"),
+    ],
+)
+def test_resize_refuses(arguments, message, photos, tmp_path):
+    result = run("resize", photos, "--out", tmp_path / "out", *arguments)
+    assert result.exit_code == 2
+    assert message in result.output
+
+
+def test_weights_are_used(photos, tmp_path):
+    net = tritonds.DownsizeNet(taps=3, prior="bilinear", hidden_layers=2)
+    torch.nn.init.normal_(net.out.weight)
+    net.save(tmp_path / "w.pt")
+    run("resize", photos / "a.png", "--size", "12x8", "--out", tmp_path, "--weights", tmp_path / "w.pt")
+    image = torch.from_numpy(pixels_of(photos / "a.png")).permute(2, 0, 1)[None].float() / 255
+    expected = net(image, (8, 12))[0].permute(1, 2, 0).detach().numpy() * 255
+    assert np.abs(pixels_of(tmp_path / "a.png") - expected).max() < 0.51
+    wrong = run("resize", photos / "a.png", "--size", "5x5", "--out", tmp_path, "--weights", tmp_path / "w.pt",
+                "--method", "texture-only")  # fmt: skip
+    assert wrong.exit_code == 2
+    assert "another kind of network" in wrong.output
+
+
+def test_loading_refuses_other_files_and_runs_no_code(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (exec, ("raise SystemExit('code ran')",))
+
+    torch.save({"options": Evil(), "state_dict": {}}, tmp_path / "evil.pt")
+    (tmp_path / "text.pt").write_text("hello")
+    torch.save({"options": {"taps": 2}, "state_dict": tritonds.DownsizeNet(taps=3).state_dict()}, tmp_path / "shapes.pt")
+    for name in ("evil.pt", "text.pt", "shapes.pt"):
+        with pytest.raises(ValueError, match="expected a file written by"):
+            tritonds.DownsizeNet.load(tmp_path / name)
+    with pytest.raises(FileNotFoundError):
+        tritonds.DownsizeNet.load(tmp_path / "missing.pt")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_compare_draws_a_picture_and_prints_a_table(photos, tmp_path):
+    result = run("compare", photos / "turned.jpg", "--size", "9x14", "--out", tmp_path / "out" / "picture.png")
+    assert result.exit_code == 0, result.output
+    assert pixels_of(tmp_path / "out" / "picture.png").std() > 10
+    for name in methods.NAMES:
+        assert name in result.output
+    assert "20x30 to 9x14" in result.output  # upright
+    assert run("compare", tmp_path / "missing.png").exit_code == 2
+
+
+def test_doctor_says_what_would_run():
+    result = run("doctor")
+    assert result.exit_code == 0
+    for text in (tritonds.__version__, torch.__version__, 'backend "auto"', 'backend "triton"'):
+        assert text in result.output
+
+
+class TestMethods:
+    """Against the functions that they stand for, from their own libraries."""
+
+    image = torch.rand(1, 3, 30, 40, dtype=torch.float64)
+
+    def test_bicubic_is_pillows(self):
+        channel = Image.fromarray(self.image[0, 0].float().numpy())
+        expected = np.asarray(channel.resize((17, 13), Image.Resampling.BICUBIC))
+        got = methods.get("bicubic-aa")(self.image, (13, 17))[0, 0].numpy()
+        np.testing.assert_allclose(got, expected, atol=1e-5)
+
+    def test_bilinear_aa_is_pillows(self):
+        channel = Image.fromarray(self.image[0, 0].float().numpy())
+        expected = np.asarray(channel.resize((17, 13), Image.Resampling.BILINEAR))
+        np.testing.assert_allclose(methods.get("bilinear-aa")(self.image, (13, 17))[0, 0].numpy(), expected, atol=1e-5)
+
+    def test_bilinear_and_area_are_opencvs(self):
+        pixels = self.image[0, 0].numpy()
+        bilinear = cv2.resize(pixels, (17, 13), interpolation=cv2.INTER_LINEAR)
+        np.testing.assert_allclose(methods.get("bilinear")(self.image, (13, 17))[0, 0].numpy(), bilinear, atol=1e-5)
+        area = cv2.resize(pixels, (17, 13), interpolation=cv2.INTER_AREA)
+        np.testing.assert_allclose(methods.get("area")(self.image, (13, 17))[0, 0].numpy(), area, atol=1e-6)
+
+    @pytest.mark.parametrize("name", methods.NETWORKS)
+    def test_untrained_networks_are_antialiased_bilinear(self, name):
+        image = self.image.float()
+        expected = F.interpolate(image, (16, 21), mode="bilinear", antialias=True)
+        torch.testing.assert_close(methods.get(name)(image, (16, 21)), expected)
+
+    def test_unknown_names_are_refused(self):
+        with pytest.raises(ValueError, match="method: expected one of"):
+            methods.get("lanczos")
+
+
+def test_save_and_load_keep_everything():
+    net = tritonds.DownsizeNet((6, 7), taps=3, prior="antialias", in_channels=1, texture_layers=2, hidden_layers=3)
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    buffer = io.BytesIO()
+    net.save(buffer)
+    buffer.seek(0)
+    loaded = tritonds.DownsizeNet.load(buffer)
+    assert loaded.options() == net.options()
+    image = torch.rand(1, 1, 13, 17)
+    assert torch.equal(loaded(image), net(image))

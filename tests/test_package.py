@@ -1,0 +1,119 @@
+"""The wheel, installed where the sources are not, with Triton and without."""
+
+import os
+import pathlib
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    out = tmp_path_factory.mktemp("wheel")
+    run([sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", out, ROOT], cwd=out)
+    (path,) = out.glob("*.whl")
+    return path
+
+
+def run(command, cwd, **environment):
+    kept = {name: value for name, value in os.environ.items() if name not in ("TRITON_INTERPRET", "PYTHONPATH")}
+    result = subprocess.run(command, cwd=cwd, env=kept | environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
+    return result.stdout
+
+
+def environment(folder, wheel, without):
+    """An environment with the wheel and with this one's packages, but for tritonds itself and those named ``without``."""
+    venv.create(folder, symlinks=True, with_pip=False)
+    site = pathlib.Path(sysconfig.get_path("purelib", vars={"base": folder}))
+    for package in pathlib.Path(sysconfig.get_path("purelib")).iterdir():
+        name = package.name.lower()
+        if not name.startswith(("__editable__", "tritonds", *without)):
+            (site / package.name).symlink_to(package)
+    pip = [sys.executable, "-m", "pip", "--python", folder / "bin" / "python", "--quiet", "install", "--no-deps", "--no-index"]
+    run([*pip, wheel], cwd=folder)
+    return folder / "bin"
+
+
+@pytest.fixture(scope="module")
+def without_triton(wheel, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("without_triton")
+    return environment(folder, wheel, without=("triton-", "triton"))
+
+
+@pytest.fixture(scope="module")
+def with_triton(wheel, tmp_path_factory):
+    return environment(tmp_path_factory.mktemp("with_triton"), wheel, without=())
+
+
+def test_wheel_holds_the_package_and_nothing_else(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    tops = {name.split("/")[0] for name in names}
+    assert tops == {"tritonds", next(top for top in tops if top.endswith(".dist-info"))}
+    assert {"tritonds/py.typed", "tritonds/kernels/__init__.py", "tritonds/cli.py"} <= set(names)
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+
+
+def test_works_without_triton(without_triton, tmp_path):
+    code = """
+import importlib.util, pathlib, sys, torch, tritonds
+assert importlib.util.find_spec("triton") is None
+assert "site-packages" in tritonds.__file__, tritonds.__file__
+net = tritonds.DownsizeNet((4, 5))
+net(torch.rand(1, 3, 9, 9)).sum().backward()
+try:
+    tritonds.area_pool2d(torch.rand(1, 1, 4, 4), (2, 2), backend="triton")
+except RuntimeError as error:
+    assert "Triton is not installed" in str(error)
+    print("fine")
+"""
+    assert run([without_triton / "python", "-W", "error", "-c", code], cwd=tmp_path) == "fine\n"
+    assert "not installed" in run([without_triton / "tritonds", "doctor"], cwd=tmp_path)
+
+
+CODE_WITH_TRITON = """
+import torch, tritonds
+x = torch.rand(1, 2, 5, 5)
+y = tritonds.area_pool2d(x, (2, 3), backend="triton")
+assert torch.allclose(y, tritonds.area_pool2d(x, (2, 3), backend="torch"))
+print("fine")
+"""
+
+
+def test_works_with_triton(with_triton, tmp_path):
+    assert run([with_triton / "python", "-c", CODE_WITH_TRITON], cwd=tmp_path, TRITON_INTERPRET="1") == "fine\n"
+    code = """
+import sys, tritonds
+assert "tritonds.kernels" not in sys.modules
+"""
+    run([with_triton / "python", "-c", code], cwd=tmp_path)
+
+
+def test_a_source_tree_in_the_way_is_named(with_triton):
+    """Started in the repository's root, Python takes the sources for the installed package; their kernels lie elsewhere."""
+    code = CODE_WITH_TRITON.replace("import torch", "import sys; sys.path.insert(0, ''); import torch")
+    with pytest.raises(AssertionError, match=r"a source tree that holds its kernels elsewhere; install it there with"):
+        run([with_triton / "python", "-c", code], cwd=ROOT, TRITON_INTERPRET="1")
+
+
+def test_the_bare_name_kernels_is_refused():
+    with pytest.raises(AssertionError, match=r"these kernels are the package 'tritonds.kernels'"):
+        run([sys.executable, "-c", "import kernels"], cwd=ROOT)
+
+
+def test_importing_starts_nothing(tmp_path):
+    """No CUDA context, no kernels, no compiler, and fast enough not to be noticed beside PyTorch."""
+    code = """
+import sys, torch
+before = set(sys.modules)
+import tritonds
+assert not torch.cuda.is_initialized()
+assert not {"tritonds.kernels", "torch._dynamo", "torch._inductor"} & (set(sys.modules) - before)
+"""
+    run([sys.executable, "-c", code], cwd=tmp_path)

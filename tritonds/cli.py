@@ -1,0 +1,243 @@
+"""The command line ``tritonds``: resize images, compare methods on one, say what would run here."""
+
+import copy
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from PIL import Image, ImageOps
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor
+
+from . import __version__, methods, ops
+from .module import DownsizeNet
+
+app = typer.Typer(help="Learned image downsizing.", no_args_is_help=True, add_completion=False)
+console = Console()
+SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+
+Size = Annotated[str, typer.Option(help="WIDTHxHEIGHT of the result, in pixels")]
+Weights = Annotated[Path | None, typer.Option(help="file written by DownsizeNet.save")]
+
+
+@app.command()
+def resize(
+    inputs: Annotated[list[Path], typer.Argument(metavar="IN...", help="image files, or folders to search for them")],
+    size: Size,
+    out: Annotated[Path, typer.Option(help="folder for the results, PNG files under the inputs' names")],
+    method: Annotated[str, typer.Option(help=", ".join(methods.NAMES))] = "downsizenet",
+    weights: Weights = None,
+) -> None:
+    """Resize images as 8-bit RGB, honouring EXIF orientation. What cannot be read is reported, and the rest goes on."""
+    target = _parse_size(size)
+    try:
+        function = methods.get(method, weights)
+    except (OSError, ValueError) as error:
+        raise typer.BadParameter(str(error)) from error
+    device = _device()
+    if isinstance(function, DownsizeNet):
+        function.to(device)
+    failures = []
+    written: set[Path] = set()
+    for source, name in track(list(_images(inputs)), "resizing", console=console):
+        destination = out / name.with_suffix(".png")
+        try:
+            if destination in written:
+                raise ValueError(f"{destination} is already the result of another input")
+            _resize_file(source, destination, function, target, device)
+            written.add(destination)
+        except UNREADABLE as error:
+            failures.append(f"{source}: {error}")
+    console.print(f"{len(written)} written to {out}")
+    for failure in failures:
+        console.print(f"failed: {failure}", style="red", markup=False, soft_wrap=True)
+    if failures or not written:
+        raise typer.Exit(1)
+
+
+@app.command()
+def compare(
+    photo: Annotated[Path | None, typer.Argument(help="image file; without one, a sample photograph of scikit-image")] = None,
+    size: Annotated[str, typer.Option(help="WIDTHxHEIGHT of the results; the photograph's size over 1.9 if not given")] = "",
+    out: Annotated[Path, typer.Option(help="the picture to write")] = Path("compare.png"),
+    weights: Weights = None,
+) -> None:
+    """Draw every method side by side, with the coefficient map and the difference to area averaging, and print times."""
+    try:
+        image = _sample() if photo is None else _read(photo)
+        networks = {name: methods.network(name, weights if name == "downsizenet" else None) for name in methods.NETWORKS}
+    except UNREADABLE as error:
+        raise typer.BadParameter(str(error)) from error
+    target = _parse_size(size) if size else (max(1, int(image.shape[2] / 1.9)), max(1, int(image.shape[3] / 1.9)))
+    device = _device()
+    image = image.to(device)
+    results = {}
+    table = Table("method", "ms", "largest difference of the Triton kernels to the reference")
+    for name in methods.NAMES:
+        function = networks[name].to(device) if name in networks else methods.get(name)
+        results[name], milliseconds = _timed(partial(function, image, target), device)
+        network = networks.get(name)
+        difference = "" if network is None else _triton_difference(network, image, target)
+        table.add_row(name, f"{milliseconds:.2f}", difference)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    trained = "untrained" if weights is None else str(weights)
+    _draw(image, results, networks["downsizenet"].coefficients(image, target), trained, out)
+    height, width = image.shape[2:]
+    where = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
+    table.title = f"{width}x{height} to {target[1]}x{target[0]}, float32, {where}, PyTorch {torch.__version__}"
+    console.print(table)
+    console.print(f"wrote {out}", soft_wrap=True)
+
+
+@app.command()
+def doctor() -> None:
+    """Show versions, devices, and which backend would run where, and why."""
+    table = Table("what", "here", show_header=False)
+    table.add_row("tritonds", __version__)
+    table.add_row("Python", platform.python_version())
+    table.add_row("PyTorch", torch.__version__)
+    table.add_row("Triton", _version("triton"))
+    for index in range(torch.cuda.device_count()):
+        table.add_row(f"GPU {index}", torch.cuda.get_device_name(index))
+    if not torch.cuda.is_available():
+        table.add_row("GPU", "none that PyTorch can use")
+    for device_type in ("cuda", "cpu") if torch.cuda.is_available() else ("cpu",):
+        reason = ops.why_no_triton(device_type)
+        automatic = "triton" if device_type == "cuda" and reason is None else "torch"
+        table.add_row(f'backend "auto", {device_type} tensors', automatic)
+        table.add_row(f'backend "triton", {device_type} tensors', "runs" if reason is None else f"cannot run: {reason}")
+    console.print(table)
+
+
+def main() -> None:
+    """Entry point."""
+    app()
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _parse_size(text: str) -> tuple[int, int]:
+    """(height, width) from WIDTHxHEIGHT."""
+    width, separator, height = text.lower().partition("x")
+    if not separator or not (width.isdecimal() and height.isdecimal()) or int(width) < 1 or int(height) < 1:
+        raise typer.BadParameter(f"size: expected WIDTHxHEIGHT, such as 160x120, got {text!r}")
+    return int(height), int(width)
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _images(inputs: list[Path]) -> Iterator[tuple[Path, Path]]:
+    """Every input file with the name of its result; those in a folder keep their place below it."""
+    for path in inputs:
+        if path.is_dir():
+            for file in sorted(path.rglob("*")):
+                if file.suffix.lower() in SUFFIXES:
+                    yield file, file.relative_to(path)
+        else:
+            yield path, Path(path.name)
+
+
+def _read(path: Path) -> Tensor:
+    """An image file, upright, as (1, 3, H, W) between 0 and 1."""
+    with Image.open(path) as file:
+        upright = ImageOps.exif_transpose(file).convert("RGB")
+    return _to_tensor(np.asarray(upright))
+
+
+def _sample() -> Tensor:
+    from skimage import data
+
+    return _to_tensor(data.astronaut())
+
+
+def _to_tensor(pixels: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.array(pixels)).permute(2, 0, 1)[None].float() / 255
+
+
+def _to_pixels(image: Tensor) -> np.ndarray:
+    return (image[0].clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+
+
+def _resize_file(
+    source: Path, destination: Path, function: methods.Resize, size: tuple[int, int], device: torch.device
+) -> None:
+    image = function(_read(source).to(device), size)
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(_to_pixels(image)).save(destination)
+
+
+def _timed(run: Callable[[], Tensor], device: torch.device) -> tuple[Tensor, float]:
+    """The result and the median of five runs, in milliseconds, after one that does not count."""
+    result = run()
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        run()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(1000 * (time.perf_counter() - start))
+    return result, statistics.median(times)
+
+
+def _triton_difference(network: DownsizeNet, image: Tensor, size: tuple[int, int]) -> str:
+    """Largest absolute difference between the backends, with random logits, so that it is more than the prior's.
+
+    On a CPU over a corner, since the interpreter is slow.
+    """
+    reason = ops.why_no_triton(image.device.type)
+    if reason is not None:
+        return f"not run: {reason}"
+    note = ""
+    if image.device.type == "cpu":
+        image, size = image[:, :, :64, :64], (min(size[0], 33), min(size[1], 31))
+        note = " (interpreter, 64x64 corner)"
+    network = copy.deepcopy(network)
+    torch.nn.init.normal_(network.out.weight)
+    results = []
+    for network.backend in ("triton", "torch"):
+        results.append(network(image, size))
+    triton, reference = results
+    return f"{(triton - reference).abs().max().item():.1e}{note}"
+
+
+def _draw(image: Tensor, results: dict[str, Tensor], coefficients: Tensor, trained: str, out: Path) -> None:
+    """One panel a method, its difference to area averaging below, and what DownsizeNet's coefficients are like."""
+    from matplotlib.figure import Figure
+
+    columns = len(results) + 1
+    figure = Figure(figsize=(3 * columns, 6.4), layout="constrained")
+    axes = figure.subplots(2, columns)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    axes[0, 0].imshow(_to_pixels(image))
+    axes[0, 0].set_title(f"source {image.shape[3]}x{image.shape[2]}")
+    effective = 1 / coefficients[0].square().sum(dim=0)
+    panel = axes[1, 0].imshow(effective.cpu(), vmin=1, vmax=coefficients.shape[1], cmap="viridis")
+    axes[1, 0].set_title(f"downsizenet ({trained}):\ntaps in effect, 1 / sum of squares")
+    figure.colorbar(panel, ax=axes[1, 0], shrink=0.7)
+    for column, (name, result) in enumerate(results.items(), start=1):
+        axes[0, column].imshow(_to_pixels(result))
+        axes[0, column].set_title(name)
+        difference = (result - results["area"])[0].mean(dim=0).cpu()
+        panel = axes[1, column].imshow(difference, vmin=-0.1, vmax=0.1, cmap="RdBu")
+        axes[1, column].set_title(f"{name} - area\nlargest {difference.abs().max():.3f}")
+    figure.colorbar(panel, ax=axes[1, -1], shrink=0.7)
+    figure.savefig(out, dpi=110)
