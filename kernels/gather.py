@@ -194,7 +194,7 @@ def _launch(image: Tensor, coefficients: Tensor, output: Tensor, taps: int, back
     batch, channels, out_h, out_w = output.shape
     image_h, image_w = image.shape[2:]
     taps_pad = triton.next_power_of_2(taps * taps)
-    tile = tile_shape(min(128, 2048 // taps_pad))
+    tile = tile_shape(128 if taps_pad <= 4 else 32)
     launch(
         weighted_gather_kernel,
         tiles(batch, out_h, out_w, tile),
