@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tritonds import geometry
 
-from .launch import accumulator, aligned_strides, launch, needs_int64, tile_shape, tiles
+from .launch import accumulator, aligned_strides, cdiv, launch, needs_int64, next_power_of_2, tile_shape, tiles
 from .tile import bin_sum, tile_pixels
 
 
@@ -84,9 +84,9 @@ def _launch(source: Tensor, output: Tensor, norm: tuple[int, int]) -> None:
     """Sum ``source`` over the bins of ``output``'s pixels and divide by ``norm``."""
     batch, channels, out_h, out_w = output.shape
     source_h, source_w = source.shape[2:]
-    channels_pad = min(64, triton.next_power_of_2(channels))
+    channels_pad = min(64, next_power_of_2(channels))
     tile = tile_shape(min(128, 2048 // channels_pad))
-    chunks = triton.cdiv(channels, channels_pad)
+    chunks = cdiv(channels, channels_pad)
     stride_n, stride_c, stride_h, stride_w, channels_last, align = aligned_strides(source)
     launch(
         area_pool_kernel,

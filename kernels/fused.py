@@ -20,7 +20,17 @@ from torch import Tensor
 
 from .area_pool import area_pool2d_backward, bin_width
 from .gather import grad_image_gather
-from .launch import accumulator, aligned_strides, dot_precision, launch, needs_int64, padded, tile_shape, tiles
+from .launch import (
+    accumulator,
+    aligned_strides,
+    dot_precision,
+    launch,
+    needs_int64,
+    next_power_of_2,
+    padded,
+    tile_shape,
+    tiles,
+)
 from .network import (
     encode_distances,
     first_distance,
@@ -564,7 +574,7 @@ def _forward(
     taps: int,
     prior: str,
 ) -> None:
-    taps_pad = triton.next_power_of_2(taps * taps)
+    taps_pad = next_power_of_2(taps * taps)
     arguments = _network_arguments(image, image_size, texture, weights, distance, output, taps, taps_pad, prior)
     pixels, warps = _forward_shape(_widest(arguments), output.dtype)
     tile = tile_shape(pixels)

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import accumulator, launch, needs_int64, tile_shape, tiles
+from .launch import accumulator, cdiv, launch, needs_int64, next_power_of_2, tile_shape, tiles
 from .tile import first_tap, gather, gather_backward, tap_offsets, tile_pixels, windows_starting_by
 
 
@@ -193,7 +193,7 @@ def weighted_gather2d_backward(
 def _launch(image: Tensor, coefficients: Tensor, output: Tensor, taps: int, backward: bool) -> None:
     batch, channels, out_h, out_w = output.shape
     image_h, image_w = image.shape[2:]
-    taps_pad = triton.next_power_of_2(taps * taps)
+    taps_pad = next_power_of_2(taps * taps)
     tile = tile_shape(128 if taps_pad <= 4 else 32)
     launch(
         weighted_gather_kernel,
@@ -234,8 +234,8 @@ def grad_image_gather(grad_output: Tensor, coefficients: Tensor, grad_image: Ten
     """Write the gradient to the image, for coefficients (N, K*K, h, w), into ``grad_image`` (N, C, H, W)."""
     batch, channels, image_h, image_w = grad_image.shape
     out_h, out_w = grad_output.shape[2:]
-    channels_pad = min(64, triton.next_power_of_2(channels))
-    chunks = triton.cdiv(channels, channels_pad)
+    channels_pad = min(64, next_power_of_2(channels))
+    chunks = cdiv(channels, channels_pad)
     tile = tile_shape(min(64, 1024 // channels_pad))
     launch(
         weighted_gather_grad_image_kernel,
@@ -276,4 +276,4 @@ def grad_image_gather(grad_output: Tensor, coefficients: Tensor, grad_image: Ten
 
 def _most_windows(n_in: int, n_out: int, taps: int) -> int:
     """Upper bound on the windows that read one source pixel, at the image's edges too."""
-    return min(n_out, triton.cdiv(taps * n_out, n_in))
+    return min(n_out, cdiv(taps * n_out, n_in))

@@ -38,13 +38,25 @@ def accumulator(dtype: torch.dtype) -> tl.dtype:
 
 
 def dot_precision(dtype: torch.dtype) -> str:
-    """Precision of float32 matrix products: IEEE, or TF32 where PyTorch's own setting allows it."""
-    return "tf32" if dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32 else "ieee"
+    """Precision of float32 matrix products: IEEE, or TF32 where PyTorch's own setting asks for it on an NVIDIA GPU."""
+    if dtype != torch.float32 or torch.version.hip is not None:
+        return "ieee"
+    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
+
+
+def next_power_of_2(n: int) -> int:
+    """The least power of two that is at least ``n``. (Triton's own costs ten times as much, at every launch.)"""
+    return 1 << (n - 1).bit_length()
+
+
+def cdiv(a: int, b: int) -> int:
+    """``a / b`` rounded up."""
+    return -(-a // b)
 
 
 def padded(channels: int) -> int:
     """Channels rounded up to a power of two that a matrix product takes as its inner dimension."""
-    return max(16, triton.next_power_of_2(channels))
+    return max(16, next_power_of_2(channels))
 
 
 def tile_shape(pixels: int) -> tuple[int, int]:
@@ -57,7 +69,7 @@ def tile_shape(pixels: int) -> tuple[int, int]:
 
 def tiles(batch: int, height: int, width: int, tile: tuple[int, int]) -> int:
     """How many tiles cover ``batch`` planes of ``height`` x ``width`` pixels."""
-    return batch * triton.cdiv(height, tile[0]) * triton.cdiv(width, tile[1])
+    return batch * cdiv(height, tile[0]) * cdiv(width, tile[1])
 
 
 def needs_int64(axes: list[tuple[int, int]], tensors: list[Tensor | None]) -> bool:

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+pytest.importorskip("allpairspy")
 ROOT = pathlib.Path(__file__).parents[1]
 
 

@@ -190,15 +190,27 @@ class TestLargeTensors:
         z = tritonds.weighted_gather2d(x, quarter, size, backend="triton")
         assert torch.equal(z, tritonds.weighted_gather2d(x.contiguous(), quarter, size, backend="triton"))
 
-    def test_products_beyond_2_31(self, device):
+    def test_products_beyond_2_31(self, device, monkeypatch):
         """(2j + 1) * n_in overflows 32 bits along an axis of 70,000 pixels."""
-        x = torch.rand(1, 1, 1, 70_000, dtype=torch.float64, device=device)
-        y = tritonds.area_pool2d(x, (1, 35_001), backend="triton") if x.is_cuda else None
-        last = x.new_zeros(1, 4, 1, 70_001)
-        last[:, 0] = 1
         from tritonds import kernels
 
-        assert kernels.launch.needs_int64([(70_000, 70_001)], [])
-        assert not kernels.launch.needs_int64([(20_000, 20_000)], [x])
-        if y is not None:
-            torch.testing.assert_close(y, tritonds.area_pool2d(x, (1, 35_001), backend="torch"))
+        for module in (kernels.area_pool, kernels.gather):
+            monkeypatch.setattr(module, "tile_shape", lambda pixels: (1, 2**17 if device.type == "cpu" else 256))
+        x = torch.rand(1, 1, 1, 70_000, dtype=torch.float64, device=device, requires_grad=True)
+        a = torch.rand(1, 4, 1, 69_001, dtype=torch.float64, device=device, requires_grad=True)
+        results = []
+        for backend in BACKENDS:
+            pooled = tritonds.area_pool2d(x, (1, 35_001), backend=backend)
+            gathered = tritonds.weighted_gather2d(x, a, (1, 69_001), backend=backend)
+            weight = torch.arange(69_001, dtype=torch.float64, device=device)
+            grads = torch.autograd.grad((gathered * weight).sum() + pooled.square().sum(), [x, a])
+            results.append([pooled, gathered, *grads])
+        for y, z in zip(*results, strict=True):
+            torch.testing.assert_close(y, z)
+
+    def test_needed_no_sooner_than_it_is(self, device):
+        from tritonds import kernels
+
+        assert kernels.launch.needs_int64([(70_000, 35_001)], [])
+        assert not kernels.launch.needs_int64([(4320, 7680)], [torch.empty(64, 16, 4320, 7680, device="meta")])
+        assert kernels.launch.needs_int64([(8, 8)], [torch.empty(1, 2**12, 2**10, 2**10, device="meta")])

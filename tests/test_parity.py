@@ -180,3 +180,20 @@ def test_only_the_gradients_that_are_wanted(needs, device, monkeypatch):
         torch.testing.assert_close(grad, all_grads[index], rtol=1e-6, atol=1e-7)
     gathers = {"image": ["weighted_gather_grad_image_kernel"], "texture": ["area_pool_kernel"]}.get(needs, [])
     assert launched == ["downsize_kernel", "downsize_backward_kernel", *gathers]
+
+
+def test_matrix_products_follow_pytorchs_float32_precision(device, monkeypatch):
+    from cases import make
+
+    from tritonds import kernels
+
+    seen = []
+    monkeypatch.setattr(kernels.launch, "run", lambda kernel, programs, arguments: seen.append(arguments["PRECISION"]))
+    setting = torch.backends.cuda.matmul.fp32_precision
+    try:
+        for setting_now, dtype in [("ieee", torch.float32), ("tf32", torch.float32), ("tf32", torch.float64)]:
+            torch.backends.cuda.matmul.fp32_precision = setting_now
+            tritonds.downsize(*make(Case(dtype=dtype), device), (5, 6), backend="triton")
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = setting
+    assert seen == ["ieee", "tf32", "ieee"]
