@@ -11,8 +11,6 @@ if not torch.cuda.is_available():
 import hypothesis
 import pytest
 
-from tritonds import ops
-
 hypothesis.settings.register_profile("tritonds", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("tritonds")
 
@@ -32,17 +30,13 @@ def seed(request):
 
 
 @pytest.fixture(autouse=True)
-def poison(monkeypatch):
-    """Fill what operators allocate with NaN: an element that no kernel writes shows."""
-    for name in ("_empty_output", "_weight_grads"):
-        monkeypatch.setattr(ops, name, _poisoned(getattr(ops, name)))
-
-
-def _poisoned(allocate):
-    def allocate_nan(*args):
-        return allocate(*args).fill_(float("nan"))
-
-    return allocate_nan
+def poison():
+    """Have PyTorch fill all memory that it allocates with NaN: an element that no kernel writes shows."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    assert torch.utils.deterministic.fill_uninitialized_memory
+    assert torch.empty(1).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(False)
 
 
 def pytest_collection_modifyitems(items):
