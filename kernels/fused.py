@@ -615,6 +615,7 @@ def _backward(
     grad_pooled = None if grad_texture is None else grad_output.new_empty(batch, out_h, out_w, grad_texture.shape[1])
     a = None if grad_image is None else grad_output.new_empty(batch, out_h, out_w, taps * taps)
     partial = None if grad_weights is None else grad_output.new_empty(programs, grad_weights.numel(), dtype=acc)
+    arguments["INDEX64"] |= needs_int64([], [grad_pooled, a])
     launch(
         downsize_backward_kernel,
         programs,

@@ -215,3 +215,16 @@ class TestLargeTensors:
         assert kernels.launch.needs_int64([(70_000, 35_001)], [])
         assert not kernels.launch.needs_int64([(4320, 7680)], [torch.empty(64, 16, 4320, 7680, device="meta")])
         assert kernels.launch.needs_int64([(8, 8)], [torch.empty(1, 2**12, 2**10, 2**10, device="meta")])
+
+    def test_needed_for_what_the_backward_kernel_stores(self, monkeypatch):
+        """K*K coefficients per output pixel pass 2^31 where neither image nor result does."""
+        from tritonds import kernels
+
+        seen = []
+        monkeypatch.setattr(kernels.launch, "run", lambda kernel, programs, arguments: seen.append(arguments["INDEX64"]))
+        for side in (5000, 6000):
+            image = torch.empty(1, 1, side, side, device="meta")
+            weights = [torch.empty(shape, device="meta") for shape in [(1, 16), (1,), (64, 1), (64,)]]
+            grads = (torch.empty_like(image), None, torch.empty(145, device="meta"))
+            kernels.downsize_backward(image, image, None, weights, True, *grads, 8, "none")
+        assert seen == [False, False, True, True]
