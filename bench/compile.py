@@ -63,6 +63,8 @@ class Variant:
     distance: bool = True
     layers: int = 1
     channels_last: bool = True
+    channels: int = 16
+    """E, F and M alike."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def record(function: Callable[[], object]) -> list[Launch]:
 
 
 def launches_of(variant: Variant, parts: bool) -> list[Launch]:
-    """Forward and backward launches of a network with 16 channels everywhere, eight frames from 1080p to 540p.
+    """Forward and backward launches on eight frames, from 1080p to 540p.
 
     With ``parts``, also those of the operators that do a part of the work each.
     """
@@ -108,12 +110,13 @@ def launches_of(variant: Variant, parts: bool) -> list[Launch]:
         return torch.empty(*shape, dtype=dtype, device="meta")
 
     image, output = features(8, 3, 1080, 1920), features(8, 3, 540, 960)
-    texture = features(8, 16, 1080, 1920) if variant.texture else None
-    weights = [weight(16, 2 * variant.taps), weight(16)] if variant.distance else []
-    width = 16 * (variant.texture + variant.distance)
+    channels = variant.channels
+    texture = features(8, channels, 1080, 1920) if variant.texture else None
+    weights = [weight(channels, 2 * variant.taps), weight(channels)] if variant.distance else []
+    width = channels * (variant.texture + variant.distance)
     for _ in range(variant.layers):
-        weights += [weight(16, width), weight(16)]
-        width = 16
+        weights += [weight(channels, width), weight(channels)]
+        width = channels
     weights += [weight(variant.taps**2, width), weight(variant.taps**2)]
     grad_texture = None if texture is None else torch.empty_like(texture)
     grads = (torch.empty_like(image), grad_texture, weight(sum(t.numel() for t in weights)))
@@ -153,6 +156,7 @@ def covering_variants() -> list[Variant]:
         "distance": [True, False],
         "layers": [0, 1, 2, 3],
         "channels_last": [True, False],
+        "channels": [16, 5, 32],
     }
 
     def valid(row: list[Any]) -> bool:
@@ -224,14 +228,26 @@ def compile_all(variants: list[Variant], targets: list[str]) -> Iterator[Compile
 
 def table(rows: list[Compiled]) -> rich.table.Table:
     """One row a kernel; spills show as stack."""
-    columns = ["kernel", "target", "dtype", "taps", "prior", "inputs", "layers", "layout", "warps", "registers"]
+    columns = ["kernel", "target", "dtype", "taps", "prior", "inputs", "layers", "channels", "layout", "warps", "registers"]
     columns += ["stack B", "shared B", "instructions", "loads", "16-byte loads"]
     result = rich.table.Table(*columns, title=f"Compiled by Triton {triton.__version__}", caption="eight frames, 1080p to 540p")
     for row in rows:
         v = row.variant
         inputs = "+".join(name for name, there in (("distance", v.distance), ("texture", v.texture)) if there)
         layout = "channels-last" if v.channels_last else "contiguous"
-        values = (row.name, row.target, v.dtype, v.taps, v.prior, inputs, v.layers, layout, row.warps, row.registers)
+        values = (
+            row.name,
+            row.target,
+            v.dtype,
+            v.taps,
+            v.prior,
+            inputs,
+            v.layers,
+            v.channels,
+            layout,
+            row.warps,
+            row.registers,
+        )
         counts = (row.stack_bytes, row.shared_bytes, row.instructions, row.loads, row.wide_loads)
         result.add_row(*("" if value is None else str(value) for value in values + counts))
     return result
@@ -251,7 +267,7 @@ def main(
     if as_json:
         print(json.dumps([dataclasses.asdict(row) for row in rows]))
     else:
-        rich.console.Console(width=200).print(table(rows))
+        rich.console.Console(width=210).print(table(rows))
 
 
 if __name__ == "__main__":

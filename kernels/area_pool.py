@@ -62,10 +62,9 @@ def area_pool_kernel(
     n, y, x, pixel_mask = tile_pixels(tile, out_h, out_w, BLOCK_H, BLOCK_W, INDEX64)
     total = bin_sum(
         source_ptr + n * source_stride_n * SOURCE_ALIGN, source_stride_c, source_stride_h, source_stride_w,
-        channel, channel_mask, y, x, pixel_mask, source_h, source_w, out_h, out_w, bin_h, bin_w,
+        channel, channel_mask, y, x, pixel_mask, source_h, source_w, out_h, out_w, bin_h, bin_w, norm_h, norm_w,
         ACC, SOURCE_CHANNELS_LAST, SOURCE_ALIGN, BLOCK_H * BLOCK_W, CHANNELS_PAD,
     )  # fmt: skip
-    total *= 1.0 / norm_h.to(ACC) * (1.0 / norm_w.to(ACC))
     pixel = output_ptr + n * output_stride_n + y * output_stride_h + x * output_stride_w
     tl.store(pixel[:, None] + channel[None, :] * output_stride_c, total, mask=pixel_mask[:, None] & channel_mask[None, :])
 

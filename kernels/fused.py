@@ -52,7 +52,6 @@ INTEGERS = [
     "image_stride_n", "image_stride_c", "image_stride_h", "image_stride_w",
     "texture_stride_n", "texture_stride_c", "texture_stride_h", "texture_stride_w",
     "output_stride_n", "output_stride_c", "output_stride_h", "output_stride_w",
-    "pooled_stride_n", "coefficients_stride_n", "total_tiles",
     "image_h", "image_w", "texture_h", "texture_w", "out_h", "out_w", "bin_h", "bin_w",
 ]  # fmt: skip
 
@@ -88,12 +87,12 @@ def _infer(
         channel_mask = channel < F
         if INDEX64:
             channel = channel.to(tl.int64)
-        total = bin_sum(
+        pooled = bin_sum(
             texture_ptr + n * texture_stride_n * TEXTURE_ALIGN, texture_stride_c, texture_stride_h, texture_stride_w,
             channel, channel_mask, y, x, pixel_mask, texture_h, texture_w, out_h, out_w, bin_h, bin_w,
-            ACC, TEXTURE_CHANNELS_LAST, TEXTURE_ALIGN, BLOCK, F_PAD,
+            texture_h, texture_w, ACC, TEXTURE_CHANNELS_LAST, TEXTURE_ALIGN, BLOCK, F_PAD,
         )  # fmt: skip
-        p = (total * (1.0 / texture_h.to(ACC) * (1.0 / texture_w.to(ACC)))).to(OPERAND)
+        p = pooled.to(OPERAND)
         z = linear(p, first_p, z, PRECISION)
     z_0 = e
     z_1 = e
@@ -224,7 +223,7 @@ def _store_partial_distance(partial_ptr, vertical, horizontal, bias, E: tl.const
     tl.store(partial_ptr + E * 2 * TAPS + channel, bias, mask=mask)
 
 
-@triton.jit(do_not_specialize=INTEGERS)
+@triton.jit(do_not_specialize=[*INTEGERS, "total_tiles"])
 def downsize_backward_kernel(
     grad_output_ptr,
     output_stride_n,

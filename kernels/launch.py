@@ -5,11 +5,13 @@ import math
 from typing import Any
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
+from triton.runtime.interpreter import InterpretedFunction
 
 MAX_INT32 = 2**31 - 1
+INTERPRETED = isinstance(tl.cdiv, InterpretedFunction)
+"""Whether Triton was imported as its own interpreter, which runs kernels on a CPU."""
 
 
 def launch(kernel: Any, programs: int, device: torch.device, **arguments: Any) -> None:
@@ -61,7 +63,7 @@ def padded(channels: int) -> int:
 
 def tile_shape(pixels: int) -> tuple[int, int]:
     """(rows, columns) of a tile of ``pixels``, a power of two from 16; in the interpreter always one large tile."""
-    if triton.knobs.runtime.interpret:
+    if INTERPRETED:
         return 8, 16
     columns = 16 if pixels >= 64 else 8
     return pixels // columns, columns

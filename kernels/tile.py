@@ -8,10 +8,12 @@ import triton.language as tl
 
 from tritonds import geometry
 
+from .launch import INTERPRETED
+
 
 def _device_function(function: Callable[..., Any]) -> Any:
     """The one definition of the geometry, for use in kernels; the interpreter runs it as it stands."""
-    return function if triton.knobs.runtime.interpret else triton.jit(function)
+    return function if INTERPRETED else triton.jit(function)
 
 
 first_tap = _device_function(geometry.first_tap)
@@ -102,13 +104,15 @@ def bin_sum(
     out_w,
     bin_h,
     bin_w,
+    norm_h,
+    norm_w,
     ACC: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
     ALIGN: tl.constexpr,
     BLOCK: tl.constexpr,
     CHANNELS_PAD: tl.constexpr,
 ):
-    """Sum over each pixel's bin, weighted by overlap in units of 1 / (out_h * out_w) source pixels: [BLOCK, CHANNELS_PAD].
+    """Sum over each pixel's bin, weighted by overlap over ``norm_h * norm_w``: [BLOCK, CHANNELS_PAD].
 
     The tile lies with the axis that is contiguous in memory last, so that neighbouring threads read neighbouring bytes.
     """
@@ -118,6 +122,9 @@ def bin_sum(
         total = tl.zeros([BLOCK, CHANNELS_PAD], ACC)
     else:
         total = tl.zeros([CHANNELS_PAD, BLOCK], ACC)
+    # Dividing the weights, not the sum, keeps large values finite.
+    share_h = 1.0 / norm_h.to(ACC)
+    share_w = 1.0 / norm_w.to(ACC)
     for row in range(bin_h):
         i_y = first_row + row
         overlap_y = tl.where(pixel_mask, bin_overlap(i_y, y, source_h, out_h), 0)
@@ -125,7 +132,7 @@ def bin_sum(
             i_x = first_column + column
             overlap_x = bin_overlap(i_x, x, source_w, out_w)
             mask = (overlap_y > 0) & (overlap_x > 0)
-            weight = overlap_y.to(ACC) * overlap_x.to(ACC)
+            weight = (overlap_y.to(ACC) * share_h) * (overlap_x.to(ACC) * share_w)
             pixel = (i_y * source_stride_h + i_x * source_stride_w) * ALIGN
             if CHANNELS_LAST:
                 value = tl.load(

@@ -83,7 +83,82 @@ def test_resize_does_not_write_one_result_over_another(photos, tmp_path):
     Image.fromarray(pixels_of(photos / "a.png")).save(photos / "a.bmp")
     result = run("resize", photos, "--size", "5x4", "--out", tmp_path / "out")
     assert result.exit_code == 1
-    assert "already the result of another input" in result.output
+    assert "is an input, or already the result of another" in result.output
+
+
+def test_resize_does_not_write_over_its_inputs(photos, tmp_path):
+    before = pixels_of(photos / "a.png")
+    result = run("resize", photos, "--size", "5x4", "--out", photos)
+    assert result.exit_code == 1
+    assert f"{photos / 'a.png'} is an input" in result.output
+    assert np.array_equal(pixels_of(photos / "a.png"), before)
+
+
+def test_resize_does_not_search_its_own_results(photos):
+    for _ in range(2):
+        result = run("resize", photos, "--size", "5x4", "--out", photos / "small")
+        assert result.exit_code == 0
+        assert "3 written" in result.output
+    assert not (photos / "small" / "small").exists()
+
+
+def test_resize_reads_every_usual_mode(tmp_path):
+    rgb = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    image = Image.fromarray(rgb)
+    image.save(tmp_path / "cmyk.jpg", format="JPEG")
+    Image.fromarray(rgb).convert("CMYK").save(tmp_path / "cmyk.jpg")
+    image.quantize(16).save(tmp_path / "palette.png")
+    image.convert("RGBA").save(tmp_path / "alpha.png")
+    image.save(tmp_path / "ünïcode [bold].gif", save_all=True, append_images=[image.rotate(90)])
+    ramp = np.linspace(0, 65_535, 64).astype(np.uint16).reshape(8, 8)
+    Image.fromarray(ramp).save(tmp_path / "ramp.png")
+    (tmp_path / "folder.png").mkdir()
+    result = run("resize", tmp_path, "--size", "8x8", "--out", tmp_path / "o[bold]", "--method", "area")
+    assert result.exit_code == 0, result.output
+    assert "5 written" in result.output
+    assert np.abs(pixels_of(tmp_path / "o[bold]" / "ramp.png")[:, :, 0] - ramp / 257).max() <= 0.51
+    assert np.abs(pixels_of(tmp_path / "o[bold]" / "alpha.png").astype(int) - rgb).max() == 0
+
+
+@pytest.mark.parametrize("damage", ["float", "empty", "exif"])
+def test_resize_reports_what_it_cannot_decode(damage, photos, tmp_path):
+    bad = photos / ("bad.jpg" if damage == "exif" else "bad.tif")
+    if damage == "float":
+        Image.fromarray(np.random.default_rng(0).random((4, 4), dtype=np.float32)).save(bad)
+    elif damage == "empty":
+        bad.write_bytes(b"")
+    else:
+        data = bytearray((photos / "turned.jpg").read_bytes())
+        start = data.index(b"Exif")
+        data[start + 14 : start + 20] = b"\xff" * 6
+        bad.write_bytes(data)
+    result = run("resize", photos, "--size", "5x4", "--out", tmp_path / "out")
+    if damage == "exif":  # Pillow may ignore the block or fail on it; either way the others are done
+        assert "written" in result.output
+        assert (tmp_path / "out" / "turned.png").exists()
+        return
+    assert result.exit_code == 1
+    assert f"failed: {bad}" in result.output
+    assert "3 written" in result.output
+
+
+def test_resize_survives_a_decoder_that_fails_in_its_own_way(photos, tmp_path, monkeypatch):
+    def transpose(image):
+        if image.filename.endswith("turned.jpg"):
+            raise TypeError("bad operand type for abs(): 'str'")
+        return image
+
+    monkeypatch.setattr("tritonds.cli.ImageOps.exif_transpose", transpose)
+    result = run("resize", photos, "--size", "5x4", "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "turned.jpg: TypeError: bad operand type for abs(): 'str'" in result.output
+    assert "2 written" in result.output
+
+
+def test_resize_of_an_empty_folder_says_so(tmp_path):
+    result = run("resize", tmp_path, "--size", "5x4", "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "no images found" in result.output
 
 
 @pytest.mark.parametrize(
@@ -91,6 +166,7 @@ def test_resize_does_not_write_one_result_over_another(photos, tmp_path):
     [
         (("--size", "5"), "expected WIDTHxHEIGHT"),
         (("--size", "0x5"), "expected WIDTHxHEIGHT"),
+        (("--size", "99999999999x5"), "expected WIDTHxHEIGHT"),
         (("--size", "5x5", "--method", "nearest"), "method: expected one of"),
         (("--size", "5x5", "--method", "area", "--weights", "w.pt"), "learns nothing"),
         (("--size", "5x5", "--weights", "missing.pt"), "missing.pt"),
@@ -114,6 +190,9 @@ def test_weights_are_used(photos, tmp_path):
                 "--method", "texture-only")  # fmt: skip
     assert wrong.exit_code == 2
     assert "another kind of network" in wrong.output
+    tritonds.DownsizeNet(in_channels=1).save(tmp_path / "grey.pt")
+    wrong = run("resize", photos / "a.png", "--size", "5x5", "--out", tmp_path, "--weights", tmp_path / "grey.pt")
+    assert "for images of 1 channels" in wrong.output
 
 
 def test_loading_refuses_other_files_and_runs_no_code(tmp_path):
@@ -140,6 +219,7 @@ def test_compare_draws_a_picture_and_prints_a_table(photos, tmp_path):
         assert name in result.output
     assert "20x30 to 9x14" in result.output  # upright
     assert run("compare", tmp_path / "missing.png").exit_code == 2
+    assert "expected a .png" in run("compare", photos / "a.png", "--out", "c.xyz").output
 
 
 def test_doctor_says_what_would_run():
@@ -192,5 +272,9 @@ def test_save_and_load_keep_everything():
     buffer.seek(0)
     loaded = tritonds.DownsizeNet.load(buffer)
     assert loaded.options() == net.options()
+    half = io.BytesIO()
+    tritonds.DownsizeNet().bfloat16().save(half)
+    half.seek(0)
+    assert tritonds.DownsizeNet.load(half).out.weight.dtype == torch.bfloat16
     image = torch.rand(1, 1, 13, 17)
     assert torch.equal(loaded(image), net(image))

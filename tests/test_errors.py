@@ -48,6 +48,11 @@ BAD_ARGUMENTS = [
     (dict(weights=weights(distance_bias=None)), ValueError, "expected both distance_weight and distance_bias, or neither"),
     (dict(weights=weights(distance_weight=torch.rand(5, 3))), ValueError, "distance weight of shape (out, 4)"),
     (dict(weights=weights(distance_bias=torch.rand(4))), ValueError, "distance bias of shape (5,), got (4,)"),
+    (dict(image=IMAGE.to_sparse()), TypeError, "image: expected a dense tensor, got layout torch.sparse_coo"),
+    (dict(size=("5", 4)), TypeError, "size: expected a pair of integers (height, width), got ('5', 4)"),
+    (dict(prior=["bilinear"]), ValueError, "prior: expected None or one of"),
+    (dict(backend=None), ValueError, "backend: expected one of"),
+    (dict(weights=weights(hidden_weights=None)), TypeError, "expected hidden_weights to be a tuple of tensors, got NoneType"),
     (dict(weights=weights(hidden_biases=())), ValueError, "as many hidden_biases as hidden_weights, got 0 and 1"),
     (dict(weights=weights(hidden_biases=(3,))), TypeError, "hidden[0] bias to be a torch.Tensor, got int"),
     (dict(weights=weights(hidden_weights=(torch.rand(6, 9),) * 4, hidden_biases=(torch.rand(6),) * 4)), ValueError,
@@ -127,16 +132,66 @@ def test_layer_without_size_or_with_other_channels():
         DownsizeNet((4, 4))([[1]])
 
 
+def test_layer_names_a_dtype_that_does_not_fit():
+    for texture_channels in (0, 16):
+        net = DownsizeNet((4, 4), texture_channels=texture_channels)
+        with pytest.raises(TypeError, match="image: expected float16, bfloat16, float32 or float64, got"):
+            net(IMAGE.byte())
+        with pytest.raises(TypeError, match=r"image: expected the dtype of the layer, torch\.float32"):
+            net(IMAGE.double())
+        with pytest.raises(ValueError, match="image: expected the device of the layer, cpu, got meta"):
+            net(IMAGE.to("meta"))
+        with pytest.raises(ValueError, match="size: expected height and width of at least 1"):
+            net(IMAGE, (0, 3))
+
+
 def test_triton_says_why_it_cannot_run(monkeypatch):
+    tritonds.ops.why_no_triton.cache_clear()
     monkeypatch.setattr(tritonds.ops, "HAS_TRITON", False)
     with pytest.raises(RuntimeError, match=r'backend="triton" cannot run here: Triton is not installed'):
         area_pool2d(IMAGE, (4, 4), backend="triton")
+    tritonds.ops.why_no_triton.cache_clear()
     monkeypatch.undo()
     import triton
 
-    monkeypatch.setattr(triton.knobs.runtime, "interpret", False)
+    monkeypatch.setattr(triton, "__version__", "3.5.1")
+    with pytest.raises(RuntimeError, match=r"Triton 3.5.1 is installed; 3.6 or later is needed"):
+        area_pool2d(IMAGE, (4, 4), backend="triton")
+    tritonds.ops.why_no_triton.cache_clear()
+    monkeypatch.undo()
+    monkeypatch.setattr(triton.language, "cdiv", lambda a, b: None)  # not the interpreter's
     with pytest.raises(RuntimeError, match="CPU tensors need Triton's interpreter"):
         area_pool2d(IMAGE, (4, 4), backend="triton")
+    tritonds.ops.why_no_triton.cache_clear()
+
+
+def test_triton_refuses_forward_mode(device):
+    image = IMAGE.to(device)
+
+    def pool(x):
+        return area_pool2d(x, (4, 4), backend="triton")
+
+    with pytest.raises(RuntimeError, match="no forward-mode derivatives"):
+        torch.func.jvp(pool, (image,), (torch.ones_like(image),))
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(image, torch.ones_like(image))
+        with pytest.raises(RuntimeError, match="no forward-mode derivatives"):
+            pool(dual)
+        assert pool(image).shape == (2, 3, 4, 4)
+
+
+def test_sizes_of_other_libraries_are_taken():
+    import numpy as np
+
+    assert area_pool2d(IMAGE, (np.int64(4), np.int32(3))).shape == (2, 3, 4, 3)
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch", "triton"])
+def test_meta_tensors_give_shapes(backend):
+    with torch.device("meta"):
+        net = DownsizeNet((4, 5), backend=backend)
+        assert net(torch.rand(2, 3, 8, 9)).shape == (2, 3, 4, 5)
+        assert area_pool2d(torch.rand(2, 3, 8, 9), (4, 5), backend=backend).shape == (2, 3, 4, 5)
 
 
 def test_nothing_starts_before_the_arguments_are_checked(monkeypatch):

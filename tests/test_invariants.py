@@ -128,6 +128,22 @@ def test_bad_texture_stays_local(backend, device):
     assert torch.equal(y[~spoilt], good[~spoilt])
 
 
+@each_backend
+def test_large_values_stay_finite(backend, device):
+    x = torch.full((1, 1, 60, 60), 3e35, device=device)
+    torch.testing.assert_close(tritonds.area_pool2d(x, (7, 7), backend=backend), torch.full((1, 1, 7, 7), 3e35, device=device))
+
+
+@each_backend
+def test_an_infinite_logit_under_a_prior_of_zero_counts_for_nothing(backend, device):
+    case = Case(taps=8, prior="bilinear", size_in=(9, 9), size_out=(4, 4))
+    image, texture, weights = make(case, device)
+    out_bias = weights.out_bias.clone()
+    out_bias[0] = float("inf")  # the window's corner, more than a pixel from its centre
+    y = tritonds.downsize(image, texture, weights._replace(out_bias=out_bias), case.size_out, backend=backend, **case.options)
+    assert y.isfinite().all()
+
+
 @each_case
 def test_same_input_same_bits(case, device):
     inputs = make(replace(case, n=2, size_in=(23, 29), size_out=(11, 19)), device)

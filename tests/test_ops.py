@@ -158,6 +158,10 @@ def test_flops_are_counted(device):
     network = 2 * pixels * (5 * 4 + 7 * 11 + 4 * 7) + 2 * case.n * 6 * 11 * 14
     gather = 2 * pixels * 4 * 3
     assert counts == {"tritonds.downsize": network + gather, "tritonds.downsize_backward": 3 * network + 2 * gather}
+    image, texture, weights = make(case, device)
+    with FlopCounterMode(display=False) as counter:
+        fused(image.requires_grad_(), texture, weights, case.size_out).sum().backward()
+    assert counter.get_flop_counts()["Global"][torch.ops.tritonds.downsize_backward] == network + gather
 
 
 def test_nothing_is_saved_but_the_inputs(device):

@@ -24,8 +24,9 @@ from .module import DownsizeNet
 
 app = typer.Typer(help="Learned image downsizing.", no_args_is_help=True, add_completion=False)
 console = Console()
-SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
-UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+MAX_SIDE = 65_535
+"""Of a result, in pixels: what JPEG and most other formats allow."""
 
 Size = Annotated[str, typer.Option(help="WIDTHxHEIGHT of the result, in pixels")]
 Weights = Annotated[Path | None, typer.Option(help="file written by DownsizeNet.save")]
@@ -39,7 +40,10 @@ def resize(
     method: Annotated[str, typer.Option(help=", ".join(methods.NAMES))] = "downsizenet",
     weights: Weights = None,
 ) -> None:
-    """Resize images as 8-bit RGB, honouring EXIF orientation. What cannot be read is reported, and the rest goes on."""
+    """Resize images as 8-bit RGB (transparency dropped, first frame), honouring EXIF orientation.
+
+    What cannot be read is reported, and the rest goes on.
+    """
     target = _parse_size(size)
     try:
         function = methods.get(method, weights)
@@ -49,20 +53,26 @@ def resize(
     if isinstance(function, DownsizeNet):
         function.to(device)
     failures = []
-    written: set[Path] = set()
-    for source, name in track(list(_images(inputs)), "resizing", console=console):
+    sources = list(_images(inputs, out))
+    # An input is never written over, nor one result over another.
+    taken = {source.resolve() for source, _ in sources}
+    written = 0
+    for source, name in track(sources, "resizing", console=console):
         destination = out / name.with_suffix(".png")
         try:
-            if destination in written:
-                raise ValueError(f"{destination} is already the result of another input")
+            if destination.resolve() in taken:
+                raise ValueError(f"{destination} is an input, or already the result of another")
             _resize_file(source, destination, function, target, device)
-            written.add(destination)
-        except UNREADABLE as error:
+            taken.add(destination.resolve())
+            written += 1
+        except (OSError, ValueError) as error:
             failures.append(f"{source}: {error}")
-    console.print(f"{len(written)} written to {out}")
+    console.print(f"{written} written to {out}", markup=False, soft_wrap=True)
+    if not sources:
+        console.print(f"no images found (in folders: {', '.join(sorted(SUFFIXES))})")
     for failure in failures:
         console.print(f"failed: {failure}", style="red", markup=False, soft_wrap=True)
-    if failures or not written:
+    if failures or not sources:
         raise typer.Exit(1)
 
 
@@ -74,10 +84,12 @@ def compare(
     weights: Weights = None,
 ) -> None:
     """Draw every method side by side, with the coefficient map and the difference to area averaging, and print times."""
+    if out.suffix.lower() not in (".png", ".jpg", ".jpeg", ".pdf", ".svg"):
+        raise typer.BadParameter(f"out: expected a .png, .jpg, .pdf or .svg file, got {out}")
     try:
         image = _sample() if photo is None else _read(photo)
         networks = {name: methods.network(name, weights if name == "downsizenet" else None) for name in methods.NETWORKS}
-    except UNREADABLE as error:
+    except (OSError, ValueError) as error:
         raise typer.BadParameter(str(error)) from error
     target = _parse_size(size) if size else (max(1, int(image.shape[2] / 1.9)), max(1, int(image.shape[3] / 1.9)))
     device = _device()
@@ -97,7 +109,7 @@ def compare(
     where = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
     table.title = f"{width}x{height} to {target[1]}x{target[0]}, float32, {where}, PyTorch {torch.__version__}"
     console.print(table)
-    console.print(f"wrote {out}", soft_wrap=True)
+    console.print(f"wrote {out}", markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -135,31 +147,48 @@ def _version(package: str) -> str:
 def _parse_size(text: str) -> tuple[int, int]:
     """(height, width) from WIDTHxHEIGHT."""
     width, separator, height = text.lower().partition("x")
-    if not separator or not (width.isdecimal() and height.isdecimal()) or int(width) < 1 or int(height) < 1:
-        raise typer.BadParameter(f"size: expected WIDTHxHEIGHT, such as 160x120, got {text!r}")
-    return int(height), int(width)
+    sides = [int(side) if side.isdecimal() and len(side) < 9 else 0 for side in (height, width)]
+    if not separator or not all(1 <= side <= MAX_SIDE for side in sides):
+        raise typer.BadParameter(f"size: expected WIDTHxHEIGHT, such as 160x120, sides up to {MAX_SIDE}, got {text!r}")
+    return sides[0], sides[1]
 
 
 def _device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _images(inputs: list[Path]) -> Iterator[tuple[Path, Path]]:
-    """Every input file with the name of its result; those in a folder keep their place below it."""
+def _images(inputs: list[Path], out: Path) -> Iterator[tuple[Path, Path]]:
+    """Every input file with the name of its result; those in a folder keep their place below it. ``out`` is not searched."""
     for path in inputs:
         if path.is_dir():
             for file in sorted(path.rglob("*")):
-                if file.suffix.lower() in SUFFIXES:
+                inside = path.resolve() != out.resolve() and file.resolve().is_relative_to(out.resolve())
+                if file.suffix.lower() in SUFFIXES and file.is_file() and not inside:
                     yield file, file.relative_to(path)
         else:
             yield path, Path(path.name)
 
 
 def _read(path: Path) -> Tensor:
-    """An image file, upright, as (1, 3, H, W) between 0 and 1."""
-    with Image.open(path) as file:
-        upright = ImageOps.exif_transpose(file).convert("RGB")
-    return _to_tensor(np.asarray(upright))
+    """An image file, upright, as (1, 3, H, W) between 0 and 1.
+
+    Raises:
+        OSError: the file cannot be opened.
+        ValueError: it cannot be decoded, or its values have no known range.
+    """
+    try:
+        with Image.open(path) as file:
+            upright = ImageOps.exif_transpose(file)
+            if upright.mode.startswith("I;16"):
+                grey = torch.from_numpy(np.asarray(upright).astype(np.float32) / 65_535)
+                return grey.expand(1, 3, -1, -1).contiguous()
+            if upright.mode in ("I", "F"):
+                raise ValueError(f"pixels of mode {upright.mode} have no known range; convert the file to 8 or 16 bits")
+            return _to_tensor(np.asarray(upright.convert("RGB")))
+    except (OSError, ValueError):
+        raise
+    except Exception as error:  # decoders fail on damaged files in every way there is
+        raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
 def _sample() -> Tensor:

@@ -32,7 +32,8 @@ def _downsize_backward_flops(
     # The recomputed forward pass, then the gradients to inputs, then those to weights: each as much as a forward pass.
     passes = 1 + (need_texture or need_weights) + need_weights
     gather = 2 * taps**2 * channels * n * h * w
-    return int(passes * _network_flops(texture, weights, n * h * w) + (1 + need_image) * gather)
+    gathers = need_image + (need_texture or need_weights)
+    return int(passes * _network_flops(texture, weights, n * h * w) + gathers * gather)
 
 
 @register_flop_formula(torch.ops.tritonds.coefficients)

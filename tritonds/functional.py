@@ -1,5 +1,7 @@
 """The public functions: they check their arguments once, choose a backend, and call it."""
 
+import operator
+
 import torch
 from torch import Tensor
 
@@ -47,11 +49,12 @@ def downsize(
     Raises:
         TypeError: an argument of the wrong type, or tensors of different or unsupported dtypes.
         ValueError: shapes that do not fit, a size below 1, taps outside 1 to 8, an unknown prior or backend.
-        RuntimeError: backend="triton" where it cannot run; a second derivative of a Triton operator.
+        RuntimeError: backend="triton" where it cannot run; a second or forward-mode derivative of a Triton operator.
 
     Sums, distances and the softmax are in float32 (float64 for float64); float32 matrix products follow PyTorch's precision
     setting. Under autocast all tensors but float64 are cast to its dtype. Triton's results are bitwise equal from run to run,
-    forward and backward. Differentiable once in image, texture and all weights; saves its inputs alone.
+    forward and backward. Differentiable in image, texture and all weights: with Triton once, backward, saving its inputs alone
+    (networks too wide for one launch save more); with PyTorch as often as you like.
 
     Source: the method's poster; prior, hidden layers and half-pixel centres are our choice.
 
@@ -59,7 +62,7 @@ def downsize(
     >>> downsize(torch.ones(1, 3, 8, 8), torch.ones(1, 1, 8, 8), weights, (4, 4)).shape
     torch.Size([1, 3, 4, 4])
     """
-    image, texture, weights, flat = _prepare(image, texture, weights, size, taps, prior)
+    image, texture, weights, flat, size = _prepare(image, texture, weights, size, taps, prior)
     if _use_triton(backend, image):
         if _fits_one_launch(texture, flat, image.dtype):
             distance = weights.distance_weight is not None
@@ -95,7 +98,7 @@ def coefficients(
     >>> coefficients(torch.ones(1, 3, 4, 4), torch.ones(1, 1, 4, 4), weights, (1, 1)).flatten().tolist()
     [0.25, 0.25, 0.25, 0.25]
     """
-    image, texture, weights, flat = _prepare(image, texture, weights, size, taps, prior)
+    image, texture, weights, flat, size = _prepare(image, texture, weights, size, taps, prior)
     if _use_triton(backend, image):
         if _fits_one_launch(texture, flat, image.dtype):
             n, _, image_h, image_w = image.shape
@@ -129,7 +132,7 @@ def area_pool2d(x: Tensor, size: tuple[int, int], *, backend: str = "auto") -> T
     [1.0, 5.0]
     """
     _check_tensor("x", x)
-    _check_size(size)
+    size = _check_size(size)
     (x,) = _cast([x], x.device.type)
     _check_dtype("x", x)
     if _use_triton(backend, x):
@@ -163,7 +166,7 @@ def weighted_gather2d(
     """
     _check_tensor("image", image)
     _check_tensor("coefficients", coefficients)
-    _check_size(size)
+    size = _check_size(size)
     _check_taps(taps)
     expected = (image.shape[0], taps * taps, *size)
     if tuple(coefficients.shape) != expected:
@@ -185,11 +188,15 @@ def check_options(size: tuple[int, int] | None, taps: int, prior: str | None, ba
     _check_backend(backend)
 
 
-def check_image(image: Tensor, channels: int) -> None:
-    """Raise unless ``image`` is (N, ``channels``, H, W)."""
+def check_image(image: Tensor, channels: int, size: tuple[int, int], parameter: Tensor) -> None:
+    """Raise unless ``image`` is (N, ``channels``, H, W), on the device and, without autocast, of the dtype of ``parameter``."""
     _check_tensor("image", image)
     if image.shape[1] != channels:
         raise ValueError(f"image: expected {channels} channels, got shape {tuple(image.shape)}")
+    _check_dtype("image", image)
+    if not _autocasts(image.device.type):
+        _check_alike("image", image, "the layer", parameter)
+    _check_size(size)
 
 
 def _prepare(
@@ -199,19 +206,19 @@ def _prepare(
     size: tuple[int, int],
     taps: int,
     prior: str | None,
-) -> tuple[Tensor, Tensor | None, CoefficientWeights, list[Tensor]]:
+) -> tuple[Tensor, Tensor | None, CoefficientWeights, list[Tensor], tuple[int, int]]:
     """Check everything but the backend; cast under autocast; give the weights as they came and as a flat list."""
     _check_tensor("image", image)
     if texture is not None:
         _check_tensor("texture", texture)
         if texture.shape[0] != image.shape[0]:
             raise ValueError(f"texture: expected the image's batch size {image.shape[0]}, got {texture.shape[0]}")
-    _check_size(size)
+    size = _check_size(size)
     _check_taps(taps)
     _check_prior(prior)
     _check_weights(weights, 0 if texture is None else texture.shape[1], taps)
     flat = _flatten(weights)
-    if torch.is_autocast_enabled(image.device.type):
+    if _autocasts(image.device.type):
         device_type = image.device.type
         flat = _cast(flat, device_type)
         weights = _unflatten(flat, weights.distance_weight is not None)
@@ -222,26 +229,31 @@ def _prepare(
         _check_alike("texture", texture, "image", image)
     for tensor in flat:
         _check_alike("weights", tensor, "image", image)
-    return image, texture, weights, flat
+    return image, texture, weights, flat, size
 
 
 def _check_tensor(name: str, x: Tensor) -> None:
     if not isinstance(x, Tensor):
         raise TypeError(f"{name}: expected a torch.Tensor, got {type(x).__name__}")
+    if x.layout != torch.strided:
+        raise TypeError(f"{name}: expected a dense tensor, got layout {x.layout}")
     if x.ndim != 4:
         raise ValueError(f"{name}: expected 4 dimensions (N, channels, height, width), got shape {tuple(x.shape)}")
     if x.shape[1] < 1 or x.shape[2] < 1 or x.shape[3] < 1:
         raise ValueError(f"{name}: expected channels, height and width of at least 1, got shape {tuple(x.shape)}")
 
 
-def _check_size(size: tuple[int, int]) -> None:
+def _check_size(size: tuple[int, int]) -> tuple[int, int]:
+    """``size`` as two integers; those of other libraries, such as NumPy, are converted."""
     if not isinstance(size, (tuple, list)) or len(size) != 2:
         raise TypeError(f"size: expected a pair of integers (height, width), got {size!r}")
     for value in size:
-        if not isinstance(value, (int, torch.SymInt)) or isinstance(value, bool):
+        if isinstance(value, bool) or not (isinstance(value, (int, torch.SymInt)) or hasattr(value, "__index__")):
             raise TypeError(f"size: expected a pair of integers (height, width), got {size!r}")
         if value < 1:
             raise ValueError(f"size: expected height and width of at least 1, got {tuple(size)}")
+    h, w = (value if isinstance(value, (int, torch.SymInt)) else operator.index(value) for value in size)
+    return h, w
 
 
 def _check_taps(taps: int) -> None:
@@ -252,12 +264,12 @@ def _check_taps(taps: int) -> None:
 
 
 def _check_prior(prior: str | None) -> None:
-    if prior is not None and prior not in PRIORS:
+    if prior is not None and not (isinstance(prior, str) and prior in PRIORS):
         raise ValueError(f"prior: expected None or one of {PRIORS}, got {prior!r}")
 
 
 def _check_backend(backend: str) -> None:
-    if backend not in BACKENDS:
+    if not isinstance(backend, str) or backend not in BACKENDS:
         raise ValueError(f"backend: expected one of {BACKENDS}, got {backend!r}")
 
 
@@ -273,6 +285,9 @@ def _check_weights(weights: CoefficientWeights, texture_channels: int, taps: int
         channels += distance_channels
     if channels == 0:
         raise ValueError("weights: expected distance weights or a texture, got neither")
+    for name, tensors in (("hidden_weights", weights.hidden_weights), ("hidden_biases", weights.hidden_biases)):
+        if not isinstance(tensors, (tuple, list)):
+            raise TypeError(f"weights: expected {name} to be a tuple of tensors, got {type(tensors).__name__}")
     if len(weights.hidden_weights) != len(weights.hidden_biases):
         raise ValueError(
             f"weights: expected as many hidden_biases as hidden_weights, got {len(weights.hidden_biases)} and "
@@ -334,9 +349,14 @@ def _unflatten(flat: list[Tensor], distance: bool) -> CoefficientWeights:
     return CoefficientWeights(distance_weight, distance_bias, tuple(hidden[::2]), tuple(hidden[1::2]), flat[-2], flat[-1])
 
 
+def _autocasts(device_type: str) -> bool:
+    """Whether autocast is on; some devices, such as meta, have none."""
+    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+
+
 def _cast(tensors: list[Tensor], device_type: str) -> list[Tensor]:
     """``tensors`` in autocast's dtype if it is on, float64 excepted, as autocast does for PyTorch's own operators."""
-    if not torch.is_autocast_enabled(device_type):
+    if not _autocasts(device_type):
         return tensors
     dtype = torch.get_autocast_dtype(device_type)
     return [t.to(dtype) if t.is_floating_point() and t.dtype != torch.float64 else t for t in tensors]
@@ -346,10 +366,10 @@ def _use_triton(backend: str, x: Tensor) -> bool:
     """Whether ``backend`` means Triton for ``x``."""
     _check_backend(backend)
     if backend == "auto":
-        return x.is_cuda and ops.HAS_TRITON
+        # While tracing, no more than whether Triton is there: the operator itself says the rest, when it runs.
+        return x.is_cuda and (ops.HAS_TRITON if torch.compiler.is_compiling() else ops.why_no_triton("cuda") is None)
     if backend == "torch":
         return False
-    # While tracing, the answer is the operator's own, when it runs.
     reason = None if torch.compiler.is_compiling() else ops.why_no_triton(x.device.type)
     if reason is not None:
         raise RuntimeError(f'backend="triton" cannot run here: {reason}')

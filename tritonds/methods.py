@@ -60,5 +60,7 @@ def network(name: str, weights: str | PathLike[str] | None = None) -> DownsizeNe
         kind = (net.texture_channels > 0, net.distance_channels > 0)
         if (loaded.texture_channels > 0, loaded.distance_channels > 0) != kind:
             raise ValueError(f"weights: {weights} holds another kind of network than {name!r}")
+        if loaded.in_channels != net.in_channels:
+            raise ValueError(f"weights: {weights} is for images of {loaded.in_channels} channels, not {net.in_channels}")
         net = loaded
     return net.eval().requires_grad_(False)

@@ -2,7 +2,7 @@
 
 import itertools
 from os import PathLike
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -85,7 +85,7 @@ class DownsizeNet(nn.Module):
 
     def weights(self) -> CoefficientWeights:
         """The parameters of the coefficient network, as :func:`tritonds.downsize` takes them."""
-        hidden = [layer for layer in self.hidden if isinstance(layer, nn.Linear)]
+        hidden = cast(list[nn.Linear], list(self.hidden))
         return CoefficientWeights(
             None if self.distance is None else self.distance.weight,
             None if self.distance is None else self.distance.bias,
@@ -111,7 +111,7 @@ class DownsizeNet(nn.Module):
         size = self.size if size is None else size
         if size is None:
             raise ValueError("size: expected (height, width) here or when the layer was made, got neither")
-        functional.check_image(image, self.in_channels)
+        functional.check_image(image, self.in_channels, size, self.out.weight)
         return None if self.texture is None else self.texture(image), size
 
     def options(self) -> dict[str, Any]:
@@ -126,7 +126,7 @@ class DownsizeNet(nn.Module):
 
     @classmethod
     def load(cls, file: str | PathLike[str], *, backend: str = "auto") -> "DownsizeNet":
-        """The network that :meth:`save` wrote, on the CPU. Runs no code from the file.
+        """The network that :meth:`save` wrote, on the CPU and of the dtype it had. Runs no code from the file.
 
         Raises:
             ValueError: the file holds something else.
@@ -134,6 +134,7 @@ class DownsizeNet(nn.Module):
         try:
             content = torch.load(file, map_location="cpu", weights_only=True)
             net = cls(**content["options"], backend=backend)
+            net.to(content["state_dict"]["out.weight"].dtype)
             net.load_state_dict(content["state_dict"])
         except OSError:
             raise

@@ -4,8 +4,8 @@ Each operator is defined with :class:`torch.library.Library` and, at the Autogra
 :class:`torch.autograd.Function` only if a gradient is wanted: of the ways to register an operator, the one with the least
 overhead per call that also compiles, exports and passes :func:`torch.library.opcheck`.
 
-Outputs are allocated here, by the same functions for tensors and for fakes, so that their strides cannot differ. The kernels,
-and with them Triton, are imported at the first call.
+Outputs are allocated here, by the same functions for tensors and for fakes, so that their strides cannot differ. The kernels
+are imported at the first call.
 """
 
 import functools
@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from .reference import memory_format_of
 
@@ -24,17 +25,25 @@ HAS_TRITON = importlib.util.find_spec("triton") is not None
 _LIBRARY = torch.library.Library("tritonds", "FRAGMENT")
 
 
+@functools.cache
 def why_no_triton(device_type: str) -> str | None:
     """Why the Triton backend cannot run on tensors of ``device_type``, or None if it can."""
     if not HAS_TRITON:
         return "Triton is not installed (a GPU build of PyTorch brings it; for a CPU: pip install 'tritonds[triton]')"
-    if device_type in ("cuda", "meta"):
+    if device_type == "meta":
         return None
-    if device_type != "cpu":
+    if device_type not in ("cuda", "cpu"):
         return f"the tensors are on {device_type!r}; the kernels run on CUDA and ROCm devices"
     import triton
 
-    if triton.knobs.runtime.interpret:
+    if tuple(int(part) for part in triton.__version__.split(".")[:2]) < (3, 6):
+        return f"Triton {triton.__version__} is installed; 3.6 or later is needed"
+    if device_type == "cuda":
+        return None
+    from triton.runtime.interpreter import InterpretedFunction
+
+    # Not the environment's word: what counts is how Triton was imported.
+    if isinstance(triton.language.cdiv, InterpretedFunction):
         return None
     return "CPU tensors need Triton's interpreter, which is slow and for tests: set TRITON_INTERPRET=1 before starting"
 
@@ -110,7 +119,10 @@ def _tensors(args: Sequence[Any]) -> list[Tensor]:
 
 
 def _wants_grad(args: Sequence[Any]) -> bool:
-    return torch.is_grad_enabled() and any(t.requires_grad for t in _tensors(args))
+    tensors = _tensors(args)
+    if forward_ad._current_level >= 0 and any(forward_ad.unpack_dual(t).tangent is not None for t in tensors):
+        raise RuntimeError('the Triton backend has no forward-mode derivatives; use backend="torch"')
+    return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
 
 
 def _empty_output(x: Tensor, h: int, w: int) -> Tensor:

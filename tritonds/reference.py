@@ -125,7 +125,7 @@ def infer_coefficients(
     if prior is None:
         return logits.softmax(dim=1)
     q = _prior(image, size, taps, prior)
-    return (logits + q.log()).softmax(dim=1)
+    return torch.where(q > 0, logits + q.log(), -torch.inf).softmax(dim=1)
 
 
 def _encode_distances(image: Tensor, weight: Tensor, bias: Tensor, size: tuple[int, int], taps: int) -> Tensor:
