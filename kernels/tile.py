@@ -122,17 +122,18 @@ def bin_sum(
         total = tl.zeros([BLOCK, CHANNELS_PAD], ACC)
     else:
         total = tl.zeros([CHANNELS_PAD, BLOCK], ACC)
-    # Dividing the weights, not the sum, keeps large values finite.
-    share_h = 1.0 / norm_h.to(ACC)
-    share_w = 1.0 / norm_w.to(ACC)
+    # Summed in source pixels, then divided: sums of counts of 1 / (out_h * out_w) pixels would leave float32's range early.
+    unit = 1.0 / out_h.to(ACC) * (1.0 / out_w.to(ACC))
+    bins_per_norm = out_h.to(ACC) / norm_h.to(ACC) * (out_w.to(ACC) / norm_w.to(ACC))
     for row in range(bin_h):
         i_y = first_row + row
         overlap_y = tl.where(pixel_mask, bin_overlap(i_y, y, source_h, out_h), 0)
+        weight_y = unit * overlap_y.to(ACC)
         for column in range(bin_w):
             i_x = first_column + column
             overlap_x = bin_overlap(i_x, x, source_w, out_w)
             mask = (overlap_y > 0) & (overlap_x > 0)
-            weight = (overlap_y.to(ACC) * share_h) * (overlap_x.to(ACC) * share_w)
+            weight = weight_y * overlap_x.to(ACC)
             pixel = (i_y * source_stride_h + i_x * source_stride_w) * ALIGN
             if CHANNELS_LAST:
                 value = tl.load(
@@ -145,4 +146,4 @@ def bin_sum(
                 total += weight[None, :] * value.to(ACC)
     if not CHANNELS_LAST:
         total = tl.trans(total)
-    return total
+    return total * bins_per_norm
