@@ -122,9 +122,9 @@ def run(function, inputs, size, grad_output, **options):
     return [result.detach(), *[g for g in grads if g is not None]]
 
 
-def error(x, reference):
-    """Relative to the reference's norm, or to 1 where the reference is nothing but rounding around zero."""
-    scale = reference.norm()
+def error(x, reference, least=0.0):
+    """Relative to the reference's norm, or to ``least``, or to 1 where the reference is nothing but rounding around zero."""
+    scale = reference.norm().clamp(min=least)
     difference = (x.double() - reference).norm()
     return (difference / scale if scale > 1e-10 else difference).item()
 
@@ -157,9 +157,13 @@ def _errors(function, oracle_function, case, device, extra):
     for x, y in zip(got, exact, strict=True):
         assert x.dtype == case.dtype
         assert x.shape == y.shape
-    errors = [error(x, y) for x, y in zip(got, exact, strict=True)]
     if case.dtype not in HALF_FLOOR:
-        return errors, []
+        # The softmax's gradient is a difference of numbers as large as image times gradient. Where it nearly cancels, its
+        # relative error has no bound: in eager float32 it passes 1e-5 in one of fifty draws of a small enough network. There, a
+        # millionth of those numbers is allowed: a dozen roundings.
+        least = 0.1 * (inputs[0].abs().max() * grad_output.norm()).item() if grad_output.numel() else 0.0
+        return [error(got[0], exact[0]), *[error(x, y, least) for x, y in zip(got[1:], exact[1:], strict=True)]], []
+    errors = [error(x, y) for x, y in zip(got, exact, strict=True)]
     eager = run(oracle_function, leaves(inputs, case.dtype), size, grad_output, **case.options)
     return errors, [error(x, y) for x, y in zip(eager, exact, strict=True)]
 
