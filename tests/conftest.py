@@ -11,7 +11,8 @@ if not torch.cuda.is_available():
 import hypothesis
 import pytest
 
-hypothesis.settings.register_profile("tritonds", deadline=None, print_blob=True)
+# New examples every time on a developer's machine; in CI always the same, so that a change is judged by itself.
+hypothesis.settings.register_profile("tritonds", deadline=None, print_blob=True, derandomize="CI" in os.environ)
 hypothesis.settings.load_profile("tritonds")
 
 
