@@ -47,7 +47,7 @@ def dot_precision(dtype: torch.dtype) -> str:
 
 
 def next_power_of_2(n: int) -> int:
-    """The least power of two that is at least ``n``. (Triton's own costs ten times as much, at every launch.)"""
+    """The least power of two that is at least ``n``. (Triton's own is made for kernels, and slow at every launch.)"""
     return 1 << (n - 1).bit_length()
 
 

@@ -159,7 +159,7 @@ def _errors(function, oracle_function, case, device, extra):
         assert x.shape == y.shape
     if case.dtype not in HALF_FLOOR:
         # The softmax's gradient is a difference of numbers as large as image times gradient. Where it nearly cancels, its
-        # relative error has no bound: in eager float32 it passes 1e-5 in one of fifty draws of a small enough network. There, a
+        # relative error has no bound: in eager float32, too, it passes 1e-5 in some draws of a small network. There, a
         # millionth of those numbers is allowed: a dozen roundings.
         least = 0.1 * (inputs[0].abs().max() * grad_output.norm()).item() if grad_output.numel() else 0.0
         return [error(got[0], exact[0]), *[error(x, y, least) for x, y in zip(got[1:], exact[1:], strict=True)]], []
