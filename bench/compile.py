@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+import rich.box
 import rich.console
 import rich.table
 import torch
@@ -32,6 +33,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from tritonds.kernels import launch as launch_module
 
+from bench.cost import Cost, cost, parse
+from bench.workloads import NAMED
 from tritonds import kernels
 
 TARGETS = {
@@ -65,11 +68,16 @@ class Variant:
     channels_last: bool = True
     channels: int = 16
     """E, F and M alike."""
+    workload: str = "hdx8"
+    """Whose sizes."""
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """What the compiler made of a launch; the counts are None where the target has no disassembler here."""
+    """What the compiler made of a launch; the counts are None where the target has no disassembler here.
+
+    The cost is predicted for sm_90 alone.
+    """
 
     variant: Variant
     name: str
@@ -81,6 +89,7 @@ class Compiled:
     instructions: int | None
     loads: int | None
     wide_loads: int | None
+    cost: Cost | None
 
 
 def record(function: Callable[[], object]) -> list[Launch]:
@@ -96,7 +105,7 @@ def record(function: Callable[[], object]) -> list[Launch]:
 
 
 def launches_of(variant: Variant, parts: bool) -> list[Launch]:
-    """Forward and backward launches on eight frames, from 1080p to 540p.
+    """Forward and backward launches.
 
     With ``parts``, also those of the operators that do a part of the work each.
     """
@@ -109,9 +118,11 @@ def launches_of(variant: Variant, parts: bool) -> list[Launch]:
     def weight(*shape: int) -> torch.Tensor:
         return torch.empty(*shape, dtype=dtype, device="meta")
 
-    image, output = features(8, 3, 1080, 1920), features(8, 3, 540, 960)
+    workload = NAMED[variant.workload]
+    batch, size = workload.batch, workload.size
+    image, output = features(batch, 3, *workload.image), features(batch, 3, *size)
     channels = variant.channels
-    texture = features(8, channels, 1080, 1920) if variant.texture else None
+    texture = features(batch, channels, *workload.image) if variant.texture else None
     weights = [weight(channels, 2 * variant.taps), weight(channels)] if variant.distance else []
     width = channels * (variant.texture + variant.distance)
     for _ in range(variant.layers):
@@ -126,9 +137,9 @@ def launches_of(variant: Variant, parts: bool) -> list[Launch]:
         kernels.downsize(image, texture, weights, variant.distance, output, *options)
         kernels.downsize_backward(output, image, texture, weights, variant.distance, *grads, *options)
         if parts:
-            a = features(8, variant.taps**2, 540, 960)
-            kernels.coefficients((1080, 1920), texture, weights, variant.distance, a, *options)
-            kernels.coefficients_backward(a, (1080, 1920), texture, weights, variant.distance, *grads[1:], *options)
+            a = features(batch, variant.taps**2, *size)
+            kernels.coefficients(workload.image, texture, weights, variant.distance, a, *options)
+            kernels.coefficients_backward(a, workload.image, texture, weights, variant.distance, *grads[1:], *options)
             kernels.weighted_gather2d(image, a, output, variant.taps)
             kernels.weighted_gather2d_backward(output, image, a, torch.empty_like(image), torch.empty_like(a), variant.taps)
             kernels.area_pool2d(image, output)
@@ -137,13 +148,14 @@ def launches_of(variant: Variant, parts: bool) -> list[Launch]:
 
 
 def default_variants() -> list[Variant]:
-    """The default network, with and without antialiasing prior, in every dtype and both layouts."""
-    return [
+    """The default network, with and without antialiasing prior, in both layouts; and its fastest form at other scales."""
+    variants = [
         Variant(dtype=dtype, taps=taps, prior=prior, channels_last=channels_last)
         for taps, prior in ((2, "none"), (4, "antialias"))
-        for dtype in POINTERS.values()
+        for dtype in ("bf16", "fp16", "fp32")
         for channels_last in (True, False)
     ]
+    return variants + [Variant(workload=name) for name in ("poster160", "seg513", "seg768", "uhd")]
 
 
 def covering_variants() -> list[Variant]:
@@ -171,20 +183,36 @@ def compile_launch(launch: Launch, target: str, variant: Variant) -> Compiled:
     compiled = triton.compile(_source(launch), target=TARGETS[target], options=options)
     identity = (variant, launch.kernel.fn.__name__, target, options["num_warps"], compiled.metadata.shared)
     if "cubin" not in compiled.asm:
-        return Compiled(*identity, None, None, None, None, None)
+        return Compiled(*identity, None, None, None, None, None, None)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
         file.flush()
         usage = _run("cuobjdump", "-res-usage", file.name)
-        sass = _run("nvdisasm", "-c", file.name)
+        sass = _run("nvdisasm", "-c", "-gi", file.name)
+    registers = int(re.findall(r"REG:(\d+)", usage)[-1])
     loads = re.findall(r"LDG\.E[.\w]*", sass)
     return Compiled(
         *identity,
-        registers=int(re.findall(r"REG:(\d+)", usage)[-1]),
+        registers=registers,
         stack_bytes=int(re.findall(r"STACK:(\d+)", usage)[-1]),
-        instructions=len(re.findall(r"^\s+/\*[0-9a-f]{4,}\*/", sass, re.MULTILINE)),
+        instructions=len(parse(sass)[0]),
         loads=len(loads),
         wide_loads=sum(".128" in load for load in loads),
+        cost=_cost(launch, variant, sass, registers, compiled.metadata.shared) if target == "sm_90" else None,
+    )
+
+
+def _cost(launch: Launch, variant: Variant, sass: str, registers: int, shared_bytes: int) -> Cost:
+    workload = NAMED[variant.workload]
+    tensors = [value for value in launch.arguments.values() if isinstance(value, torch.Tensor)]
+    return cost(
+        sass,
+        launch.arguments,
+        launch.programs,
+        registers,
+        shared_bytes,
+        pixels=workload.batch * workload.size[0] * workload.size[1],
+        moved=sum(tensor.numel() * tensor.itemsize for tensor in tensors),
     )
 
 
@@ -228,29 +256,40 @@ def compile_all(variants: list[Variant], targets: list[str]) -> Iterator[Compile
 
 def table(rows: list[Compiled]) -> rich.table.Table:
     """One row a kernel; spills show as stack."""
-    columns = ["kernel", "target", "dtype", "taps", "prior", "inputs", "layers", "channels", "layout", "warps", "registers"]
-    columns += ["stack B", "shared B", "instructions", "loads", "16-byte loads"]
-    result = rich.table.Table(*columns, title=f"Compiled by Triton {triton.__version__}", caption="eight frames, 1080p to 540p")
+    columns = [
+        "kernel",
+        "target",
+        "workload",
+        "dtype",
+        "layout",
+        "taps",
+        "network",
+        "warps",
+        "registers",
+        "stack B",
+        "shared B",
+    ]
+    columns += ["16 B loads", "occupancy", "instr/px", "B/px", "issue us", "pipe us", "memory us", "predicted us"]
+    title = f"Compiled by Triton {triton.__version__}; times predicted for an H200 by bench/cost.py, not measured"
+    result = rich.table.Table(title=title, box=rich.box.SIMPLE)
+    for column in columns:
+        result.add_column(column, no_wrap=True)
     for row in rows:
-        v = row.variant
-        inputs = "+".join(name for name, there in (("distance", v.distance), ("texture", v.texture)) if there)
-        layout = "channels-last" if v.channels_last else "contiguous"
-        values = (
-            row.name,
-            row.target,
-            v.dtype,
-            v.taps,
-            v.prior,
-            inputs,
-            v.layers,
-            v.channels,
-            layout,
-            row.warps,
-            row.registers,
-        )
-        counts = (row.stack_bytes, row.shared_bytes, row.instructions, row.loads, row.wide_loads)
-        result.add_row(*("" if value is None else str(value) for value in values + counts))
+        values = [row.name, row.target, *_describe(row.variant), row.warps, row.registers, row.stack_bytes, row.shared_bytes]
+        values.append(None if row.loads is None else f"{row.wide_loads} of {row.loads}")
+        if row.cost is not None:
+            c = row.cost
+            values += [f"{c.occupancy:.0%}", f"{c.instructions_per_pixel:.1f}", f"{c.bytes_per_pixel:.0f}", f"{c.issue_us:.1f}"]
+            values += [f"{c.pipe_us:.1f} {c.busiest_pipe}", f"{c.bandwidth_us:.1f}", f"{c.predicted_us:.1f}"]
+        result.add_row(*("" if value is None else str(value) for value in values))
     return result
+
+
+def _describe(variant: Variant) -> list[str]:
+    inputs = "+".join(letter for letter, there in (("E", variant.distance), ("F", variant.texture)) if there)
+    taps = str(variant.taps) if variant.prior == "none" else f"{variant.taps} {variant.prior}"
+    layout = "NHWC" if variant.channels_last else "NCHW"
+    return [variant.workload, variant.dtype, layout, taps, f"{inputs}={variant.channels}, {variant.layers} hidden"]
 
 
 def main(
@@ -267,7 +306,7 @@ def main(
     if as_json:
         print(json.dumps([dataclasses.asdict(row) for row in rows]))
     else:
-        rich.console.Console(width=210).print(table(rows))
+        rich.console.Console(width=240).print(table(rows))
 
 
 if __name__ == "__main__":

@@ -14,23 +14,23 @@ from torch import Tensor
 
 from tritonds import geometry
 
-from .launch import accumulator, aligned_strides, cdiv, launch, needs_int64, next_power_of_2, tile_shape, tiles
-from .tile import bin_sum, tile_pixels
+from .launch import accumulator, aligned_strides, cdiv, launch, needs_int64, next_power_of_2, strips, tile_shape
+from .tile import bin_sum, strip, tile_pixels
 
 
 @triton.jit(do_not_specialize=[
     "source_stride_n", "source_stride_c", "source_stride_h", "source_stride_w",
     "output_stride_n", "output_stride_c", "output_stride_h", "output_stride_w",
-    "source_h", "source_w", "out_h", "out_w", "bin_h", "bin_w", "norm_h", "norm_w", "chunks",
+    "source_h", "source_w", "out_h", "out_w", "bin_h", "bin_w", "norm_h", "norm_w", "chunks", "rows",
 ])  # fmt: skip
 def area_pool_kernel(
     source_ptr,
-    source_stride_n,
+    source_stride_n,  # in units of SOURCE_ALIGN, as are h and w
     source_stride_c,
     source_stride_h,
     source_stride_w,
     output_ptr,
-    output_stride_n,
+    output_stride_n,  # in units of OUTPUT_ALIGN, as are h and w
     output_stride_c,
     output_stride_h,
     output_stride_w,
@@ -43,30 +43,45 @@ def area_pool_kernel(
     norm_h,
     norm_w,
     chunks,
+    rows,
     CHANNELS: tl.constexpr,
     CHANNELS_PAD: tl.constexpr,
     SOURCE_CHANNELS_LAST: tl.constexpr,
     SOURCE_ALIGN: tl.constexpr,
+    SOURCE_DENSE: tl.constexpr,
+    OUTPUT_CHANNELS_LAST: tl.constexpr,
+    OUTPUT_ALIGN: tl.constexpr,
+    BIN_H: tl.constexpr,
+    BIN_W: tl.constexpr,
+    WHOLE: tl.constexpr,
     ACC: tl.constexpr,
     INDEX64: tl.constexpr,
     BLOCK_H: tl.constexpr,
     BLOCK_W: tl.constexpr,
 ):
-    """One program pools a chunk of CHANNELS_PAD channels at a tile of output pixels."""
+    """One program pools a chunk of CHANNELS_PAD channels at ``rows`` tiles of output pixels, one below the other."""
     pid = tl.program_id(0)
-    tile = pid // chunks
-    channel = (pid - tile * chunks) * CHANNELS_PAD + tl.arange(0, CHANNELS_PAD)
+    strip_index = pid // chunks
+    channel = (pid - strip_index * chunks) * CHANNELS_PAD + tl.arange(0, CHANNELS_PAD)
     channel_mask = channel < CHANNELS
     if INDEX64:
         channel = channel.to(tl.int64)
-    n, y, x, pixel_mask = tile_pixels(tile, out_h, out_w, BLOCK_H, BLOCK_W, INDEX64)
-    total = bin_sum(
-        source_ptr + n * source_stride_n * SOURCE_ALIGN, source_stride_c, source_stride_h, source_stride_w,
-        channel, channel_mask, y, x, pixel_mask, source_h, source_w, out_h, out_w, bin_h, bin_w, norm_h, norm_w,
-        ACC, SOURCE_CHANNELS_LAST, SOURCE_ALIGN, BLOCK_H * BLOCK_W, CHANNELS_PAD,
-    )  # fmt: skip
-    pixel = output_ptr + n * output_stride_n + y * output_stride_h + x * output_stride_w
-    tl.store(pixel[:, None] + channel[None, :] * output_stride_c, total, mask=pixel_mask[:, None] & channel_mask[None, :])
+    n, tile_y, tile_x = strip(strip_index, out_h, out_w, rows, BLOCK_H, BLOCK_W)
+    source_ptr += n * source_stride_n * SOURCE_ALIGN
+    output_ptr += n * output_stride_n * OUTPUT_ALIGN
+    for step in range(rows):
+        y, x, pixel_mask = tile_pixels(tile_y + step, tile_x, out_h, out_w, BLOCK_H, BLOCK_W, INDEX64)
+        total = bin_sum(
+            source_ptr, source_stride_c, source_stride_h, source_stride_w, channel, y, x, source_h, source_w, out_h, out_w,
+            bin_h, bin_w, norm_h, norm_w, ACC, CHANNELS, SOURCE_CHANNELS_LAST, SOURCE_ALIGN, SOURCE_DENSE,
+            BLOCK_H * BLOCK_W, CHANNELS_PAD, BIN_H, BIN_W, WHOLE,
+        )  # fmt: skip
+        pixel = (y * output_stride_h + x * output_stride_w) * OUTPUT_ALIGN
+        if OUTPUT_CHANNELS_LAST:
+            pointers = output_ptr + (pixel[:, None] + channel[None, :])
+        else:
+            pointers = output_ptr + (pixel[:, None] + channel[None, :] * output_stride_c)
+        tl.store(pointers, total, mask=pixel_mask[:, None] & channel_mask[None, :])
 
 
 def area_pool2d(x: Tensor, output: Tensor) -> None:
@@ -84,45 +99,71 @@ def _launch(source: Tensor, output: Tensor, norm: tuple[int, int]) -> None:
     batch, channels, out_h, out_w = output.shape
     source_h, source_w = source.shape[2:]
     channels_pad = min(64, next_power_of_2(channels))
-    tile = tile_shape(min(128, 2048 // channels_pad))
     chunks = cdiv(channels, channels_pad)
-    stride_n, stride_c, stride_h, stride_w, channels_last, align = aligned_strides(source)
+    bin_h, bin_w, static_h, static_w, whole = bins((source_h, source_w), (out_h, out_w))
+    tile = tile_shape(min(64, 1024 // channels_pad))
+    programs, rows = strips(batch, out_h, out_w, tile)
+    source_strides = aligned_strides(source)
+    output_strides = aligned_strides(output)
     launch(
         area_pool_kernel,
-        tiles(batch, out_h, out_w, tile) * chunks,
+        programs * chunks,
         output.device,
         source_ptr=source,
-        source_stride_n=stride_n,
-        source_stride_c=stride_c,
-        source_stride_h=stride_h,
-        source_stride_w=stride_w,
+        source_stride_n=source_strides.n,
+        source_stride_c=source_strides.c,
+        source_stride_h=source_strides.h,
+        source_stride_w=source_strides.w,
         output_ptr=output,
-        output_stride_n=output.stride(0),
-        output_stride_c=output.stride(1),
-        output_stride_h=output.stride(2),
-        output_stride_w=output.stride(3),
+        output_stride_n=output_strides.n,
+        output_stride_c=output_strides.c,
+        output_stride_h=output_strides.h,
+        output_stride_w=output_strides.w,
         source_h=source_h,
         source_w=source_w,
         out_h=out_h,
         out_w=out_w,
-        bin_h=bin_width(source_h, out_h),
-        bin_w=bin_width(source_w, out_w),
+        bin_h=bin_h,
+        bin_w=bin_w,
         norm_h=norm[0],
         norm_w=norm[1],
         chunks=chunks,
+        rows=rows,
         CHANNELS=channels,
         CHANNELS_PAD=channels_pad,
-        SOURCE_CHANNELS_LAST=channels_last,
-        SOURCE_ALIGN=align,
+        SOURCE_CHANNELS_LAST=source_strides.channels_last,
+        SOURCE_ALIGN=source_strides.align,
+        SOURCE_DENSE=source_strides.dense,
+        OUTPUT_CHANNELS_LAST=output_strides.channels_last,
+        OUTPUT_ALIGN=output_strides.align,
+        BIN_H=static_h,
+        BIN_W=static_w,
+        WHOLE=whole,
         ACC=accumulator(source.dtype),
         INDEX64=needs_int64([(source_h, out_h), (source_w, out_w)], [source, output]),
         BLOCK_H=tile[0],
         BLOCK_W=tile[1],
-        num_warps=4,
+        num_warps=1,
     )
 
 
-def bin_width(n_in: int, n_out: int) -> int:
+def bins(n_in: tuple[int, int], n_out: tuple[int, int]) -> tuple[int, int, int, int, bool]:
+    """(bin_h, bin_w, BIN_H, BIN_W, WHOLE) as :func:`bin_sum` takes them; few enough to compile a kernel for each.
+
+    Bins of up to 16 pixels are written out, all their loads in flight at once; of larger ones, up to 8 columns.
+    """
+    bin_h, bin_w = (_bin_width(*axis) for axis in zip(n_in, n_out, strict=True))
+    whole = all(max(axis) % min(axis) == 0 for axis in zip(n_in, n_out, strict=True))
+    if bin_h * bin_w <= MAX_STATIC_BIN:
+        return bin_h, bin_w, bin_h, bin_w, whole
+    return bin_h, bin_w, 0, bin_w if bin_w <= MAX_STATIC_COLUMNS else 0, whole
+
+
+MAX_STATIC_BIN = 16
+MAX_STATIC_COLUMNS = 8
+
+
+def _bin_width(n_in: int, n_out: int) -> int:
     """Source pixels that the widest bin overlaps."""
     common = math.gcd(n_in, n_out)
     return geometry.bin_width(n_in // common, n_out // common)

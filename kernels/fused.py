@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .area_pool import area_pool2d_backward, bin_width
+from .area_pool import area_pool2d_backward, bins
 from .gather import grad_image_gather
 from .launch import (
     accumulator,
@@ -28,22 +28,26 @@ from .launch import (
     needs_int64,
     next_power_of_2,
     padded,
+    strips,
     tile_shape,
-    tiles,
 )
 from .network import (
-    encode_distances,
+    POSITIONS,
+    encoding_gradients,
     first_distance,
+    fold_pixels,
     layer,
     linear,
     linear_grad_input,
     linear_grad_weight,
     load_network,
+    pad_rows,
+    position,
     relu,
     relu_backward,
     softmax,
 )
-from .tile import bin_sum, gather, gather_backward, tap_offsets, tile_pixels
+from .tile import bin_sum, gather, gather_backward, strip, tap_offsets, tile_pixels
 
 MAX_BACKWARD_PROGRAMS = 1056
 """Programs of the backward kernel, each with its own partial weight gradients: eight for each of an H200's 132 processors."""
@@ -52,45 +56,46 @@ INTEGERS = [
     "image_stride_n", "image_stride_c", "image_stride_h", "image_stride_w",
     "texture_stride_n", "texture_stride_c", "texture_stride_h", "texture_stride_w",
     "output_stride_n", "output_stride_c", "output_stride_h", "output_stride_w",
-    "image_h", "image_w", "texture_h", "texture_w", "out_h", "out_w", "bin_h", "bin_w",
+    "image_h", "image_w", "texture_h", "texture_w", "out_h", "out_w", "bin_h", "bin_w", "rows",
 ]  # fmt: skip
 
 
 @triton.jit
 def _infer(
-    network, n, y, x, pixel_mask, texture_ptr, texture_stride_n, texture_stride_c, texture_stride_h, texture_stride_w,
+    network, n, y, x, texture_ptr, texture_stride_n, texture_stride_c, texture_stride_h, texture_stride_w,
     image_h, image_w, texture_h, texture_w, out_h, out_w, bin_h, bin_w,
     E: tl.constexpr, F: tl.constexpr, HIDDEN_LAYERS: tl.constexpr,
     E_PAD: tl.constexpr, F_PAD: tl.constexpr, M_PAD: tl.constexpr, TAPS: tl.constexpr, TAPS_PAD: tl.constexpr,
     PRIOR: tl.constexpr, TEXTURE_CHANNELS_LAST: tl.constexpr, TEXTURE_ALIGN: tl.constexpr,
+    TEXTURE_DENSE: tl.constexpr, BIN_H: tl.constexpr, BIN_W: tl.constexpr, WHOLE: tl.constexpr,
     ACC: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr, INDEX64: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Everything up to the coefficients: dy_0, dx_0, e, p, the results of three hidden layers, and a [BLOCK, TAPS_PAD].
+    """Up to the coefficients: the position's tile, e, p, the results of three hidden layers, and a [TAPS_PAD, BLOCK].
 
     What does not exist (E = 0, F = 0, fewer hidden layers) is some tensor that nobody reads.
     """
     (
-        vertical, horizontal, encoding_bias, first_e, first_p, first_bias,
+        encoding, first_e, first_p, first_bias,
         hidden_1, hidden_1_bias, hidden_2, hidden_2_bias, out, out_bias,
     ) = network  # fmt: skip
     FIRST_PAD: tl.constexpr = M_PAD if HIDDEN_LAYERS > 0 else TAPS_PAD
     dy = first_distance(y, image_h, out_h, TAPS, ACC)
     dx = first_distance(x, image_w, out_w, TAPS, ACC)
+    where = position(dy, dx, OPERAND, ACC)
     e = tl.zeros([BLOCK, E_PAD], OPERAND)
     z = tl.broadcast_to(first_bias[None, :], [BLOCK, FIRST_PAD])
     if E > 0:
-        e = encode_distances(dy, dx, vertical, horizontal, encoding_bias, OPERAND)
+        e = relu(tl.dot(where, encoding, input_precision="ieee", out_dtype=ACC)).to(OPERAND)
         z = linear(e, first_e, z, PRECISION)
     p = e
     if F > 0:
         channel = tl.arange(0, F_PAD)
-        channel_mask = channel < F
         if INDEX64:
             channel = channel.to(tl.int64)
         pooled = bin_sum(
             texture_ptr + n * texture_stride_n * TEXTURE_ALIGN, texture_stride_c, texture_stride_h, texture_stride_w,
-            channel, channel_mask, y, x, pixel_mask, texture_h, texture_w, out_h, out_w, bin_h, bin_w,
-            texture_h, texture_w, ACC, TEXTURE_CHANNELS_LAST, TEXTURE_ALIGN, BLOCK, F_PAD,
+            channel, y, x, texture_h, texture_w, out_h, out_w, bin_h, bin_w, texture_h, texture_w,
+            ACC, F, TEXTURE_CHANNELS_LAST, TEXTURE_ALIGN, TEXTURE_DENSE, BLOCK, F_PAD, BIN_H, BIN_W, WHOLE,
         )  # fmt: skip
         p = pooled.to(OPERAND)
         z = linear(p, first_p, z, PRECISION)
@@ -107,8 +112,8 @@ def _infer(
             z_2 = relu(layer(last, hidden_2, hidden_2_bias, BLOCK, M_PAD, PRECISION)).to(OPERAND)
             last = z_2
         z = layer(last, out, out_bias, BLOCK, TAPS_PAD, PRECISION)
-    a = softmax(z, y, x, image_h, image_w, out_h, out_w, PRIOR, TAPS, TAPS_PAD, ACC)
-    return dy, dx, e, p, z_0, z_1, z_2, a
+    a = softmax(tl.trans(z), y, x, image_h, image_w, out_h, out_w, PRIOR, TAPS, TAPS_PAD, ACC)
+    return where, e, p, z_0, z_1, z_2, a
 
 
 @triton.jit(do_not_specialize=INTEGERS)
@@ -146,6 +151,7 @@ def downsize_kernel(
     out_w,
     bin_h,
     bin_w,
+    rows,
     CHANNELS: tl.constexpr,
     E: tl.constexpr,
     F: tl.constexpr,
@@ -159,6 +165,10 @@ def downsize_kernel(
     PRIOR: tl.constexpr,
     TEXTURE_CHANNELS_LAST: tl.constexpr,
     TEXTURE_ALIGN: tl.constexpr,
+    TEXTURE_DENSE: tl.constexpr,
+    BIN_H: tl.constexpr,
+    BIN_W: tl.constexpr,
+    WHOLE: tl.constexpr,
     ACC: tl.constexpr,
     OPERAND: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -172,27 +182,29 @@ def downsize_kernel(
         hidden_bias_1_ptr, hidden_weight_2_ptr, hidden_bias_2_ptr, out_weight_ptr, out_bias_ptr,
         E, F, M, HIDDEN_LAYERS, E_PAD, F_PAD, M_PAD, TAPS, TAPS_PAD, ACC, OPERAND,
     )  # fmt: skip
-    n, y, x, pixel_mask = tile_pixels(tl.program_id(0), out_h, out_w, BLOCK_H, BLOCK_W, INDEX64)
-    dy, dx, e, p, z_0, z_1, z_2, a = _infer(
-        network, n, y, x, pixel_mask, texture_ptr, texture_stride_n, texture_stride_c, texture_stride_h, texture_stride_w,
-        image_h, image_w, texture_h, texture_w, out_h, out_w, bin_h, bin_w,
-        E, F, HIDDEN_LAYERS, E_PAD, F_PAD, M_PAD, TAPS, TAPS_PAD, PRIOR, TEXTURE_CHANNELS_LAST, TEXTURE_ALIGN,
-        ACC, OPERAND, PRECISION, INDEX64, BLOCK_H * BLOCK_W,
-    )  # fmt: skip
-    k = tl.arange(0, TAPS_PAD)
-    tap_mask = pixel_mask[:, None] & (k < TAPS * TAPS)[None, :]
+    n, tile_y, tile_x = strip(tl.program_id(0), out_h, out_w, rows, BLOCK_H, BLOCK_W)
     output_ptr += n * output_stride_n
-    output_offsets = y * output_stride_h + x * output_stride_w
-    if CHANNELS == 0:
-        if INDEX64:
-            k = k.to(tl.int64)
-        tl.store(output_ptr + output_offsets[:, None] + k[None, :] * output_stride_c, a, mask=tap_mask)
-    else:
-        taps = tap_offsets(y, x, image_h, image_w, out_h, out_w, image_stride_h, image_stride_w, TAPS, TAPS_PAD)
-        gather(
-            image_ptr + n * image_stride_n, taps, tap_mask, image_stride_c, a,
-            output_ptr, output_offsets, pixel_mask, output_stride_c, CHANNELS,
+    for step in range(rows):
+        y, x, pixel_mask = tile_pixels(tile_y + step, tile_x, out_h, out_w, BLOCK_H, BLOCK_W, INDEX64)
+        where, e, p, z_0, z_1, z_2, a = _infer(
+            network, n, y, x, texture_ptr, texture_stride_n, texture_stride_c, texture_stride_h, texture_stride_w,
+            image_h, image_w, texture_h, texture_w, out_h, out_w, bin_h, bin_w,
+            E, F, HIDDEN_LAYERS, E_PAD, F_PAD, M_PAD, TAPS, TAPS_PAD, PRIOR, TEXTURE_CHANNELS_LAST, TEXTURE_ALIGN,
+                TEXTURE_DENSE, BIN_H, BIN_W, WHOLE, ACC, OPERAND, PRECISION, INDEX64, BLOCK_H * BLOCK_W,
         )  # fmt: skip
+        k = tl.arange(0, TAPS_PAD)
+        tap_mask = pixel_mask[None, :] & (k < TAPS * TAPS)[:, None]
+        output_offsets = y * output_stride_h + x * output_stride_w
+        if CHANNELS == 0:
+            if INDEX64:
+                k = k.to(tl.int64)
+            tl.store(output_ptr + output_offsets[None, :] + k[:, None] * output_stride_c, a, mask=tap_mask)
+        else:
+            taps = tap_offsets(y, x, image_h, image_w, out_h, out_w, image_stride_h, image_stride_w, TAPS, TAPS_PAD)
+            gather(
+                image_ptr + n * image_stride_n, taps, tap_mask, image_stride_c, a,
+                output_ptr, output_offsets, pixel_mask, output_stride_c, CHANNELS,
+            )  # fmt: skip
 
 
 @triton.jit
@@ -200,9 +212,9 @@ def _store_partial(
     partial_ptr, values, row_stride: tl.constexpr, OUT: tl.constexpr, IN: tl.constexpr,
     OUT_PAD: tl.constexpr, IN_PAD: tl.constexpr,
 ):  # fmt: skip
-    """Store a weight gradient [OUT_PAD, IN_PAD] as (OUT, IN) in rows of ``row_stride``."""
-    row = tl.arange(0, OUT_PAD)[:, None]
-    column = tl.arange(0, IN_PAD)[None, :]
+    """Store a transposed weight gradient [IN_PAD, OUT_PAD] as (OUT, IN) in rows of ``row_stride``."""
+    row = tl.arange(0, OUT_PAD)[None, :]
+    column = tl.arange(0, IN_PAD)[:, None]
     tl.store(partial_ptr + row * row_stride + column, values, mask=(row < OUT) & (column < IN))
 
 
@@ -213,8 +225,9 @@ def _store_partial_bias(partial_ptr, values, OUT: tl.constexpr, OUT_PAD: tl.cons
 
 
 @triton.jit
-def _store_partial_distance(partial_ptr, vertical, horizontal, bias, E: tl.constexpr, E_PAD: tl.constexpr, TAPS: tl.constexpr):
-    """Unfold the gradients of A_y, A_x and b into those of Wd (E, 2 * TAPS) and, behind it, bd (E,)."""
+def _store_partial_distance(partial_ptr, grad_encoding, bias, E: tl.constexpr, E_PAD: tl.constexpr, TAPS: tl.constexpr):
+    """Unfold the gradients of A_x and A_y, and that of b, into those of Wd (E, 2 * TAPS) and, behind it, bd (E,)."""
+    horizontal, vertical = encoding_gradients(grad_encoding)
     channel = tl.arange(0, E_PAD)
     mask = channel < E
     for k in tl.static_range(TAPS):
@@ -223,7 +236,7 @@ def _store_partial_distance(partial_ptr, vertical, horizontal, bias, E: tl.const
     tl.store(partial_ptr + E * 2 * TAPS + channel, bias, mask=mask)
 
 
-@triton.jit(do_not_specialize=[*INTEGERS, "total_tiles"])
+@triton.jit(do_not_specialize=[*INTEGERS, "total_strips"])
 def downsize_backward_kernel(
     grad_output_ptr,
     output_stride_n,
@@ -253,7 +266,7 @@ def downsize_backward_kernel(
     grad_pooled_ptr,  # (N, h, w, F), dense, or None
     coefficients_ptr,  # (N, h, w, K * K), dense, or None
     partial_ptr,  # (programs, WEIGHTS) or None
-    total_tiles,
+    total_strips,
     image_h,
     image_w,
     texture_h,
@@ -262,6 +275,7 @@ def downsize_backward_kernel(
     out_w,
     bin_h,
     bin_w,
+    rows,
     CHANNELS: tl.constexpr,
     E: tl.constexpr,
     F: tl.constexpr,
@@ -275,6 +289,10 @@ def downsize_backward_kernel(
     PRIOR: tl.constexpr,
     TEXTURE_CHANNELS_LAST: tl.constexpr,
     TEXTURE_ALIGN: tl.constexpr,
+    TEXTURE_DENSE: tl.constexpr,
+    BIN_H: tl.constexpr,
+    BIN_W: tl.constexpr,
+    WHOLE: tl.constexpr,
     ACC: tl.constexpr,
     OPERAND: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -286,120 +304,127 @@ def downsize_backward_kernel(
     COEFFICIENTS: tl.constexpr,
     GRAD_WEIGHTS: tl.constexpr,
 ):
-    """One program takes every so-manieth tile of output pixels and sums its weight gradients in registers."""
+    """One program takes every so-manieth strip of output pixels and sums its weight gradients in registers."""
     BLOCK: tl.constexpr = BLOCK_H * BLOCK_W
     FIRST: tl.constexpr = M if HIDDEN_LAYERS > 0 else TAPS * TAPS
     FIRST_PAD: tl.constexpr = M_PAD if HIDDEN_LAYERS > 0 else TAPS_PAD
-    grad_vertical = tl.zeros([E_PAD], ACC)
-    grad_horizontal = tl.zeros([E_PAD], ACC)
-    grad_encoding_bias = tl.zeros([E_PAD], ACC)
-    grad_first_e = tl.zeros([FIRST_PAD, E_PAD], ACC)
-    grad_first_p = tl.zeros([FIRST_PAD, F_PAD], ACC)
-    grad_first_bias = tl.zeros([FIRST_PAD], ACC)
+    # A warp's threads hold every eighth pixel of a product's result each: those are summed at once.
+    BIAS_ROWS: tl.constexpr = 8 if OPERAND.primitive_bitwidth == 16 else BLOCK
+    # Transposed, (in, out), as matrix products over the pixels give them; biases' are summed over the pixels at the end.
+    grad_encoding = tl.zeros([POSITIONS, E_PAD], ACC)
+    grad_encoding_bias = tl.zeros([BIAS_ROWS, E_PAD], ACC)
+    grad_first_e = tl.zeros([E_PAD, FIRST_PAD], ACC)
+    grad_first_p = tl.zeros([F_PAD, FIRST_PAD], ACC)
+    grad_first_bias = tl.zeros([BIAS_ROWS, FIRST_PAD], ACC)
     grad_hidden_1 = tl.zeros([M_PAD, M_PAD], ACC)
-    grad_hidden_1_bias = tl.zeros([M_PAD], ACC)
+    grad_hidden_1_bias = tl.zeros([BIAS_ROWS, M_PAD], ACC)
     grad_hidden_2 = tl.zeros([M_PAD, M_PAD], ACC)
-    grad_hidden_2_bias = tl.zeros([M_PAD], ACC)
-    grad_out = tl.zeros([TAPS_PAD, M_PAD], ACC)
-    grad_out_bias = tl.zeros([TAPS_PAD], ACC)
+    grad_hidden_2_bias = tl.zeros([BIAS_ROWS, M_PAD], ACC)
+    grad_out = tl.zeros([M_PAD, TAPS_PAD], ACC)
+    grad_out_bias = tl.zeros([TAPS_PAD, BLOCK], ACC)
     network = load_network(
         distance_weight_ptr, distance_bias_ptr, hidden_weight_0_ptr, hidden_bias_0_ptr, hidden_weight_1_ptr,
         hidden_bias_1_ptr, hidden_weight_2_ptr, hidden_bias_2_ptr, out_weight_ptr, out_bias_ptr,
         E, F, M, HIDDEN_LAYERS, E_PAD, F_PAD, M_PAD, TAPS, TAPS_PAD, ACC, OPERAND,
     )  # fmt: skip
-    hidden_1 = network[6]
-    hidden_2 = network[8]
-    out = network[10]
-    first_e = network[3]
-    first_p = network[4]
+    first_e = pad_rows(network[1])
+    first_p = pad_rows(network[2])
+    hidden_1 = network[4]
+    hidden_2 = network[6]
+    out = pad_rows(network[8])
+    k = tl.arange(0, TAPS_PAD)[:, None]
+    if INDEX64:
+        k = k.to(tl.int64)
     pid = tl.program_id(0)
-    for tile in range(pid, total_tiles, tl.num_programs(0)):
-        n, y, x, pixel_mask = tile_pixels(tile, out_h, out_w, BLOCK_H, BLOCK_W, INDEX64)
-        dy, dx, e, p, z_0, z_1, z_2, a = _infer(
-            network, n, y, x, pixel_mask, texture_ptr, texture_stride_n, texture_stride_c, texture_stride_h, texture_stride_w,
-            image_h, image_w, texture_h, texture_w, out_h, out_w, bin_h, bin_w,
-            E, F, HIDDEN_LAYERS, E_PAD, F_PAD, M_PAD, TAPS, TAPS_PAD, PRIOR, TEXTURE_CHANNELS_LAST, TEXTURE_ALIGN,
-            ACC, OPERAND, PRECISION, INDEX64, BLOCK,
-        )  # fmt: skip
-        k = tl.arange(0, TAPS_PAD)
-        tap_mask = pixel_mask[:, None] & (k < TAPS * TAPS)[None, :]
+    for strip_index in range(pid, total_strips, tl.num_programs(0)):
+        n, tile_y, tile_x = strip(strip_index, out_h, out_w, rows, BLOCK_H, BLOCK_W)
         plane = n * out_h * out_w
-        pixel = y * out_w + x
-        if COEFFICIENTS:
-            offsets = pixel[:, None] * (TAPS * TAPS) + k[None, :]
-            tl.store(coefficients_ptr + plane * (TAPS * TAPS) + offsets, a, mask=tap_mask)
+        for step in range(rows):
+            y, x, pixel_mask = tile_pixels(tile_y + step, tile_x, out_h, out_w, BLOCK_H, BLOCK_W, INDEX64)
+            where, e, p, z_0, z_1, z_2, a = _infer(
+                network, n, y, x, texture_ptr, texture_stride_n, texture_stride_c, texture_stride_h, texture_stride_w,
+                image_h, image_w, texture_h, texture_w, out_h, out_w, bin_h, bin_w,
+                E, F, HIDDEN_LAYERS, E_PAD, F_PAD, M_PAD, TAPS, TAPS_PAD, PRIOR, TEXTURE_CHANNELS_LAST, TEXTURE_ALIGN,
+                TEXTURE_DENSE, BIN_H, BIN_W, WHOLE, ACC, OPERAND, PRECISION, INDEX64, BLOCK,
+            )  # fmt: skip
+            tap_mask = pixel_mask[None, :] & (k < TAPS * TAPS)
+            pixel = y * out_w + x
+            if COEFFICIENTS:
+                offsets = pixel[None, :] * (TAPS * TAPS) + k
+                tl.store(coefficients_ptr + plane * (TAPS * TAPS) + offsets, a, mask=tap_mask)
 
-        if GRAD_POOLED or GRAD_WEIGHTS:
-            grad_output_offsets = y * output_stride_h + x * output_stride_w
-            if CHANNELS == 0:
-                if INDEX64:
-                    k = k.to(tl.int64)
-                offsets = grad_output_offsets[:, None] + k[None, :] * output_stride_c
-                grad_a = tl.load(grad_output_ptr + n * output_stride_n + offsets, mask=tap_mask, other=0.0).to(ACC)
-            else:
-                taps = tap_offsets(y, x, image_h, image_w, out_h, out_w, image_stride_h, image_stride_w, TAPS, TAPS_PAD)
-                grad_a = gather_backward(
-                    image_ptr + n * image_stride_n, taps, tap_mask, image_stride_c,
-                    grad_output_ptr + n * output_stride_n, grad_output_offsets, pixel_mask, output_stride_c,
-                    tl.zeros([BLOCK, TAPS_PAD], ACC), CHANNELS,
-                )  # fmt: skip
-            grad = a * (grad_a - tl.sum(a * grad_a, axis=1)[:, None])
-            # Pixels past the image's end hold no gradient, whatever the weights make of them.
-            grad = tl.where(tap_mask, grad, 0.0)
-            if HIDDEN_LAYERS > 0:
-                last = z_0
-                if HIDDEN_LAYERS == 2:
-                    last = z_1
-                if HIDDEN_LAYERS == 3:
-                    last = z_2
-                grad_out = linear_grad_weight(grad, last, grad_out, PRECISION)
-                grad_out_bias += tl.sum(grad, axis=0)
-                grad = relu_backward(linear_grad_input(grad, out, PRECISION, ACC), last)
-                if HIDDEN_LAYERS > 2:
-                    grad_hidden_2 = linear_grad_weight(grad, z_1, grad_hidden_2, PRECISION)
-                    grad_hidden_2_bias += tl.sum(grad, axis=0)
-                    grad = relu_backward(linear_grad_input(grad, hidden_2, PRECISION, ACC), z_1)
-                if HIDDEN_LAYERS > 1:
-                    grad_hidden_1 = linear_grad_weight(grad, z_0, grad_hidden_1, PRECISION)
-                    grad_hidden_1_bias += tl.sum(grad, axis=0)
-                    grad = relu_backward(linear_grad_input(grad, hidden_1, PRECISION, ACC), z_0)
-            grad_first_bias += tl.sum(grad, axis=0)
-            if F > 0:
-                grad_first_p = linear_grad_weight(grad, p, grad_first_p, PRECISION)
-                if GRAD_POOLED:
-                    channel = tl.arange(0, F_PAD)
-                    tl.store(
-                        grad_pooled_ptr + plane * F + (pixel[:, None] * F + channel[None, :]),
-                        linear_grad_input(grad, first_p, PRECISION, ACC),
-                        mask=pixel_mask[:, None] & (channel < F)[None, :],
-                    )
-            if E > 0:
-                grad_first_e = linear_grad_weight(grad, e, grad_first_e, PRECISION)
-                grad_e = relu_backward(linear_grad_input(grad, first_e, PRECISION, ACC), e)
-                grad_vertical += tl.sum(grad_e * dy[:, None], axis=0)
-                grad_horizontal += tl.sum(grad_e * dx[:, None], axis=0)
-                grad_encoding_bias += tl.sum(grad_e, axis=0)
+            if GRAD_POOLED or GRAD_WEIGHTS:
+                grad_output_offsets = y * output_stride_h + x * output_stride_w
+                if CHANNELS == 0:
+                    offsets = grad_output_offsets[None, :] + k * output_stride_c
+                    grad_a = tl.load(grad_output_ptr + n * output_stride_n + offsets, mask=tap_mask, other=0.0).to(ACC)
+                else:
+                    taps = tap_offsets(y, x, image_h, image_w, out_h, out_w, image_stride_h, image_stride_w, TAPS, TAPS_PAD)
+                    grad_a = gather_backward(
+                        image_ptr + n * image_stride_n, taps, tap_mask, image_stride_c,
+                        grad_output_ptr + n * output_stride_n, grad_output_offsets, pixel_mask, output_stride_c,
+                        tl.zeros([TAPS_PAD, BLOCK], ACC), CHANNELS,
+                    )  # fmt: skip
+                grad = a * (grad_a - tl.sum(a * grad_a, axis=0)[None, :])
+                # Pixels past the image's end hold no gradient, whatever the weights make of them.
+                grad = tl.where(tap_mask, grad, 0.0)
+                wide = tl.trans(pad_rows(grad))
+                if HIDDEN_LAYERS > 0:
+                    last = z_0
+                    if HIDDEN_LAYERS == 2:
+                        last = z_1
+                    if HIDDEN_LAYERS == 3:
+                        last = z_2
+                    grad_out = linear_grad_weight(tl.trans(grad), last, grad_out, PRECISION)
+                    grad_out_bias += grad
+                    grad = relu_backward(linear_grad_input(wide, out, PRECISION, ACC), last)
+                    if HIDDEN_LAYERS > 2:
+                        grad_hidden_2 = linear_grad_weight(grad, z_1, grad_hidden_2, PRECISION)
+                        grad_hidden_2_bias += fold_pixels(grad, BIAS_ROWS)
+                        grad = relu_backward(linear_grad_input(grad, hidden_2, PRECISION, ACC), z_1)
+                    if HIDDEN_LAYERS > 1:
+                        grad_hidden_1 = linear_grad_weight(grad, z_0, grad_hidden_1, PRECISION)
+                        grad_hidden_1_bias += fold_pixels(grad, BIAS_ROWS)
+                        grad = relu_backward(linear_grad_input(grad, hidden_1, PRECISION, ACC), z_0)
+                    wide = grad
+                else:
+                    grad = tl.trans(grad)
+                grad_first_bias += fold_pixels(grad, BIAS_ROWS)
+                if F > 0:
+                    grad_first_p = linear_grad_weight(grad, p, grad_first_p, PRECISION)
+                    if GRAD_POOLED:
+                        channel = tl.arange(0, F_PAD)
+                        tl.store(
+                            grad_pooled_ptr + plane * F + (pixel[:, None] * F + channel[None, :]),
+                            linear_grad_input(wide, first_p, PRECISION, ACC),
+                            mask=pixel_mask[:, None] & (channel < F)[None, :],
+                        )
+                if E > 0:
+                    grad_first_e = linear_grad_weight(grad, e, grad_first_e, PRECISION)
+                    grad_e = relu_backward(linear_grad_input(wide, first_e, PRECISION, ACC), e)
+                    grad_encoding = linear_grad_weight(grad_e, where, grad_encoding, PRECISION)
+                    grad_encoding_bias += fold_pixels(grad_e, BIAS_ROWS)
 
     if GRAD_WEIGHTS:
         partial_ptr += pid.to(tl.int64) * WEIGHTS
         if E > 0:
-            _store_partial_distance(partial_ptr, grad_vertical, grad_horizontal, grad_encoding_bias, E, E_PAD, TAPS)
+            _store_partial_distance(partial_ptr, grad_encoding, tl.sum(grad_encoding_bias, axis=0), E, E_PAD, TAPS)
             partial_ptr += E * (2 * TAPS + 1)
         _store_partial(partial_ptr, grad_first_e, E + F, FIRST, E, FIRST_PAD, E_PAD)
         _store_partial(partial_ptr + E, grad_first_p, E + F, FIRST, F, FIRST_PAD, F_PAD)
-        _store_partial_bias(partial_ptr + FIRST * (E + F), grad_first_bias, FIRST, FIRST_PAD)
+        _store_partial_bias(partial_ptr + FIRST * (E + F), tl.sum(grad_first_bias, axis=0), FIRST, FIRST_PAD)
         partial_ptr += FIRST * (E + F + 1)
         if HIDDEN_LAYERS > 1:
             _store_partial(partial_ptr, grad_hidden_1, M, M, M, M_PAD, M_PAD)
-            _store_partial_bias(partial_ptr + M * M, grad_hidden_1_bias, M, M_PAD)
+            _store_partial_bias(partial_ptr + M * M, tl.sum(grad_hidden_1_bias, axis=0), M, M_PAD)
             partial_ptr += M * (M + 1)
         if HIDDEN_LAYERS > 2:
             _store_partial(partial_ptr, grad_hidden_2, M, M, M, M_PAD, M_PAD)
-            _store_partial_bias(partial_ptr + M * M, grad_hidden_2_bias, M, M_PAD)
+            _store_partial_bias(partial_ptr + M * M, tl.sum(grad_hidden_2_bias, axis=0), M, M_PAD)
             partial_ptr += M * (M + 1)
         if HIDDEN_LAYERS > 0:
             _store_partial(partial_ptr, grad_out, M, TAPS * TAPS, M, TAPS_PAD, M_PAD)
-            _store_partial_bias(partial_ptr + TAPS * TAPS * M, grad_out_bias, TAPS * TAPS, TAPS_PAD)
+            _store_partial_bias(partial_ptr + TAPS * TAPS * M, tl.sum(grad_out_bias, axis=1), TAPS * TAPS, TAPS_PAD)
 
 
 def downsize(
@@ -481,7 +506,8 @@ def _network_arguments(
     texture_h, texture_w = (1, 1) if texture is None else texture.shape[2:]
     out_h, out_w = output.shape[2:]
     axes = [(image_size[0], out_h), (image_size[1], out_w), (texture_h, out_h), (texture_w, out_w)]
-    stride_n, stride_c, stride_h, stride_w, channels_last, align = aligned_strides(texture)
+    strides = aligned_strides(texture)
+    bin_h, bin_w, static_h, static_w, whole = bins((texture_h, texture_w), (out_h, out_w))
     image_strides = (0, 0, 0, 0) if image is None else image.stride()
     return dict(
         image_ptr=image,
@@ -490,10 +516,10 @@ def _network_arguments(
         image_stride_h=image_strides[2],
         image_stride_w=image_strides[3],
         texture_ptr=texture,
-        texture_stride_n=stride_n,
-        texture_stride_c=stride_c,
-        texture_stride_h=stride_h,
-        texture_stride_w=stride_w,
+        texture_stride_n=strides.n,
+        texture_stride_c=strides.c,
+        texture_stride_h=strides.h,
+        texture_stride_w=strides.w,
         distance_weight_ptr=encoding[0],
         distance_bias_ptr=encoding[1],
         hidden_weight_0_ptr=hidden[0],
@@ -514,8 +540,8 @@ def _network_arguments(
         texture_w=texture_w,
         out_h=out_h,
         out_w=out_w,
-        bin_h=bin_width(texture_h, out_h),
-        bin_w=bin_width(texture_w, out_w),
+        bin_h=bin_h,
+        bin_w=bin_w,
         CHANNELS=0 if image is None else image.shape[1],
         E=distance_channels,
         F=texture_channels,
@@ -527,8 +553,12 @@ def _network_arguments(
         TAPS=taps,
         TAPS_PAD=taps_pad,
         PRIOR=prior,
-        TEXTURE_CHANNELS_LAST=channels_last,
-        TEXTURE_ALIGN=align,
+        TEXTURE_CHANNELS_LAST=strides.channels_last,
+        TEXTURE_ALIGN=strides.align,
+        TEXTURE_DENSE=strides.dense,
+        BIN_H=static_h,
+        BIN_W=static_w,
+        WHOLE=whole,
         ACC=accumulator(dtype),
         OPERAND=OPERANDS[dtype],
         PRECISION=dot_precision(dtype),
@@ -546,20 +576,20 @@ OPERANDS = {
 
 def _widest(arguments: dict[str, Any]) -> int:
     """Channels of the widest tile that a program holds."""
-    return int(max(arguments[name] for name in ("E_PAD", "F_PAD", "M_PAD", "TAPS_PAD")))
+    return int(max(16, *(arguments[name] for name in ("E_PAD", "F_PAD", "M_PAD", "TAPS_PAD"))))
 
 
 def _forward_shape(widest: int, dtype: torch.dtype) -> tuple[int, int]:
     """(pixels, warps) of a forward program: as many pixels as fit the registers of an sm_90 without spilling."""
     if dtype.itemsize == 2:
-        return min(128, 4096 // widest), 4
+        return 32, 1
     return (128 if widest == 16 and dtype == torch.float32 else 1024 // widest), 4
 
 
 def _backward_shape(widest: int, dtype: torch.dtype) -> tuple[int, int]:
     """(pixels, warps) of a backward program: few warps, since every warp computes all of a program's weight gradients."""
     if widest == 16 and dtype != torch.float64:
-        return 32, 1 if dtype.itemsize == 2 else 2
+        return (32, 1) if dtype.itemsize == 2 else (32, 2)
     return 16, 4
 
 
@@ -577,11 +607,13 @@ def _forward(
     arguments = _network_arguments(image, image_size, texture, weights, distance, output, taps, taps_pad, prior)
     pixels, warps = _forward_shape(_widest(arguments), output.dtype)
     tile = tile_shape(pixels)
+    programs, rows = strips(output.shape[0], output.shape[2], output.shape[3], tile)
     launch(
         downsize_kernel,
-        tiles(output.shape[0], output.shape[2], output.shape[3], tile),
+        programs,
         output.device,
         output_ptr=output,
+        rows=rows,
         BLOCK_H=tile[0],
         BLOCK_W=tile[1],
         num_warps=warps,
@@ -604,12 +636,12 @@ def _backward(
 ) -> None:
     """Launch the backward kernel, then the gathers to the gradients of texture and image."""
     batch, _, out_h, out_w = grad_output.shape
-    taps_pad = padded(taps * taps)
+    taps_pad = next_power_of_2(taps * taps)
     arguments = _network_arguments(image, image_size, texture, weights, distance, grad_output, taps, taps_pad, prior)
     pixels, warps = _backward_shape(_widest(arguments), grad_output.dtype)
     tile = tile_shape(pixels)
-    total_tiles = tiles(batch, out_h, out_w, tile)
-    programs = min(total_tiles, MAX_BACKWARD_PROGRAMS)
+    total_strips, rows = strips(batch, out_h, out_w, tile)
+    programs = min(total_strips, MAX_BACKWARD_PROGRAMS)
     acc = torch.float64 if grad_output.dtype == torch.float64 else torch.float32
     grad_pooled = None if grad_texture is None else grad_output.new_empty(batch, out_h, out_w, grad_texture.shape[1])
     a = None if grad_image is None else grad_output.new_empty(batch, out_h, out_w, taps * taps)
@@ -623,7 +655,8 @@ def _backward(
         grad_pooled_ptr=grad_pooled,
         coefficients_ptr=a,
         partial_ptr=partial,
-        total_tiles=total_tiles,
+        total_strips=total_strips,
+        rows=rows,
         BLOCK_H=tile[0],
         BLOCK_W=tile[1],
         WEIGHTS=0 if partial is None else partial.shape[1],

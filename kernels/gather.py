@@ -9,15 +9,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import accumulator, cdiv, launch, needs_int64, next_power_of_2, tile_shape, tiles
-from .tile import first_tap, gather, gather_backward, tap_offsets, tile_pixels, windows_starting_by
+from .launch import accumulator, cdiv, launch, needs_int64, next_power_of_2, strips, tile_shape
+from .tile import first_tap, gather, gather_backward, strip, tap_offsets, tile_pixels, windows_starting_by
 
 
 @triton.jit(do_not_specialize=[
     "image_stride_n", "image_stride_c", "image_stride_h", "image_stride_w",
     "coefficients_stride_n", "coefficients_stride_k", "coefficients_stride_h", "coefficients_stride_w",
     "output_stride_n", "output_stride_c", "output_stride_h", "output_stride_w",
-    "image_h", "image_w", "out_h", "out_w",
+    "image_h", "image_w", "out_h", "out_w", "rows",
 ])  # fmt: skip
 def weighted_gather_kernel(
     image_ptr,
@@ -39,6 +39,7 @@ def weighted_gather_kernel(
     image_w,
     out_h,
     out_w,
+    rows,
     CHANNELS: tl.constexpr,
     TAPS: tl.constexpr,
     TAPS_PAD: tl.constexpr,
@@ -48,31 +49,34 @@ def weighted_gather_kernel(
     BLOCK_H: tl.constexpr,
     BLOCK_W: tl.constexpr,
 ):
-    """One program takes a tile of output pixels: their weighted sums, or the gradient to their coefficients."""
-    n, y, x, pixel_mask = tile_pixels(tl.program_id(0), out_h, out_w, BLOCK_H, BLOCK_W, INDEX64)
-    k = tl.arange(0, TAPS_PAD)
-    mask = pixel_mask[:, None] & (k < TAPS * TAPS)[None, :]
-    taps = tap_offsets(y, x, image_h, image_w, out_h, out_w, image_stride_h, image_stride_w, TAPS, TAPS_PAD)
-    pixel = coefficients_ptr + n * coefficients_stride_n + y * coefficients_stride_h + x * coefficients_stride_w
+    """One program takes ``rows`` tiles of output pixels: their weighted sums, or the gradients to their coefficients."""
+    n, tile_y, tile_x = strip(tl.program_id(0), out_h, out_w, rows, BLOCK_H, BLOCK_W)
+    k = tl.arange(0, TAPS_PAD)[:, None]
     if INDEX64:
         k = k.to(tl.int64)
-    coefficient_ptrs = pixel[:, None] + k[None, :] * coefficients_stride_k
     image_ptr += n * image_stride_n
+    coefficients_ptr += n * coefficients_stride_n
     output_ptr += n * output_stride_n
-    output_offsets = y * output_stride_h + x * output_stride_w
-    if BACKWARD:
-        zeros = tl.zeros([BLOCK_H * BLOCK_W, TAPS_PAD], ACC)
-        grad = gather_backward(
-            image_ptr, taps, mask, image_stride_c, output_ptr, output_offsets, pixel_mask, output_stride_c, zeros,
-            CHANNELS,
-        )  # fmt: skip
-        tl.store(coefficient_ptrs, grad, mask=mask)
-    else:
-        coefficients = tl.load(coefficient_ptrs, mask=mask, other=0.0).to(ACC)
-        gather(
-            image_ptr, taps, mask, image_stride_c, coefficients, output_ptr, output_offsets, pixel_mask,
-            output_stride_c, CHANNELS,
-        )  # fmt: skip
+    for step in range(rows):
+        y, x, pixel_mask = tile_pixels(tile_y + step, tile_x, out_h, out_w, BLOCK_H, BLOCK_W, INDEX64)
+        mask = pixel_mask[None, :] & (k < TAPS * TAPS)
+        taps = tap_offsets(y, x, image_h, image_w, out_h, out_w, image_stride_h, image_stride_w, TAPS, TAPS_PAD)
+        pixel = y * coefficients_stride_h + x * coefficients_stride_w
+        coefficient_ptrs = coefficients_ptr + (pixel[None, :] + k * coefficients_stride_k)
+        output_offsets = y * output_stride_h + x * output_stride_w
+        if BACKWARD:
+            zeros = tl.zeros([TAPS_PAD, BLOCK_H * BLOCK_W], ACC)
+            grad = gather_backward(
+                image_ptr, taps, mask, image_stride_c, output_ptr, output_offsets, pixel_mask, output_stride_c, zeros,
+                CHANNELS,
+            )  # fmt: skip
+            tl.store(coefficient_ptrs, grad, mask=mask)
+        else:
+            coefficients = tl.load(coefficient_ptrs, mask=mask, other=0.0).to(ACC)
+            gather(
+                image_ptr, taps, mask, image_stride_c, coefficients, output_ptr, output_offsets, pixel_mask,
+                output_stride_c, CHANNELS,
+            )  # fmt: skip
 
 
 @triton.jit
@@ -94,7 +98,7 @@ def _taps_on(i, j, n_in, n_out, TAPS: tl.constexpr):
     "grad_output_stride_n", "grad_output_stride_c", "grad_output_stride_h", "grad_output_stride_w",
     "coefficients_stride_n", "coefficients_stride_k", "coefficients_stride_h", "coefficients_stride_w",
     "grad_image_stride_n", "grad_image_stride_c", "grad_image_stride_h", "grad_image_stride_w",
-    "image_h", "image_w", "out_h", "out_w", "windows_h", "windows_w", "chunks",
+    "image_h", "image_w", "out_h", "out_w", "windows_h", "windows_w", "chunks", "rows",
 ])  # fmt: skip
 def weighted_gather_grad_image_kernel(
     grad_output_ptr,
@@ -119,6 +123,7 @@ def weighted_gather_grad_image_kernel(
     windows_h,
     windows_w,
     chunks,
+    rows,
     CHANNELS: tl.constexpr,
     CHANNELS_PAD: tl.constexpr,
     TAPS: tl.constexpr,
@@ -127,47 +132,50 @@ def weighted_gather_grad_image_kernel(
     BLOCK_H: tl.constexpr,
     BLOCK_W: tl.constexpr,
 ):
-    """One program takes a chunk of channels at a tile of source pixels, and gathers from the windows that read them."""
+    """One program takes a chunk of channels at ``rows`` tiles of source pixels, and gathers from the windows that read them."""
     pid = tl.program_id(0)
     tile = pid // chunks
     channel = (pid - tile * chunks) * CHANNELS_PAD + tl.arange(0, CHANNELS_PAD)
     channel_mask = channel < CHANNELS
     if INDEX64:
         channel = channel.to(tl.int64)
-    n, y, x, pixel_mask = tile_pixels(tile, image_h, image_w, BLOCK_H, BLOCK_W, INDEX64)
-    first_row, end_row = _windows(y, image_h, out_h, TAPS)
-    first_column, end_column = _windows(x, image_w, out_w, TAPS)
-    end_row = tl.where(pixel_mask, end_row, 0)
-    # Only tiles on an edge hold pixels that one window reads with several taps.
-    on_edge_y = tl.max(((y == 0) | (y == image_h - 1)).to(tl.int32), axis=0)
-    on_edge_x = tl.max(((x == 0) | (x == image_w - 1)).to(tl.int32), axis=0)
-    repeats_y = 1 + on_edge_y * (TAPS - 1)
-    repeats_x = 1 + on_edge_x * (TAPS - 1)
+    n, tile_y, tile_x = strip(tile, image_h, image_w, rows, BLOCK_H, BLOCK_W)
     coefficients_ptr += n * coefficients_stride_n
     grad_output_ptr += n * grad_output_stride_n + channel[None, :] * grad_output_stride_c
-    grad = tl.zeros([BLOCK_H * BLOCK_W, CHANNELS_PAD], ACC)
-    for window_y in range(windows_h):
-        row = first_row + window_y
-        first_ky, last_ky = _taps_on(y, row, image_h, out_h, TAPS)
-        for window_x in range(windows_w):
-            column = first_column + window_x
-            first_kx, last_kx = _taps_on(x, column, image_w, out_w, TAPS)
-            window_mask = (row < end_row) & (column < end_column)
-            pixel = row * coefficients_stride_h + column * coefficients_stride_w
-            coefficient = tl.zeros([BLOCK_H * BLOCK_W], ACC)
-            for repeat_y in range(repeats_y):
-                ky = first_ky + repeat_y
-                for repeat_x in range(repeats_x):
-                    kx = first_kx + repeat_x
-                    tap = pixel + (ky * TAPS + kx) * coefficients_stride_k
-                    tap_mask = window_mask & (ky <= last_ky) & (kx <= last_kx)
-                    coefficient += tl.load(coefficients_ptr + tap, mask=tap_mask, other=0.0).to(ACC)
-            offsets = row * grad_output_stride_h + column * grad_output_stride_w
-            mask = window_mask[:, None] & channel_mask[None, :]
-            grad_output = tl.load(grad_output_ptr + offsets[:, None], mask=mask, other=0.0).to(ACC)
-            grad += coefficient[:, None] * grad_output
-    pixel = grad_image_ptr + n * grad_image_stride_n + y * grad_image_stride_h + x * grad_image_stride_w
-    tl.store(pixel[:, None] + channel[None, :] * grad_image_stride_c, grad, mask=pixel_mask[:, None] & channel_mask[None, :])
+    grad_image_ptr += n * grad_image_stride_n + channel[None, :] * grad_image_stride_c
+    for step in range(rows):
+        y, x, pixel_mask = tile_pixels(tile_y + step, tile_x, image_h, image_w, BLOCK_H, BLOCK_W, INDEX64)
+        first_row, end_row = _windows(y, image_h, out_h, TAPS)
+        first_column, end_column = _windows(x, image_w, out_w, TAPS)
+        end_row = tl.where(pixel_mask, end_row, 0)
+        # Only tiles on an edge hold pixels that one window reads with several taps.
+        on_edge_y = tl.max(((y == 0) | (y == image_h - 1)).to(tl.int32), axis=0)
+        on_edge_x = tl.max(((x == 0) | (x == image_w - 1)).to(tl.int32), axis=0)
+        repeats_y = 1 + on_edge_y * (TAPS - 1)
+        repeats_x = 1 + on_edge_x * (TAPS - 1)
+        grad = tl.zeros([BLOCK_H * BLOCK_W, CHANNELS_PAD], ACC)
+        for window_y in range(windows_h):
+            row = first_row + window_y
+            first_ky, last_ky = _taps_on(y, row, image_h, out_h, TAPS)
+            for window_x in range(windows_w):
+                column = first_column + window_x
+                first_kx, last_kx = _taps_on(x, column, image_w, out_w, TAPS)
+                window_mask = (row < end_row) & (column < end_column)
+                pixel = row * coefficients_stride_h + column * coefficients_stride_w
+                coefficient = tl.zeros([BLOCK_H * BLOCK_W], ACC)
+                for repeat_y in range(repeats_y):
+                    ky = first_ky + repeat_y
+                    for repeat_x in range(repeats_x):
+                        kx = first_kx + repeat_x
+                        tap = pixel + (ky * TAPS + kx) * coefficients_stride_k
+                        tap_mask = window_mask & (ky <= last_ky) & (kx <= last_kx)
+                        coefficient += tl.load(coefficients_ptr + tap, mask=tap_mask, other=0.0).to(ACC)
+                offsets = row * grad_output_stride_h + column * grad_output_stride_w
+                mask = window_mask[:, None] & channel_mask[None, :]
+                grad_output = tl.load(grad_output_ptr + offsets[:, None], mask=mask, other=0.0).to(ACC)
+                grad += coefficient[:, None] * grad_output
+        pixel = y * grad_image_stride_h + x * grad_image_stride_w
+        tl.store(grad_image_ptr + pixel[:, None], grad, mask=pixel_mask[:, None] & channel_mask[None, :])
 
 
 def weighted_gather2d(image: Tensor, coefficients: Tensor, output: Tensor, taps: int) -> None:
@@ -194,10 +202,11 @@ def _launch(image: Tensor, coefficients: Tensor, output: Tensor, taps: int, back
     batch, channels, out_h, out_w = output.shape
     image_h, image_w = image.shape[2:]
     taps_pad = next_power_of_2(taps * taps)
-    tile = tile_shape(128 if taps_pad <= 4 else 32)
+    tile = tile_shape(32)
+    programs, rows = strips(batch, out_h, out_w, tile)
     launch(
         weighted_gather_kernel,
-        tiles(batch, out_h, out_w, tile),
+        programs,
         image.device,
         image_ptr=image,
         image_stride_n=image.stride(0),
@@ -218,6 +227,7 @@ def _launch(image: Tensor, coefficients: Tensor, output: Tensor, taps: int, back
         image_w=image_w,
         out_h=out_h,
         out_w=out_w,
+        rows=rows,
         CHANNELS=channels,
         TAPS=taps,
         TAPS_PAD=taps_pad,
@@ -226,7 +236,7 @@ def _launch(image: Tensor, coefficients: Tensor, output: Tensor, taps: int, back
         INDEX64=needs_int64([(image_h, out_h), (image_w, out_w)], [image, coefficients, output]),
         BLOCK_H=tile[0],
         BLOCK_W=tile[1],
-        num_warps=4,
+        num_warps=1,
     )
 
 
@@ -237,9 +247,10 @@ def grad_image_gather(grad_output: Tensor, coefficients: Tensor, grad_image: Ten
     channels_pad = min(64, next_power_of_2(channels))
     chunks = cdiv(channels, channels_pad)
     tile = tile_shape(min(64, 1024 // channels_pad))
+    programs, rows = strips(batch, image_h, image_w, tile)
     launch(
         weighted_gather_grad_image_kernel,
-        tiles(batch, image_h, image_w, tile) * chunks,
+        programs * chunks,
         grad_image.device,
         grad_output_ptr=grad_output,
         grad_output_stride_n=grad_output.stride(0),
@@ -263,6 +274,7 @@ def grad_image_gather(grad_output: Tensor, coefficients: Tensor, grad_image: Ten
         windows_h=_most_windows(image_h, out_h, taps),
         windows_w=_most_windows(image_w, out_w, taps),
         chunks=chunks,
+        rows=rows,
         CHANNELS=channels,
         CHANNELS_PAD=channels_pad,
         TAPS=taps,

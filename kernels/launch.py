@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton.language as tl
@@ -15,11 +15,14 @@ INTERPRETED = isinstance(tl.cdiv, InterpretedFunction)
 
 
 def launch(kernel: Any, programs: int, device: torch.device, **arguments: Any) -> None:
-    """Run ``programs`` instances of ``kernel`` on ``device``; none for an empty output."""
+    """Run ``programs`` instances of ``kernel`` on ``device``; none for an empty output.
+
+    One stage: many small programs hide each other's latency, and copies of tiles in shared memory would let fewer of them run.
+    """
     if programs == 0:
         return
     with _current(device):
-        run(kernel, programs, arguments)
+        run(kernel, programs, arguments | {"num_stages": 1})
 
 
 def run(kernel: Any, programs: int, arguments: dict[str, Any]) -> None:
@@ -62,16 +65,29 @@ def padded(channels: int) -> int:
 
 
 def tile_shape(pixels: int) -> tuple[int, int]:
-    """(rows, columns) of a tile of ``pixels``, a power of two from 16; in the interpreter always one large tile."""
-    if INTERPRETED:
-        return 8, 16
-    columns = 16 if pixels >= 64 else 8
-    return pixels // columns, columns
+    """(rows, columns) of a tile of ``pixels``: one row, whose geometry is then the same for all of a program's threads.
+
+    In the interpreter, where a program costs much the same whatever its tile, always one large tile.
+    """
+    return (8, 16) if INTERPRETED else (1, pixels)
 
 
 def tiles(batch: int, height: int, width: int, tile: tuple[int, int]) -> int:
     """How many tiles cover ``batch`` planes of ``height`` x ``width`` pixels."""
     return batch * cdiv(height, tile[0]) * cdiv(width, tile[1])
+
+
+def strips(batch: int, height: int, width: int, tile: tuple[int, int]) -> tuple[int, int]:
+    """(programs, rows): programs that take ``rows`` tiles each, one below the other, to share what these have in common.
+
+    Only as many rows as leave all processors several programs, up to eight.
+    """
+    rows = min(8, max(1, tiles(batch, height, width, tile) // ENOUGH_PROGRAMS))
+    return batch * cdiv(cdiv(height, tile[0]), rows) * cdiv(width, tile[1]), rows
+
+
+ENOUGH_PROGRAMS = 8192
+"""Programs of one warp that keep an H200 busy: its processors hold about half as many of the larger kernels' at once."""
 
 
 def needs_int64(axes: list[tuple[int, int]], tensors: list[Tensor | None]) -> bool:
@@ -87,15 +103,29 @@ def _extent(x: Tensor) -> int:
     return sum((size - 1) * abs(stride) for size, stride in zip(x.shape[1:], x.stride()[1:], strict=True) if size > 1)
 
 
-def aligned_strides(x: Tensor | None) -> tuple[int, int, int, int, bool, int]:
-    """(stride_n, stride_c, stride_h, stride_w, channels_last, align) of a (N, C, H, W) tensor, in units of ``align``.
+class Strides(NamedTuple):
+    """Strides of a (N, C, H, W) tensor; n, h and w in units of ``align`` elements, which is 1 unless channels lie last."""
 
-    Channels-last pixels load 16 bytes at a time only where the compiler knows that they start at multiples of 16 bytes.
-    So their strides are passed in units of ``align`` elements, which is a compile-time constant.
+    n: int
+    c: int
+    h: int
+    w: int
+    channels_last: bool
+    align: int
+    dense: bool
+    """Whether neighbouring pixels lie side by side."""
+
+
+def aligned_strides(x: Tensor | None) -> Strides:
+    """Strides as kernels take them that load 16 bytes at a time.
+
+    The compiler has to know that channels-last pixels start at multiples of 16 bytes. So their strides are passed in units of
+    ``align`` elements, which is a compile-time constant.
     """
     if x is None:
-        return 0, 0, 0, 0, True, 1
+        return Strides(0, 0, 0, 0, True, 1, False)
     n, c, h, w = (stride if size > 1 else 0 for size, stride in zip(x.shape, x.stride(), strict=True))
     channels_last = c == 1 or x.shape[1] == 1
     align = math.gcd(16, n, h, w) if channels_last else 1
-    return n // align, c, h // align, w // align, channels_last, align
+    dense = w == (x.shape[1] if channels_last else 1) and w % align == 0
+    return Strides(n // align, c, h // align, w // align, channels_last, align, dense)

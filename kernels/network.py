@@ -13,11 +13,14 @@ import triton.language as tl
 
 from .tile import distance_numerator, first_tap
 
+POSITIONS = tl.constexpr(16)
+"""Columns of :func:`position`: what a matrix product takes as its inner dimension."""
+
 
 @triton.jit
 def relu(z):
     """max(z, 0) that keeps NaN, as PyTorch's does."""
-    return tl.where(z < 0, 0.0, z)
+    return tl.maximum(z, 0.0, propagate_nan=tl.PropagateNan.ALL)
 
 
 @triton.jit
@@ -30,14 +33,35 @@ def relu_backward(grad, z):
 def first_distance(j, n_in, n_out, TAPS: tl.constexpr, ACC: tl.constexpr):
     """Signed distance of the first tap from target pixel ``j``, in source pixels."""
     tap = first_tap(j, n_in, n_out, TAPS)
-    return distance_numerator(tap, j, n_in, n_out).to(ACC) / (2 * n_out).to(ACC)
+    return distance_numerator(tap, j, n_in, n_out).to(ACC) * (0.5 / n_out.to(ACC))
 
 
 @triton.jit
-def fold_distance_weights(weight_ptr, bias_ptr, channel, mask, TAPS: tl.constexpr, ACC: tl.constexpr):
-    """A_y, A_x and b of the folded encoding, each [CHANNELS_PAD]."""
+def position(dy, dx, OPERAND: tl.constexpr, ACC: tl.constexpr):
+    """What the distance encoding multiplies, columns [dx, dy, 1] and what half precision rounds off them: [BLOCK, POSITIONS].
+
+    In half precision dx = high + low, and so dx * A = high * A_high + low * A_high + high * A_low but for 2^-16 of it.
+    Columns lie along registers here, so that choosing among them costs nothing.
+    """
+    column = tl.arange(0, POSITIONS)[:, None]
+    x_high = dx.to(OPERAND).to(ACC)
+    y_high = dy.to(OPERAND).to(ACC)
+    values = tl.where((column == 0) | (column == 1), x_high[None, :], 0.0)
+    values = tl.where((column == 2) | (column == 3), y_high[None, :], values)
+    values = tl.where(column == 4, (dx - x_high)[None, :], values)
+    values = tl.where(column == 5, (dy - y_high)[None, :], values)
+    values = tl.where((column == 6) | (column == 7), 1.0, values)
+    return tl.trans(values.to(OPERAND))
+
+
+@triton.jit
+def load_encoding(weight_ptr, bias_ptr, E: tl.constexpr, E_PAD: tl.constexpr, TAPS: tl.constexpr, OPERAND: tl.constexpr,
+                  ACC: tl.constexpr):  # fmt: skip
+    """A_x, A_y and b of the folded encoding in rows that go with the columns of :func:`position`: [POSITIONS, E_PAD]."""
+    channel = tl.arange(0, E_PAD)
+    mask = channel < E
     vertical = tl.zeros_like(channel).to(ACC)
-    horizontal = tl.zeros_like(channel).to(ACC)
+    horizontal = vertical
     bias = tl.load(bias_ptr + channel, mask=mask, other=0.0).to(ACC)
     for k in tl.static_range(TAPS):
         w_y = tl.load(weight_ptr + channel * (2 * TAPS) + k, mask=mask, other=0.0).to(ACC)
@@ -45,7 +69,28 @@ def fold_distance_weights(weight_ptr, bias_ptr, channel, mask, TAPS: tl.constexp
         vertical += w_y
         horizontal += w_x
         bias += k * (w_y + w_x)
-    return vertical, horizontal, bias
+    row = tl.arange(0, POSITIONS)[:, None]
+    values = tl.where((row == 0) | (row == 1) | (row == 4), horizontal[None, :], 0.0)
+    values = tl.where((row == 2) | (row == 3) | (row == 5), vertical[None, :], values)
+    values = tl.where((row == 6) | (row == 7), bias[None, :], values)
+    rounded = values.to(OPERAND).to(ACC)
+    low = (row == 1) | (row == 3) | (row == 7)
+    return tl.where(low, values - rounded, rounded).to(OPERAND)
+
+
+@triton.jit
+def encoding_gradients(grad):
+    """Gradients of A_x and A_y, each [E_PAD], from position^T . grad [POSITIONS, E_PAD]."""
+    row = tl.arange(0, POSITIONS)[:, None]
+    horizontal = tl.sum(tl.where((row == 0) | (row == 4), grad, 0.0), axis=0)
+    vertical = tl.sum(tl.where((row == 2) | (row == 5), grad, 0.0), axis=0)
+    return horizontal, vertical
+
+
+@triton.jit
+def fold_pixels(x, ROWS: tl.constexpr):
+    """Sum of every ROWS-th row of ``x`` [BLOCK, CHANNELS]: [ROWS, CHANNELS]."""
+    return tl.sum(tl.reshape(x, [x.shape[0] // ROWS, ROWS, x.shape[1]]), axis=0)
 
 
 @triton.jit
@@ -66,21 +111,21 @@ def softmax(
     logits, y, x, image_h, image_w, out_h, out_w,
     PRIOR: tl.constexpr, TAPS: tl.constexpr, TAPS_PAD: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """q . exp(logits) over its sum across the taps: [BLOCK, TAPS_PAD], zero past the last tap."""
+    """q . exp(logits) over its sum across the taps: [TAPS_PAD, BLOCK], as ``logits``; zero past the last tap."""
     k = tl.arange(0, TAPS_PAD)
-    is_tap = (k < TAPS * TAPS)[None, :]
+    is_tap = (k < TAPS * TAPS)[:, None]
     if PRIOR == "none":
         weighted = tl.where(is_tap, logits, float("-inf"))
-        exponentials = tl.exp(weighted - tl.max(weighted, axis=1)[:, None])
+        exponentials = tl.exp(weighted - tl.max(weighted, axis=0)[None, :])
     else:
-        row = first_tap(y, image_h, out_h, TAPS)[:, None] + (k // TAPS)[None, :]
-        column = first_tap(x, image_w, out_w, TAPS)[:, None] + (k % TAPS)[None, :]
-        q_y = prior(row, y[:, None], image_h, out_h, PRIOR, ACC)
-        q_x = prior(column, x[:, None], image_w, out_w, PRIOR, ACC)
+        row = first_tap(y, image_h, out_h, TAPS)[None, :] + (k // TAPS)[:, None]
+        column = first_tap(x, image_w, out_w, TAPS)[None, :] + (k % TAPS)[:, None]
+        q_y = prior(row, y[None, :], image_h, out_h, PRIOR, ACC)
+        q_x = prior(column, x[None, :], image_w, out_w, PRIOR, ACC)
         q = tl.where(is_tap, q_y * q_x, 0.0)
         weighted = tl.where(q > 0, logits, float("-inf"))
-        exponentials = q * tl.exp(weighted - tl.max(weighted, axis=1)[:, None])
-    return exponentials / tl.sum(exponentials, axis=1)[:, None]
+        exponentials = q * tl.exp(weighted - tl.max(weighted, axis=0)[None, :])
+    return exponentials * (1.0 / tl.sum(exponentials, axis=0))[None, :]
 
 
 @triton.jit
@@ -114,9 +159,7 @@ def load_network(
     What does not exist (E = 0, F = 0, fewer hidden layers) is some tensor that nobody reads.
     """
     TAPS2: tl.constexpr = TAPS * TAPS
-    vertical = tl.zeros([E_PAD], ACC)
-    horizontal = vertical
-    encoding_bias = vertical
+    encoding = tl.zeros([POSITIONS, E_PAD], OPERAND)
     first_e = tl.zeros([E_PAD, E_PAD], OPERAND)
     first_p = tl.zeros([F_PAD, F_PAD], OPERAND)
     hidden_1 = tl.zeros([M_PAD, M_PAD], OPERAND)
@@ -132,10 +175,7 @@ def load_network(
     else:
         first_bias = load_bias(out_bias_ptr, TAPS2, TAPS_PAD, ACC)
     if E > 0:
-        channel = tl.arange(0, E_PAD)
-        vertical, horizontal, encoding_bias = fold_distance_weights(
-            distance_weight_ptr, distance_bias_ptr, channel, channel < E, TAPS, ACC
-        )
+        encoding = load_encoding(distance_weight_ptr, distance_bias_ptr, E, E_PAD, TAPS, OPERAND, ACC)
         if HIDDEN_LAYERS > 0:
             first_e = load_weight(hidden_weight_0_ptr, E + F, M, E, M_PAD, E_PAD)
         else:
@@ -152,15 +192,9 @@ def load_network(
         hidden_2 = load_weight(hidden_weight_2_ptr, M, M, M, M_PAD, M_PAD)
         hidden_2_bias = load_bias(hidden_bias_2_ptr, M, M_PAD, ACC)
     return (
-        vertical, horizontal, encoding_bias, first_e, first_p, first_bias,
+        encoding, first_e, first_p, first_bias,
         hidden_1, hidden_1_bias, hidden_2, hidden_2_bias, out, out_bias,
     )  # fmt: skip
-
-
-@triton.jit
-def encode_distances(dy, dx, vertical, horizontal, bias, OPERAND: tl.constexpr):
-    """e = relu(Wd . [dy; dx] + bd) from the folded weights: [BLOCK, E_PAD]."""
-    return relu(dy[:, None] * vertical[None, :] + dx[:, None] * horizontal[None, :] + bias[None, :]).to(OPERAND)
 
 
 @triton.jit
@@ -183,5 +217,14 @@ def linear_grad_input(grad, weight, PRECISION: tl.constexpr, ACC: tl.constexpr):
 
 @triton.jit
 def linear_grad_weight(grad, z, total, PRECISION: tl.constexpr):
-    """total plus the gradient of :func:`linear` to its weight: grad^T . z."""
-    return tl.dot(tl.trans(grad.to(z.dtype)), z, total, input_precision=PRECISION, out_dtype=total.dtype)
+    """total plus the gradient of :func:`linear` to its weight, transposed: z^T . grad, [IN_PAD, OUT_PAD]."""
+    return tl.dot(tl.trans(z), grad.to(z.dtype), total, input_precision=PRECISION, out_dtype=total.dtype)
+
+
+@triton.jit
+def pad_rows(x):
+    """``x`` with rows of zeros below, to at least 16: what a matrix product takes as its inner dimension."""
+    for _ in tl.static_range(4):
+        if x.shape[0] < 16:
+            x = tl.reshape(tl.permute(tl.join(x, tl.zeros_like(x)), (2, 0, 1)), [2 * x.shape[0], x.shape[1]])
+    return x

@@ -16,24 +16,51 @@ def _device_function(function: Callable[..., Any]) -> Any:
     return function if INTERPRETED else triton.jit(function)
 
 
-first_tap = _device_function(geometry.first_tap)
+_first_tap = _device_function(geometry.first_tap)
+_bin_first = _device_function(geometry.bin_first)
 distance_numerator = _device_function(geometry.distance_numerator)
-bin_first = _device_function(geometry.bin_first)
 windows_starting_by = _device_function(geometry.windows_starting_by)
 
 
 @triton.jit
-def tile_pixels(tile, height, width, BLOCK_H: tl.constexpr, BLOCK_W: tl.constexpr, INDEX64: tl.constexpr):
-    """Image, rows, columns and in-bounds mask, each [BLOCK], of a tile of a batch of ``height`` x ``width`` planes.
+def _unsigned(x):
+    return x.to(tl.uint64) if x.dtype == tl.int64 else x.to(tl.uint32)
+
+
+@triton.jit
+def _signed(x):
+    return x.to(tl.int64) if x.dtype == tl.uint64 else x.to(tl.int32)
+
+
+@triton.jit
+def first_tap(j, n_in, n_out, TAPS: tl.constexpr):
+    """First source pixel that target pixel ``j`` reads. Its dividend is not negative, and unsigned division is cheaper."""
+    return _signed(_first_tap(_unsigned(j), _unsigned(n_in), _unsigned(n_out), TAPS))
+
+
+@triton.jit
+def bin_first(j, n_in, n_out):
+    """First source pixel that overlaps bin ``j``."""
+    return _signed(_bin_first(_unsigned(j), _unsigned(n_in), _unsigned(n_out)))
+
+
+@triton.jit
+def strip(pid, height, width, rows, BLOCK_H: tl.constexpr, BLOCK_W: tl.constexpr):
+    """Image, first row of tiles and column of tiles of a program that takes ``rows`` tiles, one below the other."""
+    tiles_w = tl.cdiv(width, BLOCK_W)
+    strips = tl.cdiv(tl.cdiv(height, BLOCK_H), rows)
+    tile_x = pid % tiles_w
+    strip_y = pid // tiles_w
+    n = strip_y // strips
+    return n.to(tl.int64), (strip_y - n * strips) * rows, tile_x
+
+
+@triton.jit
+def tile_pixels(tile_y, tile_x, height, width, BLOCK_H: tl.constexpr, BLOCK_W: tl.constexpr, INDEX64: tl.constexpr):
+    """Rows, columns and in-bounds mask, each [BLOCK], of a tile of a plane of ``height`` x ``width`` pixels.
 
     Out of bounds, rows and columns repeat the last, whose arithmetic is as safe as any pixel's.
     """
-    tiles_w = tl.cdiv(width, BLOCK_W)
-    tiles_image = tiles_w * tl.cdiv(height, BLOCK_H)
-    n = tile // tiles_image
-    tile_in_image = tile - n * tiles_image
-    tile_y = tile_in_image // tiles_w
-    tile_x = tile_in_image - tile_y * tiles_w
     offs = tl.arange(0, BLOCK_H * BLOCK_W)
     y = tile_y * BLOCK_H + offs // BLOCK_W
     x = tile_x * BLOCK_W + offs % BLOCK_W
@@ -41,15 +68,15 @@ def tile_pixels(tile, height, width, BLOCK_H: tl.constexpr, BLOCK_W: tl.constexp
         y = y.to(tl.int64)
         x = x.to(tl.int64)
     mask = (y < height) & (x < width)
-    return n.to(tl.int64), tl.minimum(y, height - 1), tl.minimum(x, width - 1), mask
+    return tl.minimum(y, height - 1), tl.minimum(x, width - 1), mask
 
 
 @triton.jit
 def tap_offsets(y, x, in_h, in_w, out_h, out_w, stride_h, stride_w, TAPS: tl.constexpr, TAPS_PAD: tl.constexpr):
-    """Offsets in one image of every tap of the pixels: [BLOCK, TAPS_PAD], edge pixels repeating."""
+    """Offsets in one image of every tap of the pixels: [TAPS_PAD, BLOCK], edge pixels repeating."""
     k = tl.arange(0, TAPS_PAD)
-    row = first_tap(y, in_h, out_h, TAPS)[:, None] + (k // TAPS)[None, :]
-    column = first_tap(x, in_w, out_w, TAPS)[:, None] + (k % TAPS)[None, :]
+    row = first_tap(y, in_h, out_h, TAPS)[None, :] + (k // TAPS)[:, None]
+    column = first_tap(x, in_w, out_w, TAPS)[None, :] + (k % TAPS)[:, None]
     row = tl.minimum(tl.maximum(row, 0), in_h - 1)
     column = tl.minimum(tl.maximum(column, 0), in_w - 1)
     return row * stride_h + column * stride_w
@@ -58,10 +85,10 @@ def tap_offsets(y, x, in_h, in_w, out_h, out_w, stride_h, stride_w, TAPS: tl.con
 @triton.jit
 def gather(image_ptr, offsets, mask, stride_c, coefficients, output_ptr, output_offsets, output_mask, output_stride_c,
            CHANNELS: tl.constexpr):  # fmt: skip
-    """Store the sum of each pixel's taps, weighted by ``coefficients`` [BLOCK, TAPS_PAD], channel by channel."""
+    """Store the sum of each pixel's taps, weighted by ``coefficients`` [TAPS_PAD, BLOCK], channel by channel."""
     for _ in range(CHANNELS):
         image = tl.load(image_ptr + offsets, mask=mask, other=0.0)
-        total = tl.sum(coefficients * image.to(coefficients.dtype), axis=1)
+        total = tl.sum(coefficients * image.to(coefficients.dtype), axis=0)
         tl.store(output_ptr + output_offsets, total, mask=output_mask)
         image_ptr += stride_c
         output_ptr += output_stride_c
@@ -75,7 +102,7 @@ def gather_backward(image_ptr, offsets, mask, stride_c, grad_output_ptr, grad_of
     for _ in range(CHANNELS):
         image = tl.load(image_ptr + offsets, mask=mask, other=0.0).to(zeros.dtype)
         grad_output = tl.load(grad_output_ptr + grad_offsets, mask=grad_mask, other=0.0)
-        grad += grad_output.to(zeros.dtype)[:, None] * image
+        grad += grad_output.to(zeros.dtype)[None, :] * image
         image_ptr += stride_c
         grad_output_ptr += grad_stride_c
     return grad
@@ -88,16 +115,47 @@ def bin_overlap(i, j, n_in, n_out):
 
 
 @triton.jit
+def bin_pixel(
+    source_ptr, stride_c, stride_h, stride_w, channel, i_y, i_x, y, x, source_h, source_w, out_h, out_w,
+    ACC: tl.constexpr, CHANNELS: tl.constexpr, CHANNELS_LAST: tl.constexpr, ALIGN: tl.constexpr,
+    CHANNELS_PAD: tl.constexpr, WHOLE: tl.constexpr,
+):  # fmt: skip
+    """One source pixel of every bin, times its overlap in source pixels unless all are WHOLE: a tile as ``bin_sum``'s."""
+    offsets = (i_y * stride_h + i_x * stride_w) * ALIGN
+    channel_mask = channel < CHANNELS
+    if CHANNELS_LAST:
+        pointers = source_ptr + (offsets[:, None] + channel[None, :])
+    else:
+        pointers = source_ptr + (offsets[None, :] + channel[:, None] * stride_c)
+    if WHOLE and CHANNELS == CHANNELS_PAD:
+        return tl.load(pointers).to(ACC)
+    elif WHOLE and CHANNELS_LAST:
+        return tl.load(pointers, mask=channel_mask[None, :], other=0.0).to(ACC)
+    elif WHOLE:
+        return tl.load(pointers, mask=channel_mask[:, None], other=0.0).to(ACC)
+    else:
+        overlap_y = bin_overlap(i_y, y, source_h, out_h)
+        overlap_x = bin_overlap(i_x, x, source_w, out_w)
+        inside = (overlap_y > 0) & (overlap_x > 0)
+        # In source pixels, not in counts of 1 / (out_h * out_w) pixels, whose sums would leave float32's range early.
+        weight = overlap_y.to(ACC) * (1.0 / out_h.to(ACC)) * (overlap_x.to(ACC) * (1.0 / out_w.to(ACC)))
+        if CHANNELS_LAST:
+            mask = inside[:, None] & channel_mask[None, :]
+            return weight[:, None] * tl.load(pointers, mask=mask, other=0.0).to(ACC)
+        else:
+            mask = inside[None, :] & channel_mask[:, None]
+            return weight[None, :] * tl.load(pointers, mask=mask, other=0.0).to(ACC)
+
+
+@triton.jit
 def bin_sum(
     source_ptr,  # of one image
     source_stride_c,
     source_stride_h,  # in units of ALIGN
     source_stride_w,  # in units of ALIGN
     channel,  # [CHANNELS_PAD]
-    channel_mask,
     y,  # [BLOCK]
     x,
-    pixel_mask,
     source_h,
     source_w,
     out_h,
@@ -107,43 +165,59 @@ def bin_sum(
     norm_h,
     norm_w,
     ACC: tl.constexpr,
+    CHANNELS: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
     ALIGN: tl.constexpr,
+    DENSE: tl.constexpr,
     BLOCK: tl.constexpr,
     CHANNELS_PAD: tl.constexpr,
+    BIN_H: tl.constexpr,
+    BIN_W: tl.constexpr,
+    WHOLE: tl.constexpr,
 ):
     """Sum over each pixel's bin, weighted by overlap over ``norm_h * norm_w``: [BLOCK, CHANNELS_PAD].
 
     The tile lies with the axis that is contiguous in memory last, so that neighbouring threads read neighbouring bytes.
+    BIN_H and BIN_W, where not 0, are ``bin_h`` and ``bin_w`` known when compiling: no loops then, and all loads in flight.
+    WHOLE says that no bin's edge cuts a source pixel.
     """
+    stride_w = source_stride_w
+    if DENSE:
+        stride_w = CHANNELS // ALIGN if CHANNELS_LAST else 1
     first_row = bin_first(y, source_h, out_h)
     first_column = bin_first(x, source_w, out_w)
     if CHANNELS_LAST:
         total = tl.zeros([BLOCK, CHANNELS_PAD], ACC)
     else:
         total = tl.zeros([CHANNELS_PAD, BLOCK], ACC)
-    # Summed in source pixels, then divided: sums of counts of 1 / (out_h * out_w) pixels would leave float32's range early.
-    unit = 1.0 / out_h.to(ACC) * (1.0 / out_w.to(ACC))
-    bins_per_norm = out_h.to(ACC) / norm_h.to(ACC) * (out_w.to(ACC) / norm_w.to(ACC))
-    for row in range(bin_h):
-        i_y = first_row + row
-        overlap_y = tl.where(pixel_mask, bin_overlap(i_y, y, source_h, out_h), 0)
-        weight_y = unit * overlap_y.to(ACC)
-        for column in range(bin_w):
-            i_x = first_column + column
-            overlap_x = bin_overlap(i_x, x, source_w, out_w)
-            mask = (overlap_y > 0) & (overlap_x > 0)
-            weight = weight_y * overlap_x.to(ACC)
-            pixel = (i_y * source_stride_h + i_x * source_stride_w) * ALIGN
-            if CHANNELS_LAST:
-                value = tl.load(
-                    source_ptr + pixel[:, None] + channel[None, :], mask=mask[:, None] & channel_mask[None, :], other=0.0
-                )
-                total += weight[:, None] * value.to(ACC)
+    if BIN_H > 0:
+        for row in tl.static_range(BIN_H):
+            for column in tl.static_range(BIN_W):
+                total += bin_pixel(
+                    source_ptr, source_stride_c, source_stride_h, stride_w, channel, first_row + row, first_column + column,
+                    y, x, source_h, source_w, out_h, out_w, ACC, CHANNELS, CHANNELS_LAST, ALIGN, CHANNELS_PAD, WHOLE,
+                )  # fmt: skip
+    else:
+        for row in range(bin_h):
+            if BIN_W > 0:
+                for column in tl.static_range(BIN_W):
+                    total += bin_pixel(
+                        source_ptr, source_stride_c, source_stride_h, stride_w, channel, first_row + row,
+                        first_column + column, y, x, source_h, source_w, out_h, out_w,
+                        ACC, CHANNELS, CHANNELS_LAST, ALIGN, CHANNELS_PAD, WHOLE,
+                    )  # fmt: skip
             else:
-                offsets = channel[:, None] * source_stride_c + pixel[None, :]
-                value = tl.load(source_ptr + offsets, mask=mask[None, :] & channel_mask[:, None], other=0.0)
-                total += weight[None, :] * value.to(ACC)
+                for column in range(bin_w):
+                    total += bin_pixel(
+                        source_ptr, source_stride_c, source_stride_h, stride_w, channel, first_row + row,
+                        first_column + column, y, x, source_h, source_w, out_h, out_w,
+                        ACC, CHANNELS, CHANNELS_LAST, ALIGN, CHANNELS_PAD, WHOLE,
+                    )  # fmt: skip
     if not CHANNELS_LAST:
         total = tl.trans(total)
-    return total * bins_per_norm
+    scale_h = out_h
+    scale_w = out_w
+    if WHOLE:
+        scale_h = tl.minimum(source_h, out_h)
+        scale_w = tl.minimum(source_w, out_w)
+    return total * (scale_h.to(ACC) / norm_h.to(ACC) * (scale_w.to(ACC) / norm_w.to(ACC)))

@@ -48,5 +48,4 @@ def test_the_default_network_neither_spills_nor_loads_narrowly():
             assert row["stack_bytes"] == 0, row
         if variant["dtype"] in ("fp16", "bf16") and variant["channels_last"] and row["name"].startswith("downsize"):
             # A program's tile of texture, 16 channels of 2 bytes a pixel, in loads of 16 bytes by each of its threads.
-            pixels = 128 if row["name"] == "downsize_kernel" else 32
-            assert row["wide_loads"] >= pixels * 16 * 2 // (16 * 32 * row["warps"]), row
+            assert row["wide_loads"] >= 32 * 16 * 2 // (16 * 32 * row["warps"]), row

@@ -1,0 +1,325 @@
+"""The speed instrument: what it refuses to time, what it writes, and what is made of that. Sizes are tiny, times irrelevant."""
+
+import copy
+import dataclasses
+import itertools
+import json
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+pytest.importorskip("matplotlib")
+
+from bench import __main__ as cli
+from bench import measure, providers, report, workloads
+from bench.providers import Provider
+from bench.workloads import Case, Workload
+
+TINY = Workload("poster160", 2, (20, 24), (9, 11))
+ROW_FIELDS = {
+    "workload", "mode", "provider", "status", "reason", "error", "gradient_error", "median_ms", "p20_ms", "p80_ms",
+    "necessary_bytes", "gb_per_s", "copy_share", "peak_bytes", "launches", "host_us",
+}  # fmt: skip
+
+
+def run(*arguments):
+    return CliRunner().invoke(cli.app, [str(a) for a in arguments], env={"COLUMNS": "200"})
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch, tmp_path):
+    """Everything small, and written below ``tmp_path``."""
+    torch.use_deterministic_algorithms(False)  # PyTorch's interpolations on a GPU have no deterministic gradients
+    monkeypatch.setitem(workloads.NAMED, "poster160", TINY)
+    monkeypatch.setattr(measure, "COPY_BYTES", {"cpu": 2**20, "cuda": 2**20})
+    monkeypatch.setattr(measure, "ROOT", tmp_path)
+    monkeypatch.setattr(cli, "RESULTS", tmp_path / "results")
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """The result of two providers in both modes, as read from its file."""
+    out = tmp_path_factory.mktemp("bench") / "result.json"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(workloads.NAMED, "poster160", TINY)
+        patch.setattr(measure, "COPY_BYTES", {"cpu": 2**20, "cuda": 2**20})
+        outcome = run("--quick", "--dtype", "fp32", "--provider", "reference", "--provider", "bilinear-aa", "--out", out)
+    assert outcome.exit_code == 0, outcome.output
+    return json.loads(out.read_text())
+
+
+def rows_of(out):
+    return {(row["provider"], row["mode"]): row for row in json.loads(out.read_text())["rows"]}
+
+
+def implement(monkeypatch, name, prepare):
+    monkeypatch.setitem(providers.PROVIDERS, name, Provider("operator", prepare))
+
+
+def test_a_quick_run_measures_every_uncompiled_provider(tmp_path):
+    outcome = run("run", "--quick")
+    assert outcome.exit_code == 0, outcome.output
+    (out,) = (tmp_path / "results").glob("quick-*.json")
+    rows = rows_of(out)
+    assert {row["status"] for row in rows.values()} == {"measured"}
+    assert not any("compiled" in name for name, _ in rows)
+    assert {mode for _, mode in rows} == set(workloads.MODES)
+    assert all(name in outcome.output for name, _ in rows)
+
+
+def test_the_result_says_all_that_the_figures_depend_on(measured):
+    assert measured.keys() == {"schema", "date", "command", "quick", "machine", "copy_gb_per_s", "rows"}
+    machine = measured["machine"]
+    assert machine["torch"] == torch.__version__
+    assert machine["device"]
+    assert machine.keys() > {"driver", "cpu", "cores", "threads", "triton", "cuda", "python", "commit"}
+    for row in measured["rows"]:
+        assert row.keys() == ROW_FIELDS
+        assert report.workload_of(row) == dataclasses.replace(TINY, dtype="fp32")
+        assert 0 < row["p20_ms"] <= row["median_ms"] <= row["p80_ms"]
+        assert row["gb_per_s"] == pytest.approx(row["necessary_bytes"] / row["median_ms"] / 1e6)
+        assert (row["gradient_error"] is None) == (row["mode"] == "forward")
+
+
+def test_a_wrong_result_is_reported_and_not_timed(monkeypatch, tmp_path):
+    right = providers.PROVIDERS["reference"].prepare
+
+    def prepare(problem):
+        function, inputs = right(problem)
+        return lambda: function() * 1.05, inputs
+
+    implement(monkeypatch, "wrong-one", prepare)
+    outcome = run("--quick", "--provider", "wrong-one", "--provider", "reference", "--out", tmp_path / "r.json")
+    assert outcome.exit_code == 1
+    assert "errors of output and gradients" in outcome.output
+    rows = rows_of(tmp_path / "r.json")
+    for mode in workloads.MODES:
+        assert rows["wrong-one", mode]["status"] == "wrong"
+        assert rows["wrong-one", mode]["error"] == pytest.approx(0.05, rel=0.2)
+        assert "median_ms" not in rows["wrong-one", mode]
+        assert rows["reference", mode]["status"] == "measured"
+
+
+@pytest.mark.parametrize("factor", [0.0, 1.5, float("nan")])
+def test_a_wrong_gradient_is_found_behind_a_right_result(monkeypatch, device, factor):
+    right = providers.PROVIDERS["reference"].prepare
+
+    def prepare(problem):
+        function, inputs = right(problem)
+
+        def run():
+            output = function()
+            return output.detach() + factor * (output - output.detach())
+
+        return run, inputs
+
+    implement(monkeypatch, "wrong-one", prepare)
+    problem = providers.Problem(TINY, "forward+backward", device)
+    errors = providers.errors("wrong-one", problem, *providers.build("wrong-one", problem))
+    assert not errors.acceptable
+    assert errors.output <= errors.output_tolerance or factor != factor
+
+
+def test_a_gradient_that_reaches_another_image_is_found(monkeypatch, device):
+    right = providers.PROVIDERS["reference"].prepare
+
+    def prepare(problem):
+        function, inputs = right(problem)
+
+        def run():
+            output = function()
+            mixed = problem.texture[0].mean()
+            return output + (mixed - mixed.detach())
+
+        return run, inputs
+
+    implement(monkeypatch, "wrong-one", prepare)
+    problem = providers.Problem(TINY, "forward+backward", device)
+    assert not providers.errors("wrong-one", problem, *providers.build("wrong-one", problem)).acceptable
+
+
+@pytest.mark.parametrize("name", ["fused", "net-fused"])
+@pytest.mark.parametrize(
+    ("mode", "change"),
+    [
+        ("forward", {"taps": 4, "prior": "antialias"}),
+        ("forward+backward", {}),
+        ("forward+backward", {"layers": 0, "channels_last": False}),
+    ],
+)
+def test_the_fused_providers_pass(name, mode, change, device):
+    problem = providers.Problem(dataclasses.replace(TINY, **change), mode, device)
+    errors = providers.errors(name, problem, *providers.build(name, problem))
+    assert errors.acceptable, errors
+
+
+def test_the_interpreter_is_never_timed(device):
+    for name in ("fused", "net-fused", "net-fused-compiled"):
+        assert (providers.unavailable(name, torch.device("cpu")) or "").startswith("the Triton kernels need a GPU")
+        assert (providers.unavailable(name, device) is None) == (device.type == "cuda")
+
+
+def test_an_error_fails_its_row_alone(monkeypatch, tmp_path):
+    def prepare(problem):
+        raise RuntimeError("out of memory:\nno such luck")
+
+    implement(monkeypatch, "broken-one", prepare)
+    outcome = run("--quick", "--provider", "broken-one", "--provider", "copy", "--out", tmp_path / "r.json")
+    assert outcome.exit_code == 1
+    assert "broken-one: RuntimeError: out of memory: no such luck" in outcome.output
+    statuses = [row["status"] for row in rows_of(tmp_path / "r.json").values()]
+    assert statuses == ["failed", "measured"] * 2
+
+
+def test_what_the_budget_cuts_is_recorded(tmp_path):
+    outcome = run("--quick", "--budget", "0", "--out", tmp_path / "r.json")
+    assert outcome.exit_code == 0
+    assert "not measured (time budget)" in outcome.output
+    assert {row["reason"] for row in rows_of(tmp_path / "r.json").values()} == {"time budget"}
+
+
+def test_the_file_is_whole_after_every_row(tmp_path):
+    cases = [Case(TINY, mode, name) for mode in workloads.MODES for name in ("bilinear", "copy")]
+    out = tmp_path / "below" / "r.json"
+    for count, row in enumerate(measure.run(cases, torch.device("cpu"), out, quick=True, budget=60), start=1):
+        rows = report.read(out)["rows"]
+        assert len(rows) == count
+        assert rows[-1]["provider"] == row["provider"]
+        assert list(out.parent.iterdir()) == [out]
+
+
+def test_a_row_that_kills_the_process_is_known_by_the_file(monkeypatch, tmp_path):
+    def prepare(problem):
+        assert report.read(tmp_path / "r.json")["rows"][-1]["reason"] == measure.DIED["reason"]
+        return providers.PROVIDERS["reference"].prepare(problem)
+
+    implement(monkeypatch, "reading-one", prepare)
+    outcome = run("--quick", "--provider", "reading-one", "--out", tmp_path / "r.json")
+    assert outcome.exit_code == 0, outcome.output
+    assert {row["status"] for row in rows_of(tmp_path / "r.json").values()} == {"measured"}
+
+
+def test_necessary_bytes():
+    hdx8 = dataclasses.replace(workloads.NAMED["hdx8"], dtype="bf16")
+    image, texture, output = (8 * c * h * w * 2 for c, h, w in ((3, 1080, 1920), (16, 1080, 1920), (3, 540, 960)))
+    assert (image, texture, output) == (99_532_800, 530_841_600, 24_883_200)
+    assert hdx8.necessary_bytes("operator", "forward") == 655_257_600
+    assert hdx8.necessary_bytes("operator", "forward+backward") == 2 * 655_257_600 + 530_841_600
+    assert hdx8.necessary_bytes("copy", "forward") == 655_257_600
+    for kind in ("network", "interpolation"):
+        assert hdx8.necessary_bytes(kind, "forward") == 99_532_800 + 24_883_200
+        assert hdx8.necessary_bytes(kind, "forward+backward") == 2 * (99_532_800 + 24_883_200)
+
+
+@pytest.mark.parametrize("mode", workloads.MODES)
+def test_a_copy_moves_the_operators_bytes(mode, device):
+    problem = providers.Problem(TINY, mode, device)
+    assert 2 * problem.source.nbytes == pytest.approx(TINY.necessary_bytes("operator", mode), abs=2 * 4 * TINY.batch)
+
+
+@pytest.mark.parametrize("device_type", ["cpu", "cuda"])
+def test_plans_name_what_exists_and_nothing_twice(device_type):
+    cases = workloads.plan(device_type)
+    assert len(set(cases)) == len(cases)
+    assert {case.provider for case in cases} <= providers.PROVIDERS.keys()
+    assert {case.workload.name for case in cases if case.provider == workloads.AUTOTUNED} <= {"hdx8", "seg768"}
+    fused = {name for name, provider in providers.PROVIDERS.items() if provider.fused}
+    assert {case.provider for case in cases} & fused == (fused if device_type == "cuda" else set())
+
+
+def test_options_replace_their_axis():
+    cases = workloads.plan("cuda", workloads=["taps", "hd"], providers=["fused"], dtypes=["fp16"], modes=["forward"])
+    assert {(case.provider, case.workload.dtype, case.mode) for case in cases} == {("fused", "fp16", "forward")}
+    assert {case.workload.name for case in cases} == {"hd", *(f"taps-{k}" for k in (1, 2, 3, 4, 6, 8))}
+    asked = workloads.plan("cuda", workloads=["poster160"], providers=[workloads.AUTOTUNED])
+    assert {case.provider for case in asked} == {workloads.AUTOTUNED}
+
+
+@pytest.mark.parametrize("option", ["workload", "provider", "dtype", "mode"])
+def test_an_unknown_name_is_refused_with_the_choices(option):
+    outcome = run(f"--{option}", "nonsense")
+    assert outcome.exit_code == 2
+    assert "nonsense" in outcome.output
+    known = {"workload": "seg513", "provider": "bicubic-aa", "dtype": "bf16", "mode": "forward+backward"}
+    assert known[option] in outcome.output
+
+
+README = "before\n<!-- speed:cpu -->\n<!-- /speed:cpu -->\nbetween\n<!-- speed:gpu -->\nold\n<!-- /speed:gpu -->\nafter\n"
+
+
+@pytest.fixture
+def results(measured, tmp_path):
+    """A folder with a CPU's result and one as a GPU's would look."""
+    folder = tmp_path / "results"
+    cpu = copy.deepcopy(measured) | {"quick": False}
+    cpu["machine"]["device_type"] = "cpu"
+    measure.write(cpu, folder / "cpu.json")
+    gpu = copy.deepcopy(cpu)
+    gpu["machine"] |= {"device_type": "cuda", "device": "A GPU", "driver": "1.2"}
+    for row in gpu["rows"]:
+        row["workload"]["dtype"] = "bf16"
+        row |= {"peak_bytes": 3 * 2**20, "launches": 7, "host_us": 12.5}
+    for row in [row for row in gpu["rows"] if row["provider"] == "reference"]:
+        halved = {key: row[key] / 2 for key in ("median_ms", "p20_ms", "p80_ms")}
+        gpu["rows"] += [row | halved | {"provider": "fused"}, row | halved | {"provider": "net-fused"}]
+    measure.write(gpu, folder / "gpu.json")
+    return folder
+
+
+def test_tables_in_the_readme(results):
+    text = report.with_tables(README, results)
+    assert report.with_tables(text, results) == text
+    cpu, gpu = text.partition("between")[::2]
+    assert "| poster160, K=2, channels-last | " in cpu
+    assert "| poster160, forward | " in gpu
+    assert "| 2.00x |" in gpu
+    assert "| 3.00 | 7 | 12.5 |" in gpu
+    assert "A GPU; PyTorch" in gpu
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+
+
+def test_tables_without_results(tmp_path):
+    text = report.with_tables(README, tmp_path)
+    assert report.NOT_MEASURED["cpu"] in text
+    assert report.NOT_MEASURED["gpu"] in text
+    with pytest.raises(ValueError, match="speed:cpu"):
+        report.with_tables("no sections", tmp_path)
+
+
+def test_tables_check_finds_an_outdated_readme(results, tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text(README)
+    assert run("tables", "--check").exit_code == 1
+    assert readme.read_text() == README
+    assert run("tables").exit_code == 0
+    assert run("tables", "--check").exit_code == 0
+    (results / "gpu.json").unlink()
+    assert run("tables", "--check").exit_code == 1
+
+
+def test_quick_results_stay_out_of_the_readme(measured, tmp_path):
+    measure.write(copy.deepcopy(measured), tmp_path / "quick.json")
+    assert report.with_tables(README, tmp_path) == report.with_tables(README, tmp_path / "empty")
+
+
+def test_plot(results, tmp_path):
+    result = report.read(results / "gpu.json")
+    for name, provider in itertools.product(("pixels-1", "pixels-4", "layers-0"), ("fused", "copy")):
+        row = copy.deepcopy(result["rows"][0]) | {"provider": provider}
+        row["workload"]["name"] = name
+        result["rows"].append(row)
+    measure.write(result, tmp_path / "r.json")
+    outcome = run("plot", tmp_path / "r.json", "--out", tmp_path / "plots")
+    assert outcome.exit_code == 0, outcome.output
+    pictures = {path.stem for path in (tmp_path / "plots" / "r").glob("*.png")}
+    assert pictures == {"sweep-pixels-forward", "sweep-layers-forward"} | {
+        f"{kind}-{mode}" for kind in ("headline", "roofline") for mode in workloads.MODES
+    }
+
+
+def test_a_result_of_another_format_is_refused(tmp_path):
+    (tmp_path / "r.json").write_text('{"schema": 0}')
+    with pytest.raises(ValueError, match="schema 1"):
+        report.read(tmp_path / "r.json")
