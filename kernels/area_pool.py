@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tritonds import geometry
 
-from .launch import accumulator, aligned_strides, cdiv, launch, needs_int64, next_power_of_2, strips, tile_shape
+from .launch import accumulator, aligned_strides, cdiv, launch, layout, needs_int64, next_power_of_2, strips, tile_shape
 from .tile import bin_sum, strip, tile_pixels
 
 
@@ -103,8 +103,8 @@ def _launch(source: Tensor, output: Tensor, norm: tuple[int, int]) -> None:
     bin_h, bin_w, static_h, static_w, whole = bins((source_h, source_w), (out_h, out_w))
     tile = tile_shape(min(64, 1024 // channels_pad))
     programs, rows = strips(batch, out_h, out_w, tile)
-    source_strides = aligned_strides(source)
-    output_strides = aligned_strides(output)
+    source_strides = aligned_strides(layout(source))
+    output_strides = aligned_strides(layout(output))
     launch(
         area_pool_kernel,
         programs * chunks,
@@ -140,7 +140,7 @@ def _launch(source: Tensor, output: Tensor, norm: tuple[int, int]) -> None:
         BIN_W=static_w,
         WHOLE=whole,
         ACC=accumulator(source.dtype),
-        INDEX64=needs_int64([(source_h, out_h), (source_w, out_w)], [source, output]),
+        INDEX64=needs_int64([(source_h, out_h), (source_w, out_w)], [layout(source), layout(output)]),
         BLOCK_H=tile[0],
         BLOCK_W=tile[1],
         num_warps=1,
@@ -150,7 +150,7 @@ def _launch(source: Tensor, output: Tensor, norm: tuple[int, int]) -> None:
 def bins(n_in: tuple[int, int], n_out: tuple[int, int]) -> tuple[int, int, int, int, bool]:
     """(bin_h, bin_w, BIN_H, BIN_W, WHOLE) as :func:`bin_sum` takes them; few enough to compile a kernel for each.
 
-    Bins of up to 16 pixels are written out, all their loads in flight at once; of larger ones, up to 8 columns.
+    Bins of up to 4 pixels are written out, all their loads in flight at once; of larger ones, up to 8 columns.
     """
     bin_h, bin_w = (_bin_width(*axis) for axis in zip(n_in, n_out, strict=True))
     whole = all(max(axis) % min(axis) == 0 for axis in zip(n_in, n_out, strict=True))
@@ -159,7 +159,7 @@ def bins(n_in: tuple[int, int], n_out: tuple[int, int]) -> tuple[int, int, int, 
     return bin_h, bin_w, 0, bin_w if bin_w <= MAX_STATIC_COLUMNS else 0, whole
 
 
-MAX_STATIC_BIN = 16
+MAX_STATIC_BIN = 4
 MAX_STATIC_COLUMNS = 8
 
 

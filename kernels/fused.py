@@ -10,8 +10,9 @@ that are needed: one gather each then gives the gradients to texture and image. 
 once over the programs, so that the result never depends on the order in which programs end.
 """
 
+import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -21,10 +22,12 @@ from torch import Tensor
 from .area_pool import area_pool2d_backward, bins
 from .gather import grad_image_gather
 from .launch import (
+    Layout,
     accumulator,
     aligned_strides,
     dot_precision,
     launch,
+    layout,
     needs_int64,
     next_power_of_2,
     padded,
@@ -434,7 +437,7 @@ def downsize(
 
     ``weights`` is flat: weight and bias of the distance encoding if ``distance``, of each hidden layer, of the output layer.
     """
-    _forward(image, image.shape[2:], texture, weights, distance, output, taps, prior)
+    _forward(image, (image.shape[2], image.shape[3]), texture, weights, distance, output, taps, prior)
 
 
 def coefficients(
@@ -463,7 +466,7 @@ def downsize_backward(
     prior: str,
 ) -> None:
     """Write those gradients of :func:`downsize` that are given a tensor; that of the weights is one flat tensor."""
-    size = image.shape[2:]
+    size = (image.shape[2], image.shape[3])
     _backward(grad_output, image, size, texture, weights, distance, grad_image, grad_texture, grad_weights, taps, prior)
 
 
@@ -482,46 +485,17 @@ def coefficients_backward(
     _backward(grad_output, None, image_size, texture, weights, distance, None, grad_texture, grad_weights, taps, prior)
 
 
-def _network_arguments(
-    image: Tensor | None,
-    image_size: Sequence[int],
-    texture: Tensor | None,
-    weights: Sequence[Tensor],
-    distance: bool,
-    output: Tensor,
-    taps: int,
-    taps_pad: int,
-    prior: str,
-) -> dict[str, Any]:
-    """The arguments that forward and backward kernels share."""
-    dtype = output.dtype
+def _pointers(
+    image: Tensor | None, texture: Tensor | None, weights: Sequence[Tensor], distance: bool
+) -> dict[str, Tensor | None]:
+    """The tensors that forward and backward kernels read, by argument."""
     weights = [t.contiguous() for t in weights]
-    encoding: list[Tensor | None] = [*weights[:2]] if distance else [None, None]
-    hidden: list[Tensor | None] = [*weights[2 if distance else 0 : -2]]
-    hidden_layers = len(hidden) // 2
-    hidden_channels = weights[-2].shape[1] if hidden else 0
-    hidden = [*hidden, *[None] * (6 - len(hidden))]
-    distance_channels = weights[0].shape[0] if distance else 0
-    texture_channels = 0 if texture is None else texture.shape[1]
-    texture_h, texture_w = (1, 1) if texture is None else texture.shape[2:]
-    out_h, out_w = output.shape[2:]
-    axes = [(image_size[0], out_h), (image_size[1], out_w), (texture_h, out_h), (texture_w, out_w)]
-    strides = aligned_strides(texture)
-    bin_h, bin_w, static_h, static_w, whole = bins((texture_h, texture_w), (out_h, out_w))
-    image_strides = (0, 0, 0, 0) if image is None else image.stride()
+    hidden = [*weights[2 if distance else 0 : -2], *[None] * 6]
     return dict(
         image_ptr=image,
-        image_stride_n=image_strides[0],
-        image_stride_c=image_strides[1],
-        image_stride_h=image_strides[2],
-        image_stride_w=image_strides[3],
         texture_ptr=texture,
-        texture_stride_n=strides.n,
-        texture_stride_c=strides.c,
-        texture_stride_h=strides.h,
-        texture_stride_w=strides.w,
-        distance_weight_ptr=encoding[0],
-        distance_bias_ptr=encoding[1],
+        distance_weight_ptr=weights[0] if distance else None,
+        distance_bias_ptr=weights[1] if distance else None,
         hidden_weight_0_ptr=hidden[0],
         hidden_bias_0_ptr=hidden[1],
         hidden_weight_1_ptr=hidden[2],
@@ -530,10 +504,67 @@ def _network_arguments(
         hidden_bias_2_ptr=hidden[5],
         out_weight_ptr=weights[-2],
         out_bias_ptr=weights[-1],
-        output_stride_n=output.stride(0),
-        output_stride_c=output.stride(1),
-        output_stride_h=output.stride(2),
-        output_stride_w=output.stride(3),
+    )
+
+
+class _Problem(NamedTuple):
+    """All that the other arguments of a launch follow from. ``output`` may be its gradient."""
+
+    image: Layout | None
+    image_size: tuple[int, int]
+    texture: Layout | None
+    weights: tuple[tuple[int, ...], ...]
+    distance: bool
+    output: Layout
+    dtype: torch.dtype
+    taps: int
+    prior: str
+    precision: str
+
+
+def _problem(
+    image: Tensor | None,
+    image_size: tuple[int, int],
+    texture: Tensor | None,
+    weights: Sequence[Tensor],
+    distance: bool,
+    output: Tensor,
+    taps: int,
+    prior: str,
+) -> _Problem:
+    dtype = output.dtype
+    shapes = tuple([t.shape for t in weights])  # faster than from a generator
+    output_layout = Layout(output.shape, output.stride())
+    precision = dot_precision(dtype)
+    return _Problem(layout(image), image_size, layout(texture), shapes, distance, output_layout, dtype, taps, prior, precision)
+
+
+def _network_arguments(problem: _Problem) -> dict[str, Any]:
+    """What forward and backward kernels share, beside the tensors."""
+    image, image_size, texture, weights, distance, output, dtype, taps, prior, precision = problem
+    hidden_layers = (len(weights) - 2 - 2 * distance) // 2
+    hidden_channels = weights[-2][1] if hidden_layers else 0
+    distance_channels = weights[0][0] if distance else 0
+    texture_channels = 0 if texture is None else texture.shape[1]
+    texture_h, texture_w = (1, 1) if texture is None else texture.shape[2:]
+    out_h, out_w = output.shape[2:]
+    axes = [(image_size[0], out_h), (image_size[1], out_w), (texture_h, out_h), (texture_w, out_w)]
+    strides = aligned_strides(texture)
+    bin_h, bin_w, static_h, static_w, whole = bins((texture_h, texture_w), (out_h, out_w))
+    image_strides = (0, 0, 0, 0) if image is None else image.stride
+    return dict(
+        image_stride_n=image_strides[0],
+        image_stride_c=image_strides[1],
+        image_stride_h=image_strides[2],
+        image_stride_w=image_strides[3],
+        texture_stride_n=strides.n,
+        texture_stride_c=strides.c,
+        texture_stride_h=strides.h,
+        texture_stride_w=strides.w,
+        output_stride_n=output.stride[0],
+        output_stride_c=output.stride[1],
+        output_stride_h=output.stride[2],
+        output_stride_w=output.stride[3],
         image_h=image_size[0],
         image_w=image_size[1],
         texture_h=texture_h,
@@ -551,7 +582,7 @@ def _network_arguments(
         F_PAD=padded(texture_channels),
         M_PAD=padded(hidden_channels),
         TAPS=taps,
-        TAPS_PAD=taps_pad,
+        TAPS_PAD=next_power_of_2(taps * taps),
         PRIOR=prior,
         TEXTURE_CHANNELS_LAST=strides.channels_last,
         TEXTURE_ALIGN=strides.align,
@@ -561,7 +592,7 @@ def _network_arguments(
         WHOLE=whole,
         ACC=accumulator(dtype),
         OPERAND=OPERANDS[dtype],
-        PRECISION=dot_precision(dtype),
+        PRECISION=precision,
         INDEX64=needs_int64(axes, [image, texture, output]),
     )
 
@@ -595,7 +626,7 @@ def _backward_shape(widest: int, dtype: torch.dtype) -> tuple[int, int]:
 
 def _forward(
     image: Tensor | None,
-    image_size: Sequence[int],
+    image_size: tuple[int, int],
     texture: Tensor | None,
     weights: Sequence[Tensor],
     distance: bool,
@@ -603,28 +634,26 @@ def _forward(
     taps: int,
     prior: str,
 ) -> None:
-    taps_pad = next_power_of_2(taps * taps)
-    arguments = _network_arguments(image, image_size, texture, weights, distance, output, taps, taps_pad, prior)
-    pixels, warps = _forward_shape(_widest(arguments), output.dtype)
+    programs, arguments = _forward_plan(_problem(image, image_size, texture, weights, distance, output, taps, prior))
+    pointers = _pointers(image, texture, weights, distance)
+    launch(downsize_kernel, programs, output.device, output_ptr=output, **pointers, **arguments)
+
+
+@functools.lru_cache(maxsize=1024)  # it takes longer than the launch itself
+def _forward_plan(problem: _Problem) -> tuple[int, dict[str, Any]]:
+    """How many programs, and their arguments but the tensors."""
+    arguments = _network_arguments(problem)
+    pixels, warps = _forward_shape(_widest(arguments), problem.dtype)
     tile = tile_shape(pixels)
-    programs, rows = strips(output.shape[0], output.shape[2], output.shape[3], tile)
-    launch(
-        downsize_kernel,
-        programs,
-        output.device,
-        output_ptr=output,
-        rows=rows,
-        BLOCK_H=tile[0],
-        BLOCK_W=tile[1],
-        num_warps=warps,
-        **arguments,
-    )
+    batch, _, out_h, out_w = problem.output.shape
+    programs, rows = strips(batch, out_h, out_w, tile)
+    return programs, arguments | dict(rows=rows, BLOCK_H=tile[0], BLOCK_W=tile[1], num_warps=warps)
 
 
 def _backward(
     grad_output: Tensor,
     image: Tensor | None,
-    image_size: Sequence[int],
+    image_size: tuple[int, int],
     texture: Tensor | None,
     weights: Sequence[Tensor],
     distance: bool,
@@ -636,8 +665,7 @@ def _backward(
 ) -> None:
     """Launch the backward kernel, then the gathers to the gradients of texture and image."""
     batch, _, out_h, out_w = grad_output.shape
-    taps_pad = next_power_of_2(taps * taps)
-    arguments = _network_arguments(image, image_size, texture, weights, distance, grad_output, taps, taps_pad, prior)
+    arguments = _network_arguments(_problem(image, image_size, texture, weights, distance, grad_output, taps, prior))
     pixels, warps = _backward_shape(_widest(arguments), grad_output.dtype)
     tile = tile_shape(pixels)
     total_strips, rows = strips(batch, out_h, out_w, tile)
@@ -646,7 +674,7 @@ def _backward(
     grad_pooled = None if grad_texture is None else grad_output.new_empty(batch, out_h, out_w, grad_texture.shape[1])
     a = None if grad_image is None else grad_output.new_empty(batch, out_h, out_w, taps * taps)
     partial = None if grad_weights is None else grad_output.new_empty(programs, grad_weights.numel(), dtype=acc)
-    arguments["INDEX64"] |= needs_int64([], [grad_pooled, a])
+    arguments["INDEX64"] |= needs_int64([], [layout(grad_pooled), layout(a)])
     launch(
         downsize_backward_kernel,
         programs,
@@ -664,6 +692,7 @@ def _backward(
         COEFFICIENTS=a is not None,
         GRAD_WEIGHTS=partial is not None,
         num_warps=warps,
+        **_pointers(image, texture, weights, distance),
         **arguments,
     )
     if grad_weights is not None:

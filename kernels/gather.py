@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import accumulator, cdiv, launch, needs_int64, next_power_of_2, strips, tile_shape
+from .launch import accumulator, cdiv, launch, layout, needs_int64, next_power_of_2, strips, tile_shape
 from .tile import first_tap, gather, gather_backward, strip, tap_offsets, tile_pixels, windows_starting_by
 
 
@@ -233,7 +233,7 @@ def _launch(image: Tensor, coefficients: Tensor, output: Tensor, taps: int, back
         TAPS_PAD=taps_pad,
         BACKWARD=backward,
         ACC=accumulator(image.dtype),
-        INDEX64=needs_int64([(image_h, out_h), (image_w, out_w)], [image, coefficients, output]),
+        INDEX64=needs_int64([(image_h, out_h), (image_w, out_w)], [layout(image), layout(coefficients), layout(output)]),
         BLOCK_H=tile[0],
         BLOCK_W=tile[1],
         num_warps=1,
@@ -279,7 +279,9 @@ def grad_image_gather(grad_output: Tensor, coefficients: Tensor, grad_image: Ten
         CHANNELS_PAD=channels_pad,
         TAPS=taps,
         ACC=accumulator(grad_image.dtype),
-        INDEX64=needs_int64([(image_h, out_h), (image_w, out_w)], [grad_output, coefficients, grad_image]),
+        INDEX64=needs_int64(
+            [(image_h, out_h), (image_w, out_w)], [layout(grad_output), layout(coefficients), layout(grad_image)]
+        ),
         BLOCK_H=tile[0],
         BLOCK_W=tile[1],
         num_warps=4,

@@ -22,7 +22,8 @@ def launch(kernel: Any, programs: int, device: torch.device, **arguments: Any) -
     if programs == 0:
         return
     with _current(device):
-        run(kernel, programs, arguments | {"num_stages": 1})
+        arguments["num_stages"] = 1
+        run(kernel, programs, arguments)
 
 
 def run(kernel: Any, programs: int, arguments: dict[str, Any]) -> None:
@@ -90,17 +91,28 @@ ENOUGH_PROGRAMS = 8192
 """Programs of one warp that keep an H200 busy: its processors hold about half as many of the larger kernels' at once."""
 
 
-def needs_int64(axes: list[tuple[int, int]], tensors: list[Tensor | None]) -> bool:
+class Layout(NamedTuple):
+    """How a (N, C, H, W) tensor lies in memory: what a launch depends on beside the dtype."""
+
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+
+
+def layout(x: Tensor | None) -> Layout | None:
+    return None if x is None else Layout(x.shape, x.stride())
+
+
+def needs_int64(axes: list[tuple[int, int]], layouts: list[Layout | None]) -> bool:
     """Whether the geometry of an (n_in, n_out) axis, or an offset inside one image, overflows 32 bits."""
     # The largest integer is distance_numerator's, up to (2 * (n + 8) + 1) * n for either n, on top of the other's.
     if any(2 * (max(axis) + 9) * max(axis) * 2 > MAX_INT32 for axis in axes):
         return True
-    return any(t is not None and _extent(t) > MAX_INT32 for t in tensors)
+    return any(x is not None and _extent(x) > MAX_INT32 for x in layouts)
 
 
-def _extent(x: Tensor) -> int:
+def _extent(x: Layout) -> int:
     """Largest element offset inside one image of the batch."""
-    return sum((size - 1) * abs(stride) for size, stride in zip(x.shape[1:], x.stride()[1:], strict=True) if size > 1)
+    return sum((size - 1) * abs(stride) for size, stride in zip(x.shape[1:], x.stride[1:], strict=True) if size > 1)
 
 
 class Strides(NamedTuple):
@@ -116,7 +128,7 @@ class Strides(NamedTuple):
     """Whether neighbouring pixels lie side by side."""
 
 
-def aligned_strides(x: Tensor | None) -> Strides:
+def aligned_strides(x: Layout | None) -> Strides:
     """Strides as kernels take them that load 16 bytes at a time.
 
     The compiler has to know that channels-last pixels start at multiples of 16 bytes. So their strides are passed in units of
@@ -124,7 +136,7 @@ def aligned_strides(x: Tensor | None) -> Strides:
     """
     if x is None:
         return Strides(0, 0, 0, 0, True, 1, False)
-    n, c, h, w = (stride if size > 1 else 0 for size, stride in zip(x.shape, x.stride(), strict=True))
+    n, c, h, w = (stride if size > 1 else 0 for size, stride in zip(x.shape, x.stride, strict=True))
     channels_last = c == 1 or x.shape[1] == 1
     align = math.gcd(16, n, h, w) if channels_last else 1
     dense = w == (x.shape[1] if channels_last else 1) and w % align == 0

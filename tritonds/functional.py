@@ -227,8 +227,10 @@ def _prepare(
     _check_dtype("image", image)
     if texture is not None:
         _check_alike("texture", texture, "image", image)
+    dtype, device = image.dtype, image.device
     for tensor in flat:
-        _check_alike("weights", tensor, "image", image)
+        if tensor.dtype != dtype or tensor.device != device:
+            _check_alike("weights", tensor, "image", image)
     return image, texture, weights, flat, size
 
 
@@ -237,10 +239,11 @@ def _check_tensor(name: str, x: Tensor) -> None:
         raise TypeError(f"{name}: expected a torch.Tensor, got {type(x).__name__}")
     if x.layout != torch.strided:
         raise TypeError(f"{name}: expected a dense tensor, got layout {x.layout}")
-    if x.ndim != 4:
-        raise ValueError(f"{name}: expected 4 dimensions (N, channels, height, width), got shape {tuple(x.shape)}")
-    if x.shape[1] < 1 or x.shape[2] < 1 or x.shape[3] < 1:
-        raise ValueError(f"{name}: expected channels, height and width of at least 1, got shape {tuple(x.shape)}")
+    shape = x.shape
+    if len(shape) != 4:
+        raise ValueError(f"{name}: expected 4 dimensions (N, channels, height, width), got shape {tuple(shape)}")
+    if shape[1] < 1 or shape[2] < 1 or shape[3] < 1:
+        raise ValueError(f"{name}: expected channels, height and width of at least 1, got shape {tuple(shape)}")
 
 
 def _check_size(size: tuple[int, int]) -> tuple[int, int]:
@@ -311,13 +314,14 @@ def _check_layer(name: str, weight: Tensor, bias: Tensor, channels: int, meaning
     for part, tensor in (("weight", weight), ("bias", bias)):
         if not isinstance(tensor, Tensor):
             raise TypeError(f"weights: expected {name} {part} to be a torch.Tensor, got {type(tensor).__name__}")
-    if weight.ndim != 2 or weight.shape[0] < 1 or weight.shape[1] != channels:
+    shape = weight.shape
+    if len(shape) != 2 or shape[0] < 1 or shape[1] != channels:
         raise ValueError(
-            f"weights: expected {name} weight of shape (out, {channels}), {channels} being {meaning}, got {tuple(weight.shape)}"
+            f"weights: expected {name} weight of shape (out, {channels}), {channels} being {meaning}, got {tuple(shape)}"
         )
-    if tuple(bias.shape) != (weight.shape[0],):
-        raise ValueError(f"weights: expected {name} bias of shape ({weight.shape[0]},), got {tuple(bias.shape)}")
-    return weight.shape[0]
+    if bias.shape != shape[:1]:
+        raise ValueError(f"weights: expected {name} bias of shape ({shape[0]},), got {tuple(bias.shape)}")
+    return shape[0]
 
 
 def _check_dtype(name: str, x: Tensor) -> None:
@@ -378,6 +382,6 @@ def _use_triton(backend: str, x: Tensor) -> bool:
 
 def _fits_one_launch(texture: Tensor | None, flat: list[Tensor], dtype: torch.dtype) -> bool:
     """Whether a program holds the network's tiles in its registers; wider ones run as pooling, matrix products, gather."""
-    widest = max(0 if texture is None else texture.shape[1], *(bias.shape[0] for bias in flat[1:-1:2]), 0)
+    widest = max([0 if texture is None else texture.shape[1], *[bias.shape[0] for bias in flat[1:-1:2]]])
     tensor_cores = dtype in (torch.float16, torch.bfloat16)
     return widest <= (MAX_FUSED_CHANNELS if tensor_cores else MAX_FUSED_CHANNELS // 2)
