@@ -142,19 +142,25 @@ def _iterations(line: Source, names: dict[str, Any]) -> int:
 
 
 def _step(instructions: list[Instruction], first: int, last: int) -> int:
-    """How many iterations one round of a loop makes: what its counter, compared at its end, grows by."""
+    """How many iterations one round of a loop makes: what its counter, compared at its end, grows or shrinks by."""
     predicate = instructions[last].predicate.lstrip("@!")
-    body = instructions[first:last]
-    tests = [i for i in body if "ISETP" in i.opcode and i.operands.startswith(predicate + ",")]
+    tests = [i for i in range(first, last) if _compares(instructions[i], predicate)]
+    while tests and ".EX" in instructions[tests[-1]].opcode:  # the upper half of a 64-bit counter
+        tests.pop()
     if not predicate or not tests:
         return 1
-    registers = re.findall(r"\bU?R\d+\b", tests[-1].operands)
-    for register in registers:
-        for i in body:
-            match = re.fullmatch(rf"{register}, {register}, (0x[0-9a-f]+)(, U?RZ)?", i.operands)
-            if match and re.match(r"U?(IADD3|VIADD)|IMAD\.IADD", i.opcode):
-                return int(match[1], 16)
+    for register in re.findall(r"\bU?R\d+\b", instructions[tests[-1]].operands):
+        for instruction in reversed(instructions[first : tests[-1]]):
+            if re.match(rf"{register}\b", instruction.operands):  # what was written to it last
+                match = re.match(rf"{register}(?:, U?P\d)?, {register}, -?(0x[0-9a-f]+)\b", instruction.operands)
+                if match and re.match(r"U?(IADD3|VIADD)|IMAD\.IADD", instruction.opcode):
+                    return int(match[1], 16)
+                break
     return 1
+
+
+def _compares(instruction: Instruction, predicate: str) -> bool:
+    return "ISETP" in instruction.opcode and instruction.operands.startswith(predicate + ",")
 
 
 def pipe(opcode: str) -> tuple[str, float]:

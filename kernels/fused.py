@@ -50,7 +50,7 @@ from .network import (
     relu_backward,
     softmax,
 )
-from .tile import bin_sum, gather, gather_backward, strip, tap_offsets, tile_pixels
+from .tile import bin_sum, gather, gather_backward, store_bins, strip, tap_offsets, tile_pixels
 
 MAX_BACKWARD_PROGRAMS = 1056
 """Programs of the backward kernel, each with its own partial weight gradients: eight for each of an H200's 132 processors."""
@@ -239,7 +239,9 @@ def _store_partial_distance(partial_ptr, grad_encoding, bias, E: tl.constexpr, E
     tl.store(partial_ptr + E * 2 * TAPS + channel, bias, mask=mask)
 
 
-@triton.jit(do_not_specialize=[*INTEGERS, "total_strips"])
+@triton.jit(do_not_specialize=[
+    *INTEGERS, "total_strips", "grad_texture_stride_n", "grad_texture_stride_h", "grad_texture_stride_w",
+])  # fmt: skip
 def downsize_backward_kernel(
     grad_output_ptr,
     output_stride_n,
@@ -267,6 +269,10 @@ def downsize_backward_kernel(
     out_weight_ptr,
     out_bias_ptr,
     grad_pooled_ptr,  # (N, h, w, F), dense, or None
+    grad_texture_ptr,  # channels-last, or None
+    grad_texture_stride_n,  # in units of GRAD_TEXTURE_ALIGN, as are h and w
+    grad_texture_stride_h,
+    grad_texture_stride_w,
     coefficients_ptr,  # (N, h, w, K * K), dense, or None
     partial_ptr,  # (programs, WEIGHTS) or None
     total_strips,
@@ -304,6 +310,8 @@ def downsize_backward_kernel(
     BLOCK_W: tl.constexpr,
     WEIGHTS: tl.constexpr,
     GRAD_POOLED: tl.constexpr,
+    GRAD_TEXTURE: tl.constexpr,
+    GRAD_TEXTURE_ALIGN: tl.constexpr,
     COEFFICIENTS: tl.constexpr,
     GRAD_WEIGHTS: tl.constexpr,
 ):
@@ -356,7 +364,7 @@ def downsize_backward_kernel(
                 offsets = pixel[None, :] * (TAPS * TAPS) + k
                 tl.store(coefficients_ptr + plane * (TAPS * TAPS) + offsets, a, mask=tap_mask)
 
-            if GRAD_POOLED or GRAD_WEIGHTS:
+            if GRAD_POOLED or GRAD_TEXTURE or GRAD_WEIGHTS:
                 grad_output_offsets = y * output_stride_h + x * output_stride_w
                 if CHANNELS == 0:
                     offsets = grad_output_offsets[None, :] + k * output_stride_c
@@ -395,13 +403,18 @@ def downsize_backward_kernel(
                 grad_first_bias += fold_pixels(grad, BIAS_ROWS)
                 if F > 0:
                     grad_first_p = linear_grad_weight(grad, p, grad_first_p, PRECISION)
-                    if GRAD_POOLED:
+                    if GRAD_POOLED or GRAD_TEXTURE:
                         channel = tl.arange(0, F_PAD)
-                        tl.store(
-                            grad_pooled_ptr + plane * F + (pixel[:, None] * F + channel[None, :]),
-                            linear_grad_input(wide, first_p, PRECISION, ACC),
-                            mask=pixel_mask[:, None] & (channel < F)[None, :],
-                        )
+                        grad_p = linear_grad_input(wide, first_p, PRECISION, ACC)
+                        mask = pixel_mask[:, None] & (channel < F)[None, :]
+                        if GRAD_POOLED:
+                            offsets = pixel[:, None] * F + channel[None, :]
+                            tl.store(grad_pooled_ptr + plane * F + offsets, grad_p, mask=mask)
+                        else:
+                            store_bins(
+                                grad_texture_ptr + n * grad_texture_stride_n * GRAD_TEXTURE_ALIGN, grad_texture_stride_h,
+                                grad_texture_stride_w, channel, y, x, bin_h, bin_w, grad_p, mask, GRAD_TEXTURE_ALIGN, ACC,
+                            )  # fmt: skip
                 if E > 0:
                     grad_first_e = linear_grad_weight(grad, e, grad_first_e, PRECISION)
                     grad_e = relu_backward(linear_grad_input(wide, first_e, PRECISION, ACC), e)
@@ -671,16 +684,25 @@ def _backward(
     total_strips, rows = strips(batch, out_h, out_w, tile)
     programs = min(total_strips, MAX_BACKWARD_PROGRAMS)
     acc = torch.float64 if grad_output.dtype == torch.float64 else torch.float32
-    grad_pooled = None if grad_texture is None else grad_output.new_empty(batch, out_h, out_w, grad_texture.shape[1])
+    strides = aligned_strides(layout(grad_texture))
+    # Where every source pixel lies in one bin, its gradient is that of the bin over the bin's size: it is written at once.
+    direct = arguments["WHOLE"] and strides.channels_last and texture is not None and texture.shape[2] >= out_h
+    direct = direct and grad_texture is not None and grad_texture.shape[3] >= out_w
+    pooled = grad_texture is not None and not direct
+    grad_pooled = grad_output.new_empty(batch, out_h, out_w, arguments["F"]) if pooled else None
     a = None if grad_image is None else grad_output.new_empty(batch, out_h, out_w, taps * taps)
     partial = None if grad_weights is None else grad_output.new_empty(programs, grad_weights.numel(), dtype=acc)
-    arguments["INDEX64"] |= needs_int64([], [layout(grad_pooled), layout(a)])
+    arguments["INDEX64"] |= needs_int64([], [layout(grad_pooled), layout(a), layout(grad_texture)])
     launch(
         downsize_backward_kernel,
         programs,
         grad_output.device,
         grad_output_ptr=grad_output,
         grad_pooled_ptr=grad_pooled,
+        grad_texture_ptr=grad_texture if direct else None,
+        grad_texture_stride_n=strides.n,
+        grad_texture_stride_h=strides.h,
+        grad_texture_stride_w=strides.w,
         coefficients_ptr=a,
         partial_ptr=partial,
         total_strips=total_strips,
@@ -689,6 +711,8 @@ def _backward(
         BLOCK_W=tile[1],
         WEIGHTS=0 if partial is None else partial.shape[1],
         GRAD_POOLED=grad_pooled is not None,
+        GRAD_TEXTURE=direct,
+        GRAD_TEXTURE_ALIGN=strides.align if direct else 1,
         COEFFICIENTS=a is not None,
         GRAD_WEIGHTS=partial is not None,
         num_warps=warps,
@@ -698,8 +722,8 @@ def _backward(
     if grad_weights is not None:
         assert partial is not None
         grad_weights.copy_(partial.sum(dim=0))
-    if grad_texture is not None:
-        assert grad_pooled is not None
+    if grad_pooled is not None:
+        assert grad_texture is not None
         area_pool2d_backward(grad_pooled.permute(0, 3, 1, 2), grad_texture)
     if grad_image is not None:
         assert a is not None

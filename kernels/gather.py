@@ -80,18 +80,21 @@ def weighted_gather_kernel(
 
 
 @triton.jit
-def _windows(i, n_in, n_out, TAPS: tl.constexpr):
-    """First and one-past-last target pixel whose window reads source pixel ``i``, edge pixels repeating."""
-    first = tl.where(i == 0, 0, tl.minimum(windows_starting_by(i - TAPS, n_in, n_out, TAPS), n_out))
-    last = tl.where(i == n_in - 1, n_out, tl.minimum(windows_starting_by(i, n_in, n_out, TAPS), n_out))
-    return first, last
+def _first_window(i, n_in, n_out, TAPS: tl.constexpr):
+    """First target pixel whose window reads source pixel ``i``, edge pixels repeating."""
+    return tl.where(i == 0, 0, windows_starting_by(i - TAPS, n_in, n_out, TAPS))
 
 
 @triton.jit
 def _taps_on(i, j, n_in, n_out, TAPS: tl.constexpr):
-    """First and last tap of target pixel ``j`` that read source pixel ``i``: one, but several at the image's edges."""
+    """First and last tap of target pixel ``j`` that read source pixel ``i``: one, but several at the image's edges.
+
+    If none does, the first is past the last. ``j`` is not before the first window.
+    """
     tap = i - first_tap(j, n_in, n_out, TAPS)
-    return tl.where(i == 0, 0, tap), tl.where(i == n_in - 1, TAPS - 1, tap)
+    first = tl.where(i == 0, 0, tap)
+    last = tl.where(i == n_in - 1, TAPS - 1, tap)
+    return tl.where((tap >= 0) | (i == n_in - 1), tl.maximum(first, 0), TAPS), tl.minimum(last, TAPS - 1)
 
 
 @triton.jit(do_not_specialize=[
@@ -141,26 +144,25 @@ def weighted_gather_grad_image_kernel(
         channel = channel.to(tl.int64)
     n, tile_y, tile_x = strip(tile, image_h, image_w, rows, BLOCK_H, BLOCK_W)
     coefficients_ptr += n * coefficients_stride_n
-    grad_output_ptr += n * grad_output_stride_n + channel[None, :] * grad_output_stride_c
-    grad_image_ptr += n * grad_image_stride_n + channel[None, :] * grad_image_stride_c
+    grad_output_ptr += n * grad_output_stride_n
+    grad_image_ptr += n * grad_image_stride_n
     for step in range(rows):
         y, x, pixel_mask = tile_pixels(tile_y + step, tile_x, image_h, image_w, BLOCK_H, BLOCK_W, INDEX64)
-        first_row, end_row = _windows(y, image_h, out_h, TAPS)
-        first_column, end_column = _windows(x, image_w, out_w, TAPS)
-        end_row = tl.where(pixel_mask, end_row, 0)
+        first_row = _first_window(y, image_h, out_h, TAPS)
+        first_column = _first_window(x, image_w, out_w, TAPS)
         # Only tiles on an edge hold pixels that one window reads with several taps.
         on_edge_y = tl.max(((y == 0) | (y == image_h - 1)).to(tl.int32), axis=0)
         on_edge_x = tl.max(((x == 0) | (x == image_w - 1)).to(tl.int32), axis=0)
         repeats_y = 1 + on_edge_y * (TAPS - 1)
         repeats_x = 1 + on_edge_x * (TAPS - 1)
-        grad = tl.zeros([BLOCK_H * BLOCK_W, CHANNELS_PAD], ACC)
+        grad = tl.zeros([CHANNELS_PAD, BLOCK_H * BLOCK_W], ACC)
         for window_y in range(windows_h):
             row = first_row + window_y
             first_ky, last_ky = _taps_on(y, row, image_h, out_h, TAPS)
             for window_x in range(windows_w):
                 column = first_column + window_x
                 first_kx, last_kx = _taps_on(x, column, image_w, out_w, TAPS)
-                window_mask = (row < end_row) & (column < end_column)
+                window_mask = pixel_mask & (row < out_h) & (column < out_w) & (first_ky <= last_ky) & (first_kx <= last_kx)
                 pixel = row * coefficients_stride_h + column * coefficients_stride_w
                 coefficient = tl.zeros([BLOCK_H * BLOCK_W], ACC)
                 for repeat_y in range(repeats_y):
@@ -171,11 +173,11 @@ def weighted_gather_grad_image_kernel(
                         tap_mask = window_mask & (ky <= last_ky) & (kx <= last_kx)
                         coefficient += tl.load(coefficients_ptr + tap, mask=tap_mask, other=0.0).to(ACC)
                 offsets = row * grad_output_stride_h + column * grad_output_stride_w
-                mask = window_mask[:, None] & channel_mask[None, :]
-                grad_output = tl.load(grad_output_ptr + offsets[:, None], mask=mask, other=0.0).to(ACC)
-                grad += coefficient[:, None] * grad_output
-        pixel = y * grad_image_stride_h + x * grad_image_stride_w
-        tl.store(grad_image_ptr + pixel[:, None], grad, mask=pixel_mask[:, None] & channel_mask[None, :])
+                offsets = offsets[None, :] + channel[:, None] * grad_output_stride_c
+                mask = window_mask[None, :] & channel_mask[:, None]
+                grad += coefficient[None, :] * tl.load(grad_output_ptr + offsets, mask=mask, other=0.0).to(ACC)
+        offsets = (y * grad_image_stride_h + x * grad_image_stride_w)[None, :] + channel[:, None] * grad_image_stride_c
+        tl.store(grad_image_ptr + offsets, grad, mask=pixel_mask[None, :] & channel_mask[:, None])
 
 
 def weighted_gather2d(image: Tensor, coefficients: Tensor, output: Tensor, taps: int) -> None:
@@ -244,9 +246,9 @@ def grad_image_gather(grad_output: Tensor, coefficients: Tensor, grad_image: Ten
     """Write the gradient to the image, for coefficients (N, K*K, h, w), into ``grad_image`` (N, C, H, W)."""
     batch, channels, image_h, image_w = grad_image.shape
     out_h, out_w = grad_output.shape[2:]
-    channels_pad = min(64, next_power_of_2(channels))
+    channels_pad = min(16, next_power_of_2(channels))
     chunks = cdiv(channels, channels_pad)
-    tile = tile_shape(min(64, 1024 // channels_pad))
+    tile = tile_shape(32)
     programs, rows = strips(batch, image_h, image_w, tile)
     launch(
         weighted_gather_grad_image_kernel,
@@ -284,7 +286,7 @@ def grad_image_gather(grad_output: Tensor, coefficients: Tensor, grad_image: Ten
         ),
         BLOCK_H=tile[0],
         BLOCK_W=tile[1],
-        num_warps=4,
+        num_warps=1,
     )
 
 

@@ -221,3 +221,19 @@ def bin_sum(
         scale_h = tl.minimum(source_h, out_h)
         scale_w = tl.minimum(source_w, out_w)
     return total * (scale_h.to(ACC) / norm_h.to(ACC) * (scale_w.to(ACC) / norm_w.to(ACC)))
+
+
+@triton.jit
+def store_bins(
+    pointer, stride_h, stride_w, channel, y, x, bin_h, bin_w, total, mask, ALIGN: tl.constexpr, ACC: tl.constexpr
+):  # fmt: skip
+    """Spread ``total`` [BLOCK, CHANNELS_PAD] evenly over each pixel's bin, where all bins are of ``bin_h`` x ``bin_w`` pixels.
+
+    The channels lie last in memory; ``stride_h`` and ``stride_w`` are in units of ALIGN.
+    """
+    share = total * (1.0 / (bin_h * bin_w).to(ACC))
+    for index in range(bin_h * bin_w):
+        row = index // bin_w
+        column = index - row * bin_w
+        pixel = ((y * bin_h + row) * stride_h + (x * bin_w + column) * stride_w) * ALIGN
+        tl.store(pointer + (pixel[:, None] + channel[None, :]), share, mask=mask)

@@ -14,6 +14,7 @@ CASES = {
     "enlarging-no-hidden": Case(
         n=1, c=1, size_in=(2, 3), size_out=(4, 4), prior="bilinear", distance=1, texture=2, layers=0, layout="channels_last"
     ),
+    "halved": Case(n=1, c=1, size_in=(4, 6), size_out=(2, 3), distance=1, texture=2, hidden=2, layout="channels_last"),
     "distance-only-hidden3": Case(n=1, c=1, size_in=(4, 4), size_out=(2, 2), distance=2, texture=0, hidden=2, layers=3),
 }
 

@@ -232,8 +232,9 @@ class TestLargeTensors:
         from tritonds import kernels
 
         assert kernels.launch.needs_int64([(70_000, 35_001)], [])
-        assert not kernels.launch.needs_int64([(4320, 7680)], [torch.empty(64, 16, 4320, 7680, device="meta")])
-        assert kernels.launch.needs_int64([(8, 8)], [torch.empty(1, 2**12, 2**10, 2**10, device="meta")])
+        small, large = torch.empty(64, 16, 4320, 7680, device="meta"), torch.empty(1, 2**12, 2**10, 2**10, device="meta")
+        assert not kernels.launch.needs_int64([(4320, 7680)], [kernels.launch.layout(small)])
+        assert kernels.launch.needs_int64([(8, 8)], [kernels.launch.layout(large)])
 
     def test_needed_for_what_the_backward_kernel_stores(self, monkeypatch):
         """K*K coefficients per output pixel pass 2^31 where neither image nor result does."""
