@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test check kernels clean
+.PHONY: demo test check kernels speed gpu clean
 
 demo: $(VENV)/ready  ## every method on a real photograph: a picture, and a table
 	TRITON_INTERPRET=1 $(BIN)/tritonds compare --out demo/compare.png
@@ -16,8 +16,23 @@ check: $(VENV)/ready  ## lint, format, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-kernels: $(VENV)/ready  ## what the compiler makes of the kernels, without a GPU
+kernels: $(VENV)/ready  ## what the compiler makes of the kernels, and what that should cost on a GPU; needs none
 	$(BIN)/python -m bench.compile
+
+speed: $(VENV)/ready  ## measure what runs here, next to its peers; results in bench/results
+	$(BIN)/python -m bench --budget 3600
+	$(BIN)/python -m bench tables
+
+# Under eight minutes, into one folder. With the machine's own Python, whose PyTorch is a GPU build and may lack a network's help.
+RESULTS ?= bench/results
+gpu:  ## on a machine with a GPU: the tests that need one, then the benchmark and its plots
+	$(PYTHON) -m pip install --quiet --no-deps --no-build-isolation --editable .
+	mkdir -p $(RESULTS)
+	-timeout 270 $(PYTHON) -m pytest -n 12 -q $(GPU_TESTS) > $(RESULTS)/gpu-tests.txt 2>&1
+	tail -n 5 $(RESULTS)/gpu-tests.txt
+	-$(PYTHON) -m bench --budget 150 --out $(RESULTS)/gpu.json
+	$(PYTHON) -m bench plot $(RESULTS)/gpu.json --out $(RESULTS)/plots
+GPU_TESTS = $(addprefix tests/test_,parity.py gradcheck.py invariants.py ops.py module.py errors.py)
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

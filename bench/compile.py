@@ -12,11 +12,13 @@ import os
 os.environ.pop("TRITON_INTERPRET", None)  # before Triton is imported: the interpreter's functions cannot be compiled
 
 import dataclasses
+import datetime
 import json
 import pathlib
 import re
 import subprocess
 import tempfile
+import time
 import unittest.mock
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -84,6 +86,8 @@ class Compiled:
     target: str
     warps: int
     shared_bytes: int
+    seconds: float
+    """That compiling took: what a first call waits for, once for each machine."""
     registers: int | None
     stack_bytes: int | None
     instructions: int | None
@@ -180,8 +184,10 @@ def covering_variants() -> list[Variant]:
 def compile_launch(launch: Launch, target: str, variant: Variant) -> Compiled:
     """Compile one recorded launch for ``target``, a key of :data:`TARGETS`."""
     options = {key: launch.arguments[key] for key in ("num_warps", "num_stages", "maxnreg") if key in launch.arguments}
+    start = time.perf_counter()
     compiled = triton.compile(_source(launch), target=TARGETS[target], options=options)
-    identity = (variant, launch.kernel.fn.__name__, target, options["num_warps"], compiled.metadata.shared)
+    seconds = time.perf_counter() - start
+    identity = (variant, launch.kernel.fn.__name__, target, options["num_warps"], compiled.metadata.shared, seconds)
     if "cubin" not in compiled.asm:
         return Compiled(*identity, None, None, None, None, None, None)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
@@ -270,13 +276,13 @@ def table(rows: list[Compiled]) -> rich.table.Table:
         "shared B",
     ]
     columns += ["16 B loads", "occupancy", "instr/px", "B/px", "issue us", "pipe us", "memory us", "predicted us"]
-    title = f"Compiled by Triton {triton.__version__}; times predicted for an H200 by bench/cost.py, not measured"
+    title = f"Triton {triton.__version__}, {datetime.date.today()}. Times in us: predicted for an H200 by bench/cost.py, not measured"
     result = rich.table.Table(title=title, box=rich.box.SIMPLE)
     for column in columns:
         result.add_column(column, no_wrap=True)
     for row in rows:
         values = [row.name, row.target, *_describe(row.variant), row.warps, row.registers, row.stack_bytes, row.shared_bytes]
-        values.append(None if row.loads is None else f"{row.wide_loads} of {row.loads}")
+        values += [f"{row.seconds:.1f}", None if row.loads is None else f"{row.wide_loads} of {row.loads}"]
         if row.cost is not None:
             c = row.cost
             values += [f"{c.occupancy:.0%}", f"{c.instructions_per_pixel:.1f}", f"{c.bytes_per_pixel:.0f}", f"{c.issue_us:.1f}"]
@@ -302,7 +308,9 @@ def main(
     if cover:
         part, parts = map(int, cover.split("/"))
         variants = covering_variants()[part::parts]
-    rows = list(compile_all(variants, target))
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["TRITON_CACHE_DIR"] = cache  # nothing compiled before, so that the time is that of compiling
+        rows = list(compile_all(variants, target))
     if as_json:
         print(json.dumps([dataclasses.asdict(row) for row in rows]))
     else:

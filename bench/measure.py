@@ -15,7 +15,9 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
+import unittest.mock
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -25,7 +27,7 @@ from torch._C._autograd import DeviceType
 from torch.utils import benchmark
 
 from . import providers
-from .workloads import Case
+from .workloads import NAMED, Case
 
 SCHEMA = 1
 ROOT = pathlib.Path(__file__).parent.parent
@@ -50,6 +52,7 @@ def run(cases: Sequence[Case], device: torch.device, out: pathlib.Path, *, quick
         "quick": quick,
         "machine": machine(device),
         "copy_gb_per_s": copy_bandwidth(device, quick),
+        "first_call_s": first_call(device),
         "rows": [],
     }
     problem = None
@@ -103,6 +106,19 @@ def copy_bandwidth(device: torch.device, quick: bool) -> float:
     target = torch.empty_like(source)
     milliseconds: float = _timing(lambda: target.copy_(source), device, quick)["median_ms"]
     return 2 * source.nbytes / milliseconds / 1e6
+
+
+def first_call(device: torch.device) -> float | None:
+    """Seconds of the fused operator's first call, with nothing compiled before; None without a GPU."""
+    if providers.unavailable("fused", device) is not None:
+        return None
+    problem = providers.Problem(NAMED["poster160"], "forward", device)
+    function, _ = providers.build("fused", problem)
+    with tempfile.TemporaryDirectory() as cache, unittest.mock.patch.dict(os.environ, TRITON_CACHE_DIR=cache):
+        start = time.perf_counter()
+        function()
+        torch.cuda.synchronize()
+        return time.perf_counter() - start
 
 
 def machine(device: torch.device) -> dict[str, Any]:

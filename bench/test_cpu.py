@@ -1,7 +1,11 @@
-"""pytest-benchmark cases for what runs on a CPU: 1080p to 540p, float32, 16 channels everywhere.
+"""pytest-benchmark cases for what runs on a CPU: 1080p to 540p, float32, 16 channels; and the host's part of a launch.
 
 python -m pytest bench/test_cpu.py
 """
+
+import os
+
+os.environ.setdefault("TRITON_INTERPRET", "1")  # before Triton is imported: its operators then take a CPU's tensors
 
 import pytest
 import torch
@@ -45,3 +49,15 @@ def test_downsizenet(benchmark, net, image, compiled):
 def test_interpolate_antialiased(benchmark, image):
     """What it competes with."""
     timed(benchmark, lambda x: F.interpolate(x, SIZE, mode="bilinear", antialias=True), image)
+
+
+@pytest.mark.parametrize("mode", ["no_grad", "inference_mode"])
+def test_host_overhead(benchmark, monkeypatch, mode):
+    """One call of the fused operator up to the launch itself, which does nothing here."""
+    from tritonds.kernels import launch
+
+    monkeypatch.setattr(launch, "run", lambda kernel, programs, arguments: None)
+    net = tritonds.DownsizeNet((9, 11))
+    image, texture, weights = torch.rand(1, 3, 20, 24), torch.rand(1, 16, 20, 24), net.weights()
+    with getattr(torch, mode)():
+        benchmark(lambda: tritonds.downsize(image, texture, weights, (9, 11), backend="triton"))

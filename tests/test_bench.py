@@ -69,7 +69,7 @@ def test_a_quick_run_measures_every_uncompiled_provider(tmp_path):
 
 
 def test_the_result_says_all_that_the_figures_depend_on(measured):
-    assert measured.keys() == {"schema", "date", "command", "quick", "machine", "copy_gb_per_s", "rows"}
+    assert measured.keys() == {"schema", "date", "command", "quick", "machine", "copy_gb_per_s", "first_call_s", "rows"}
     machine = measured["machine"]
     assert machine["torch"] == torch.__version__
     assert machine["device"]

@@ -1,0 +1,75 @@
+"""The cost model on machine code written for the purpose, where every count is known."""
+
+import pytest
+
+pytest.importorskip("typer")
+
+from bench import cost
+
+# A loop over ``trips`` with a counter in R5, in whose body are a load and two additions beside the counter's and the test.
+SASS = """
+	//## File "{path}", line 1
+        /*0000*/                   LDC R1, c[0x0][0x28] ;
+        /*0010*/                   IMAD.MOV.U32 R5, RZ, RZ, RZ ;
+.L_x_1:
+	//## File "{path}", line 3
+	//## File "{path}", line 2 inlined at "elsewhere.py", line 9
+        /*0020*/              @!P1 LDG.E.128 R8, desc[UR4][R2.64] ;
+        /*0030*/                   FADD R4, R8, R9 ;
+        /*0040*/                   FADD R4, R4, R10 ;
+	//## File "{path}", line 2
+        /*0050*/                   IADD3 R5, R5, {step}, RZ ;
+        /*0060*/                   ISETP.NE.AND P0, PT, R5, UR6, PT ;
+        /*0070*/               @P0 BRA `(.L_x_1) ;
+	//## File "{path}", line 4
+        /*0080*/                   STG.E desc[UR4][R2.64], R4 ;
+        /*0090*/                   EXIT ;
+.L_x_2:
+        /*00a0*/                   BRA `(.L_x_2);
+"""
+
+
+@pytest.fixture
+def listing(tmp_path):
+    source = tmp_path / "kernel.py"
+    source.write_text("start\n    for row in range(trips):\n        body\nend\n")
+    return lambda step="0x1": SASS.format(path=source, step=step)
+
+
+def test_instructions_and_where_they_come_from(listing):
+    instructions, labels = cost.parse(listing())
+    assert len(instructions) == 11
+    assert [i.opcode for i in instructions][:4] == ["LDC", "IMAD.MOV.U32", "LDG.E.128", "FADD"]
+    assert [i.line[1] for i in instructions] == [1, 1, 3, 3, 3, 2, 2, 2, 4, 4, 4]
+    assert instructions[2].predicate == "@!P1"
+    assert labels == {".L_x_1": 2, ".L_x_2": 10}
+
+
+@pytest.mark.parametrize(("step", "rounds"), [("0x1", 12), ("0x4", 3), ("-0x4", 3)])
+def test_loops_run_as_often_as_their_source_says(listing, step, rounds):
+    (loop,) = cost.loops(*cost.parse(listing(step)), {"trips": 12})
+    assert (loop.first, loop.last, loop.trips) == (2, 7, rounds)
+
+
+def test_a_loop_that_is_no_for_statement_is_refused(listing, tmp_path):
+    (tmp_path / "kernel.py").write_text("start\nwhile True:\n    body\nend\n")
+    with pytest.raises(ValueError, match="no for statement"):
+        cost.loops(*cost.parse(listing()), {"trips": 12})
+
+
+def test_cost_of_a_launch(listing):
+    """5 + 6 * 12 instructions by each of 2 warps of 1,000 programs; the pipes by hand."""
+    arguments = {"num_warps": 2, "trips": 12}
+    got = cost.cost(listing(), arguments, programs=1000, registers=40, shared_bytes=0, pixels=500, moved=43_000_000)
+    assert got.instructions_per_pixel == pytest.approx((5 + 6 * 12) * 2 * 1000 / 500)
+    per_cycle = 132 * 4 * 1.98e9 / 1e6
+    assert got.issue_us == pytest.approx((5 + 6 * 12) * 2000 / per_cycle)
+    # Loads and the constant's load at 4 cycles; integer additions and tests at 2; float additions at 1.
+    assert (got.busiest_pipe, got.pipe_us) == ("memory", pytest.approx((12 + 2) * 4 * 2000 / per_cycle))
+    assert got.bandwidth_us == pytest.approx(10.0)
+    assert got.predicted_us == pytest.approx(10.0)
+    assert got.occupancy == 50 / 64  # 65,536 registers hold 51 warps of 32 * 40 registers: 25 programs of two warps
+
+
+def test_lines_by_count(listing):
+    assert [(line[1], count) for line, count in cost.by_line(listing()).items()] == [(3, 3), (2, 3), (4, 3), (1, 2)]
