@@ -187,7 +187,8 @@ def compile_launch(launch: Launch, target: str, variant: Variant) -> Compiled:
     start = time.perf_counter()
     compiled = triton.compile(_source(launch), target=TARGETS[target], options=options)
     seconds = time.perf_counter() - start
-    identity = (variant, launch.kernel.fn.__name__, target, options["num_warps"], compiled.metadata.shared, seconds)
+    name = launch.kernel.fn.__name__ + (" (coefficients)" if launch.arguments["CHANNELS"] == 0 else "")
+    identity = (variant, name, target, options["num_warps"], compiled.metadata.shared, seconds)
     if "cubin" not in compiled.asm:
         return Compiled(*identity, None, None, None, None, None, None)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
@@ -276,7 +277,7 @@ def table(rows: list[Compiled]) -> rich.table.Table:
         "shared B",
     ]
     columns += ["16 B loads", "occupancy", "instr/px", "B/px", "issue us", "pipe us", "memory us", "predicted us"]
-    title = f"Triton {triton.__version__}, {datetime.date.today()}. Times in us: predicted for an H200 by bench/cost.py, not measured"
+    title = f"Triton {triton.__version__}, {datetime.date.today()}. Microseconds are predicted for an H200, not measured."
     result = rich.table.Table(title=title, box=rich.box.SIMPLE)
     for column in columns:
         result.add_column(column, no_wrap=True)

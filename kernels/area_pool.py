@@ -77,11 +77,13 @@ def area_pool_kernel(
             BLOCK_H * BLOCK_W, CHANNELS_PAD, BIN_H, BIN_W, WHOLE,
         )  # fmt: skip
         pixel = (y * output_stride_h + x * output_stride_w) * OUTPUT_ALIGN
+        # As in bin_sum, the axis that is contiguous in memory lies last.
         if OUTPUT_CHANNELS_LAST:
             pointers = output_ptr + (pixel[:, None] + channel[None, :])
+            tl.store(pointers, total, mask=pixel_mask[:, None] & channel_mask[None, :])
         else:
-            pointers = output_ptr + (pixel[:, None] + channel[None, :] * output_stride_c)
-        tl.store(pointers, total, mask=pixel_mask[:, None] & channel_mask[None, :])
+            pointers = output_ptr + (pixel[None, :] + channel[:, None] * output_stride_c)
+            tl.store(pointers, tl.trans(total), mask=pixel_mask[None, :] & channel_mask[:, None])
 
 
 def area_pool2d(x: Tensor, output: Tensor) -> None:
@@ -101,7 +103,7 @@ def _launch(source: Tensor, output: Tensor, norm: tuple[int, int]) -> None:
     channels_pad = min(64, next_power_of_2(channels))
     chunks = cdiv(channels, channels_pad)
     bin_h, bin_w, static_h, static_w, whole = bins((source_h, source_w), (out_h, out_w))
-    tile = tile_shape(min(64, 1024 // channels_pad))
+    tile = tile_shape(32)
     programs, rows = strips(batch, out_h, out_w, tile)
     source_strides = aligned_strides(layout(source))
     output_strides = aligned_strides(layout(output))

@@ -320,7 +320,7 @@ def downsize_backward_kernel(
     FIRST: tl.constexpr = M if HIDDEN_LAYERS > 0 else TAPS * TAPS
     FIRST_PAD: tl.constexpr = M_PAD if HIDDEN_LAYERS > 0 else TAPS_PAD
     # A warp's threads hold every eighth pixel of a product's result each: those are summed at once.
-    BIAS_ROWS: tl.constexpr = 8 if OPERAND.primitive_bitwidth == 16 else BLOCK
+    BIAS_ROWS: tl.constexpr = 8
     # Transposed, (in, out), as matrix products over the pixels give them; biases' are summed over the pixels at the end.
     grad_encoding = tl.zeros([POSITIONS, E_PAD], ACC)
     grad_encoding_bias = tl.zeros([BIAS_ROWS, E_PAD], ACC)
