@@ -1,6 +1,7 @@
 """Compile the kernels ahead of time, without a GPU, and read registers, spills and load widths off the result.
 
     python -m bench.compile                     the default network's kernels, as a table
+    python -m bench.compile --json > bench/results/kernels/sm_90.json       what the README's predictions are written from
     python -m bench.compile --cover 0/4         the first quarter of a set that covers every pair of choices, as a table
 
 Launchers are called with tensors on PyTorch's meta device; each launch is recorded instead of run. So what is compiled is
@@ -52,6 +53,8 @@ NVIDIA_TOOLS = pathlib.Path(triton.__file__).parent / "backends" / "nvidia" / "b
 class Launch:
     """A launch as a launcher asked for it."""
 
+    operator: str
+    """Of the launchers, the one that was called."""
     kernel: Any
     programs: int
     arguments: dict[str, Any]
@@ -82,29 +85,30 @@ class Compiled:
     """
 
     variant: Variant
+    operator: str
     name: str
     target: str
     warps: int
     shared_bytes: int
     seconds: float
     """That compiling took: what a first call waits for, once for each machine."""
-    registers: int | None
-    stack_bytes: int | None
-    instructions: int | None
-    loads: int | None
-    wide_loads: int | None
-    cost: Cost | None
+    registers: int | None = None
+    stack_bytes: int | None = None
+    instructions: int | None = None
+    loads: int | None = None
+    wide_loads: int | None = None
+    cost: Cost | None = None
 
 
-def record(function: Callable[[], object]) -> list[Launch]:
-    """The launches that ``function`` asks for; none is run."""
+def record(operator: Callable[..., None], *arguments: object) -> list[Launch]:
+    """The launches that an operator asks for, given these arguments; none is run."""
     launches: list[Launch] = []
 
     def keep(kernel: Any, programs: int, arguments: dict[str, Any]) -> None:
-        launches.append(Launch(kernel, programs, arguments))
+        launches.append(Launch(operator.__name__, kernel, programs, arguments))
 
     with unittest.mock.patch.object(launch_module, "run", keep):
-        function()
+        operator(*arguments)
     return launches
 
 
@@ -137,18 +141,18 @@ def launches_of(variant: Variant, parts: bool) -> list[Launch]:
     grads = (torch.empty_like(image), grad_texture, weight(sum(t.numel() for t in weights)))
     options = (variant.taps, variant.prior)
 
-    def run() -> None:
-        kernels.downsize(image, texture, weights, variant.distance, output, *options)
-        kernels.downsize_backward(output, image, texture, weights, variant.distance, *grads, *options)
-        if parts:
-            a = features(batch, variant.taps**2, *size)
-            kernels.coefficients(workload.image, texture, weights, variant.distance, a, *options)
-            kernels.coefficients_backward(a, workload.image, texture, weights, variant.distance, *grads[1:], *options)
-            kernels.weighted_gather2d(image, a, output, variant.taps)
-            kernels.weighted_gather2d_backward(output, image, a, torch.empty_like(image), torch.empty_like(a), variant.taps)
-            kernels.area_pool2d(image, output)
-
-    return record(run)
+    network = (texture, weights, variant.distance)
+    launches = record(kernels.downsize, image, *network, output, *options)
+    launches += record(kernels.downsize_backward, output, image, *network, *grads, *options)
+    if parts:
+        a = features(batch, variant.taps**2, *size)
+        launches += record(kernels.coefficients, workload.image, *network, a, *options)
+        launches += record(kernels.coefficients_backward, a, workload.image, *network, *grads[1:], *options)
+        launches += record(kernels.weighted_gather2d, image, a, output, variant.taps)
+        gradients = (torch.empty_like(image), torch.empty_like(a))
+        launches += record(kernels.weighted_gather2d_backward, output, image, a, *gradients, variant.taps)
+        launches += record(kernels.area_pool2d, image, output)
+    return launches
 
 
 def default_variants() -> list[Variant]:
@@ -188,10 +192,11 @@ def compile_launch(launch: Launch, target: str, variant: Variant) -> Compiled:
     start = time.perf_counter()
     compiled = triton.compile(_source(launch), target=TARGETS[target], options=options)
     seconds = time.perf_counter() - start
-    name = launch.kernel.fn.__name__ + (" (coefficients)" if launch.arguments["CHANNELS"] == 0 else "")
-    identity = (variant, name, target, options["num_warps"], compiled.metadata.shared, seconds)
+    result = Compiled(
+        variant, launch.operator, launch.kernel.fn.__name__, target, options["num_warps"], compiled.metadata.shared, seconds
+    )
     if "cubin" not in compiled.asm:
-        return Compiled(*identity, None, None, None, None, None, None)
+        return result
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
         file.flush()
@@ -199,8 +204,8 @@ def compile_launch(launch: Launch, target: str, variant: Variant) -> Compiled:
         sass = _run("nvdisasm", "-c", "-gi", file.name)
     registers = int(re.findall(r"REG:(\d+)", usage)[-1])
     loads = re.findall(r"LDG\.E[.\w]*", sass)
-    return Compiled(
-        *identity,
+    return dataclasses.replace(
+        result,
         registers=registers,
         stack_bytes=int(re.findall(r"STACK:(\d+)", usage)[-1]),
         instructions=len(parse(sass)[0]),
@@ -255,7 +260,7 @@ def compile_all(variants: list[Variant], targets: list[str]) -> Iterator[Compile
     for index, variant in enumerate(variants):
         for launch in launches_of(variant, parts=index % 3 == 0):
             source = _source(launch)
-            key = (launch.kernel.fn.__name__, str(source.signature), str(source.constants), launch.arguments["num_warps"])
+            key = (launch.kernel.fn.__name__, str(source.signature), str(source.constants), variant.workload)
             if key not in seen:
                 seen.add(key)
                 for target in targets:
@@ -265,6 +270,7 @@ def compile_all(variants: list[Variant], targets: list[str]) -> Iterator[Compile
 def table(rows: list[Compiled]) -> rich.table.Table:
     """One row a kernel; spills show as stack."""
     columns = [
+        "operator",
         "kernel",
         "target",
         "workload",
@@ -283,7 +289,16 @@ def table(rows: list[Compiled]) -> rich.table.Table:
     for column in columns:
         result.add_column(column, no_wrap=True)
     for row in rows:
-        values = [row.name, row.target, *_describe(row.variant), row.warps, row.registers, row.stack_bytes, row.shared_bytes]
+        values = [
+            row.operator,
+            row.name,
+            row.target,
+            *_describe(row.variant),
+            row.warps,
+            row.registers,
+            row.stack_bytes,
+            row.shared_bytes,
+        ]
         values += [f"{row.seconds:.1f}", None if row.loads is None else f"{row.wide_loads} of {row.loads}"]
         if row.cost is not None:
             c = row.cost
@@ -314,7 +329,8 @@ def main(
         os.environ["TRITON_CACHE_DIR"] = cache  # nothing compiled before, so that the time is that of compiling
         rows = list(compile_all(variants, target))
     if as_json:
-        print(json.dumps([dataclasses.asdict(row) for row in rows]))
+        versions = {"triton": triton.__version__, "date": str(datetime.date.today())}
+        print(json.dumps(versions | {"rows": [dataclasses.asdict(row) for row in rows]}, indent=1))
     else:
         rich.console.Console(width=240).print(table(rows))
 

@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,6 +24,7 @@ CPU_COLUMNS = (
     "reference", "reference-compiled", "net-eager", "net-compiled", "bilinear", "bilinear-aa", "bicubic-aa", "area", "copy",
 )  # fmt: skip
 NOT_MEASURED = {
+    "predicted": "not predicted yet: `python -m bench.compile --json > bench/results/kernels/sm_90.json`",
     "cpu": "not measured yet: `python -m bench` fills this table.",
     "gpu": "not measured yet: `make gpu` on a machine with a GPU fills this table.",
 }
@@ -123,9 +123,10 @@ def times(ratio: float | None) -> str:
 
 
 def with_tables(readme: str, results: pathlib.Path) -> str:
-    """The text of a README with its sections ``<!-- speed:cpu -->`` and ``<!-- speed:gpu -->`` written anew.
+    """The text of a README with its sections ``<!-- speed:cpu -->``, ``speed:gpu`` and ``speed:predicted`` written anew.
 
-    Each shows the newest result of its kind in the folder ``results``; quick ones do not count.
+    The first two show the newest result of their kind in the folder ``results``; quick ones do not count. The last shows
+    what ``bench.compile`` predicts.
 
     Raises:
         ValueError: a section is missing.
@@ -134,13 +135,22 @@ def with_tables(readme: str, results: pathlib.Path) -> str:
     for result in sorted(map(read, results.glob("*.json")), key=lambda r: str(r["date"])):
         if not result["quick"]:
             newest["gpu" if result["machine"]["device_type"] == "cuda" else "cpu"] = result
-    for name, table in (("cpu", _cpu_table), ("gpu", _gpu_table)):
-        text = f"{table(newest[name])}\n\n{_origin(newest[name])}" if name in newest else NOT_MEASURED[name]
-        section = re.compile(rf"(<!-- speed:{name} -->\n).*?(<!-- /speed:{name} -->)", re.DOTALL)
-        if not section.search(readme):
-            raise ValueError(f"README: expected a section between <!-- speed:{name} --> and <!-- /speed:{name} -->")
-        readme = section.sub(lambda match: f"{match[1]}{text}\n{match[2]}", readme)  # noqa: B023  called at once
+    texts = dict(NOT_MEASURED)
+    texts |= {name: f"{TABLES[name](result)}\n\n{_origin(result)}" for name, result in newest.items()}
+    predicted = results / "kernels" / "sm_90.json"
+    if predicted.exists():
+        texts["predicted"] = _predicted_table(json.loads(predicted.read_text()))
+    for name, text in texts.items():
+        readme = _with_section(readme, name, text)
     return readme
+
+
+def _with_section(readme: str, name: str, text: str) -> str:
+    before, opening, rest = readme.partition(f"<!-- speed:{name} -->\n")
+    _, closing, after = rest.partition(f"<!-- /speed:{name} -->")
+    if not closing:
+        raise ValueError(f"README: expected a section between <!-- speed:{name} --> and <!-- /speed:{name} -->")
+    return f"{before}{opening}{text}\n{closing}{after}"
 
 
 def _cpu_table(result: dict[str, Any]) -> str:
@@ -164,6 +174,31 @@ def _gpu_table(result: dict[str, Any]) -> str:
             network = _cells(group, "net-fused") if _measured(group, "net-fused") else {}
             lines.append([f"{workload.name}, {mode}", *fused, network.get("ms", ""), network.get("vs bilinear-aa", "")])
     return _markdown([*header, "net-fused ms", "net-fused vs bilinear-aa"], lines)
+
+
+TABLES = {"cpu": _cpu_table, "gpu": _gpu_table}
+
+
+def _predicted_table(compiled: dict[str, Any]) -> str:
+    """Forward and backward passes in the fastest form, with the kernels of each pass added up."""
+    passes: dict[tuple[str, int, str], list[dict[str, Any]]] = {}
+    for row in compiled["rows"]:
+        variant, operator = row["variant"], row["operator"]
+        fastest = variant["dtype"] == "bf16" and variant["channels_last"]
+        if fastest and operator in PASSES and row["name"] != IMAGE_GRADIENT:
+            passes.setdefault((variant["workload"], variant["taps"], PASSES[operator]), []).append(row["cost"])
+    lines = []
+    for (workload, taps, mode), costs in passes.items():
+        fields = [sum(c[name] for c in costs) for name in ("instructions_per_pixel", "issue_us", "pipe_us", "bandwidth_us")]
+        total = sum(max(c["issue_us"], c["pipe_us"], c["bandwidth_us"]) for c in costs)
+        lines.append([f"{workload}, K={taps}, {mode}", *(digits(x) for x in fields), digits(total)])
+    header = ["workload, pass", "instructions per output pixel", "issue µs", "busiest pipe µs", "bytes µs", "predicted µs"]
+    return f"{_markdown(header, lines)}\n\nTriton {compiled['triton']}, sm_90, {compiled['date']}; `make kernels`."
+
+
+PASSES = {"downsize": "forward", "downsize_backward": "backward"}
+IMAGE_GRADIENT = "weighted_gather_grad_image_kernel"
+"""Wanted by few: the image comes from the data."""
 
 
 def _headline(result: dict[str, Any]) -> dict[tuple[Workload, str], Group]:

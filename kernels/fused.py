@@ -632,9 +632,10 @@ def _forward_shape(widest: int, dtype: torch.dtype) -> tuple[int, int]:
 
 def _backward_shape(widest: int, dtype: torch.dtype) -> tuple[int, int]:
     """(pixels, warps) of a backward program: few warps, since every warp computes all of a program's weight gradients."""
+    half = dtype.itemsize == 2
     if widest == 16 and dtype != torch.float64:
-        return (32, 1) if dtype.itemsize == 2 else (32, 2)
-    return 16, 4
+        return 32, 1 if half else 2
+    return 32 if half else 16, 4  # wider tiles do not fit the registers of fewer warps
 
 
 def _forward(

@@ -245,7 +245,10 @@ def test_an_unknown_name_is_refused_with_the_choices(option):
     assert known[option] in outcome.output
 
 
-README = "before\n<!-- speed:cpu -->\n<!-- /speed:cpu -->\nbetween\n<!-- speed:gpu -->\nold\n<!-- /speed:gpu -->\nafter\n"
+README = (
+    "before\n<!-- speed:cpu -->\n<!-- /speed:cpu -->\nbetween\n<!-- speed:gpu -->\nold\n<!-- /speed:gpu -->\n"
+    "<!-- speed:predicted -->\n<!-- /speed:predicted -->\nafter\n"
+)
 
 
 @pytest.fixture
@@ -280,11 +283,36 @@ def test_tables_in_the_readme(results):
     assert text.endswith("after\n")
 
 
+def test_predictions_in_the_readme(tmp_path):
+    """A pass of two kernels: each takes its own slowest floor."""
+
+    def row(operator, name, issue, memory, **variant):
+        cost = {"instructions_per_pixel": 10.0, "issue_us": issue, "pipe_us": 1.0, "bandwidth_us": memory}
+        fastest = {"dtype": "bf16", "channels_last": True, "workload": "hd", "taps": 2}
+        return {"operator": operator, "name": name, "variant": fastest | variant, "cost": cost}
+
+    rows = [
+        row("downsize", "downsize_kernel", 3.0, 5.0),
+        row("downsize", "downsize_kernel", 100.0, 100.0, dtype="fp32"),
+        row("downsize_backward", "downsize_backward_kernel", 7.0, 2.0),
+        row("downsize_backward", "area_pool_kernel", 4.0, 6.0),
+        row("downsize_backward", "weighted_gather_grad_image_kernel", 100.0, 100.0),
+        row("area_pool2d", "area_pool_kernel", 100.0, 100.0),
+    ]
+    measure.write({"triton": "9.9", "date": "2030-01-02", "rows": rows}, tmp_path / "kernels" / "sm_90.json")
+    text = report.with_tables(README, tmp_path)
+    assert "| hd, K=2, forward | 10.0 | 3.00 | 1.00 | 5.00 | 5.00 |" in text
+    assert "| hd, K=2, backward | 20.0 | 11.0 | 2.00 | 8.00 | 13.0 |" in text
+    assert "Triton 9.9, sm_90, 2030-01-02" in text
+    assert text.count("| hd") == 2
+
+
 def test_tables_without_results(tmp_path):
     text = report.with_tables(README, tmp_path)
     assert report.NOT_MEASURED["cpu"] in text
     assert report.NOT_MEASURED["gpu"] in text
-    with pytest.raises(ValueError, match="speed:cpu"):
+    assert report.NOT_MEASURED["predicted"] in text
+    with pytest.raises(ValueError, match="speed:predicted"):
         report.with_tables("no sections", tmp_path)
 
 

@@ -248,6 +248,8 @@ def _check_tensor(name: str, x: Tensor) -> None:
 
 def _check_size(size: tuple[int, int]) -> tuple[int, int]:
     """``size`` as two integers; those of other libraries, such as NumPy, are converted."""
+    if type(size) is tuple and len(size) == 2 and type(size[0]) is type(size[1]) is int and min(size) >= 1:
+        return size  # at every call but the strange ones
     if not isinstance(size, (tuple, list)) or len(size) != 2:
         raise TypeError(f"size: expected a pair of integers (height, width), got {size!r}")
     for value in size:

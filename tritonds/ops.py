@@ -119,6 +119,8 @@ def _tensors(args: Sequence[Any]) -> list[Tensor]:
 
 
 def _wants_grad(args: Sequence[Any]) -> bool:
+    if not torch.is_grad_enabled() and forward_ad._current_level < 0:
+        return False
     tensors = _tensors(args)
     if forward_ad._current_level >= 0 and any(forward_ad.unpack_dual(t).tangent is not None for t in tensors):
         raise RuntimeError('the Triton backend has no forward-mode derivatives; use backend="torch"')
