@@ -212,7 +212,8 @@ def _version(package: str) -> str | None:
 
 def _commit() -> str | None:
     commit = _output("git", "rev-parse", "--short", "HEAD")
-    return f"{commit}-dirty" if commit and _output("git", "status", "--porcelain") else commit
+    changed = _output("git", "status", "--porcelain", "--", ".", ":!bench/results")
+    return f"{commit}-dirty" if commit and changed else commit
 
 
 def _output(*command: str) -> str | None:

@@ -239,10 +239,9 @@ def plot(result: dict[str, Any], folder: pathlib.Path) -> list[pathlib.Path]:
                 pictures[f"sweep-{sweep}-{mode}"] = _draw_sweep(sweep, groups, result["copy_gb_per_s"])
         groups = {w: group for (w, m), group in _headline(result).items() if m == mode}
         if groups:
-            pictures[f"headline-{mode}"] = _draw_bars(groups, "median_ms", "ms")
-            pictures[f"roofline-{mode}"] = _draw_bars(
-                groups, "copy_share", "necessary bytes per second, as a share of a copy's"
-            )
+            pictures[f"headline-{mode}"] = _draw_bars(groups)
+        if groups and mode == "forward":
+            pictures[f"roofline-{mode}"] = _draw_roofline(groups, result["copy_gb_per_s"])
     paths = []
     for name, figure in pictures.items():
         figure.suptitle(f"{name}: {where}", fontsize="medium")
@@ -280,18 +279,46 @@ def _draw_sweep(sweep: str, groups: dict[Workload, Group], copy_gb_per_s: float)
     return figure
 
 
-def _draw_bars(groups: dict[Workload, Group], key: str, label: str) -> Figure:
+def _draw_roofline(groups: dict[Workload, Group], copy_gb_per_s: float) -> Figure:
+    """Arithmetic per second against arithmetic per necessary byte, under the roof that a copy's bandwidth sets.
+
+    The roof of arithmetic is not drawn: at these intensities it is far above, on GPUs.
+    """
+    figure, axis = _figure()
+    intensities = []
+    for provider, implementation in PROVIDERS.items():
+        if implementation.kind not in ("operator", "network"):
+            continue
+        points = []
+        for workload, group in groups.items():
+            if _measured(group, provider):
+                flops, row = workload.flops(implementation.kind), group[provider]
+                points.append((flops / row["necessary_bytes"], flops / row["median_ms"] / 1e6))
+        if points:
+            axis.scatter(*zip(*points, strict=True), color=_color(provider), label=provider)
+            intensities += [x for x, _ in points]
+    ends = [min(intensities, default=1) / 2, 2 * max(intensities, default=1)]
+    axis.plot(ends, [x * copy_gb_per_s for x in ends], linestyle="--", color="grey", label="copy")
+    axis.set_xscale("log")
+    axis.set_yscale("log")
+    axis.set_xlabel("FLOP per necessary byte")
+    axis.set_ylabel("GFLOP/s")
+    figure.legend(loc="outside right upper")
+    return figure
+
+
+def _draw_bars(groups: dict[Workload, Group]) -> Figure:
     """A bar for each provider, side by side for each workload."""
     figure, axis = _figure()
     providers = [name for name in PROVIDERS if any(_measured(group, name) for group in groups.values())]
     width = 0.8 / max(1, len(providers))
     for index, provider in enumerate(providers):
-        bars = [(i, g[provider][key]) for i, g in enumerate(groups.values()) if _measured(g, provider)]
+        bars = [(i, g[provider]["median_ms"]) for i, g in enumerate(groups.values()) if _measured(g, provider)]
         positions = [i + (index + 0.5) * width - 0.4 for i, _ in bars]
         axis.bar(positions, [y for _, y in bars], width, color=_color(provider), label=provider)
     axis.set_xticks(range(len(groups)), labels=[w.name for w in groups])
-    axis.set_ylabel(label)
-    axis.set_yscale("log" if key == "median_ms" else "linear")
+    axis.set_ylabel("ms")
+    axis.set_yscale("log")
     figure.legend(loc="outside right upper")
     return figure
 

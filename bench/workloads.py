@@ -63,6 +63,19 @@ class Workload:
             return image + texture + output + backward * (image + texture + output + texture)
         return image + output + backward * (image + output)
 
+    def flops(self, kind: str) -> int:
+        """Forward, of an operator or network; a multiplication and its addition are two. As tritonds.flops counts."""
+        layers = [(self.hidden, 2 * self.taps)]
+        width = self.hidden + self.features
+        for _ in range(self.layers):
+            layers.append((self.hidden, width))
+            width = self.hidden
+        layers.append((self.taps**2, width))
+        products = sum(out * inner for out, inner in layers) + self.taps**2 * self.channels
+        pooling = 2 * self.features * self.pixels
+        convolution = 2 * 9 * self.channels * self.features * self.pixels
+        return 2 * self.batch * self.size[0] * self.size[1] * products + pooling + convolution * (kind == "network")
+
 
 NAMED = {
     workload.name: workload
