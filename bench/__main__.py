@@ -65,7 +65,8 @@ def run(
             progress.update(task, advance=1, description=f"{row['workload']['name']} {row['mode']} {row['provider']}")
     for table in report.rich_tables(rows):
         console.print(table)
-    console.print("GB/s: of the bytes that are necessary; of copy: of a large copy's; vs: the peer's time over this one's")
+    console.print("GB/s: of the bytes that are necessary; of copy: of a large copy's, so that caches give more than 100%")
+    console.print("vs: the peer's time over this one's")
     counts = collections.Counter(_summary(row) for row in rows)
     console.print(", ".join(f"{count} {summary}" for summary, count in counts.items()), markup=False, soft_wrap=True)
     console.print(f"wrote {out}", markup=False, soft_wrap=True)

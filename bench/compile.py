@@ -138,16 +138,18 @@ def launches_of(variant: Variant, parts: bool) -> list[Launch]:
         width = channels
     weights += [weight(variant.taps**2, width), weight(variant.taps**2)]
     grad_texture = None if texture is None else torch.empty_like(texture)
-    grads = (torch.empty_like(image), grad_texture, weight(sum(t.numel() for t in weights)))
+    grads = (grad_texture, weight(sum(t.numel() for t in weights)))
     options = (variant.taps, variant.prior)
 
     network = (texture, weights, variant.distance)
     launches = record(kernels.downsize, image, *network, output, *options)
-    launches += record(kernels.downsize_backward, output, image, *network, *grads, *options)
+    launches += record(kernels.downsize_backward, output, image, *network, None, *grads, *options)
     if parts:
+        to_image = record(kernels.downsize_backward, output, image, *network, torch.empty_like(image), *grads, *options)
+        launches += [dataclasses.replace(launch, operator="downsize_backward, to the image too") for launch in to_image]
         a = features(batch, variant.taps**2, *size)
         launches += record(kernels.coefficients, workload.image, *network, a, *options)
-        launches += record(kernels.coefficients_backward, a, workload.image, *network, *grads[1:], *options)
+        launches += record(kernels.coefficients_backward, a, workload.image, *network, *grads, *options)
         launches += record(kernels.weighted_gather2d, image, a, output, variant.taps)
         gradients = (torch.empty_like(image), torch.empty_like(a))
         launches += record(kernels.weighted_gather2d_backward, output, image, a, *gradients, variant.taps)
@@ -164,7 +166,8 @@ def default_variants() -> list[Variant]:
         for dtype, taps, prior in networks
         for channels_last in (True, False)
     ]
-    return variants + [Variant(workload=name) for name in ("poster160", "seg768", "uhd")]
+    elsewhere = [Variant(workload=name) for name in ("poster160", "seg768", "uhd")]
+    return [*variants, *elsewhere, Variant(workload="seg768", channels_last=False)]
 
 
 def covering_variants() -> list[Variant]:
@@ -186,44 +189,49 @@ def covering_variants() -> list[Variant]:
     return [Variant(*row) for row in AllPairs(list(choices.values()), filter_func=valid)]
 
 
-def compile_launch(launch: Launch, target: str, variant: Variant) -> Compiled:
+@dataclass(frozen=True)
+class Binary:
+    """A compiled kernel: the fields that it gives to :class:`Compiled`, and its machine code where that can be read here."""
+
+    figures: dict[str, Any]
+    sass: str | None
+
+
+def compile_launch(launch: Launch, target: str) -> Binary:
     """Compile one recorded launch for ``target``, a key of :data:`TARGETS`."""
-    options = {key: launch.arguments[key] for key in ("num_warps", "num_stages", "maxnreg") if key in launch.arguments}
+    options = {key: launch.arguments[key] for key in ("num_warps", "num_stages")}
     start = time.perf_counter()
     compiled = triton.compile(_source(launch), target=TARGETS[target], options=options)
     seconds = time.perf_counter() - start
-    result = Compiled(
-        variant, launch.operator, launch.kernel.fn.__name__, target, options["num_warps"], compiled.metadata.shared, seconds
-    )
+    figures = {"warps": options["num_warps"], "shared_bytes": compiled.metadata.shared, "seconds": seconds}
     if "cubin" not in compiled.asm:
-        return result
+        return Binary(figures, None)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
         file.flush()
         usage = _run("cuobjdump", "-res-usage", file.name)
         sass = _run("nvdisasm", "-c", "-gi", file.name)
-    registers = int(re.findall(r"REG:(\d+)", usage)[-1])
     loads = re.findall(r"LDG\.E[.\w]*", sass)
-    return dataclasses.replace(
-        result,
-        registers=registers,
-        stack_bytes=int(re.findall(r"STACK:(\d+)", usage)[-1]),
-        instructions=len(parse(sass)[0]),
-        loads=len(loads),
-        wide_loads=sum(".128" in load for load in loads),
-        cost=_cost(launch, variant, sass, registers, compiled.metadata.shared) if target == "sm_90" else None,
-    )
+    figures |= {
+        "registers": int(re.findall(r"REG:(\d+)", usage)[-1]),
+        "stack_bytes": int(re.findall(r"STACK:(\d+)", usage)[-1]),
+        "instructions": len(parse(sass)[0]),
+        "loads": len(loads),
+        "wide_loads": sum(".128" in load for load in loads),
+    }
+    return Binary(figures, sass)
 
 
-def _cost(launch: Launch, variant: Variant, sass: str, registers: int, shared_bytes: int) -> Cost:
+def _cost(launch: Launch, variant: Variant, binary: Binary) -> Cost:
     workload = NAMED[variant.workload]
     tensors = [value for value in launch.arguments.values() if isinstance(value, torch.Tensor)]
+    assert binary.sass is not None
     return cost(
-        sass,
+        binary.sass,
         launch.arguments,
         launch.programs,
-        registers,
-        shared_bytes,
+        binary.figures["registers"],
+        binary.figures["shared_bytes"],
         pixels=workload.batch * workload.size[0] * workload.size[1],
         moved=sum(tensor.numel() * tensor.itemsize for tensor in tensors),
     )
@@ -254,65 +262,63 @@ def _run(tool: str, *arguments: str) -> str:
     return subprocess.run([NVIDIA_TOOLS / tool, *arguments], check=True, capture_output=True, text=True).stdout
 
 
-def compile_all(variants: list[Variant], targets: list[str]) -> Iterator[Compiled]:
-    """Compile every distinct launch of ``variants``, one after the other; the partial operators' of every third."""
-    seen = set()
+def compile_all(variants: list[Variant], targets: list[str], parts_of: Callable[[int], bool]) -> Iterator[Compiled]:
+    """Compile the launches of ``variants``, one after the other; also the partial operators' where ``parts_of`` their index.
+
+    What several launches share is compiled once. Each has its cost, which depends on the sizes too.
+    """
+    made: dict[tuple[str, ...], Binary] = {}
     for index, variant in enumerate(variants):
-        for launch in launches_of(variant, parts=index % 3 == 0):
+        for launch in launches_of(variant, parts_of(index)):
             source = _source(launch)
-            key = (launch.kernel.fn.__name__, str(source.signature), str(source.constants), variant.workload)
-            if key not in seen:
-                seen.add(key)
-                for target in targets:
-                    yield compile_launch(launch, target, variant)
+            for target in targets:
+                key = (launch.kernel.fn.__name__, str(source.signature), str(source.constants), target)
+                if key not in made:
+                    made[key] = compile_launch(launch, target)
+                binary = made[key]
+                priced = binary.sass is not None and target == "sm_90"
+                cost = _cost(launch, variant, binary) if priced else None
+                yield Compiled(variant, launch.operator, launch.kernel.fn.__name__, target, **binary.figures, cost=cost)
 
 
 def table(rows: list[Compiled]) -> rich.table.Table:
-    """One row a kernel; spills show as stack."""
-    columns = [
-        "operator",
-        "kernel",
-        "target",
-        "workload",
-        "dtype",
-        "layout",
-        "taps",
-        "network",
-        "warps",
-        "registers",
-        "stack B",
-        "shared B",
-    ]
-    columns += ["16 B loads", "occupancy", "instr/px", "B/px", "issue us", "pipe us", "memory us", "predicted us"]
+    """One row a launch; spills show as stack."""
     title = f"Triton {triton.__version__}, {datetime.date.today()}. Microseconds are predicted for an H200, not measured."
     result = rich.table.Table(title=title, box=rich.box.SIMPLE)
-    for column in columns:
-        result.add_column(column, no_wrap=True)
+    for name in _cells(rows[0]):
+        result.add_column(name, no_wrap=True)
     for row in rows:
-        values = [
-            row.operator,
-            row.name,
-            row.target,
-            *_describe(row.variant),
-            row.warps,
-            row.registers,
-            row.stack_bytes,
-            row.shared_bytes,
-        ]
-        values += [f"{row.seconds:.1f}", None if row.loads is None else f"{row.wide_loads} of {row.loads}"]
-        if row.cost is not None:
-            c = row.cost
-            values += [f"{c.occupancy:.0%}", f"{c.instructions_per_pixel:.1f}", f"{c.bytes_per_pixel:.0f}", f"{c.issue_us:.1f}"]
-            values += [f"{c.pipe_us:.1f} {c.busiest_pipe}", f"{c.bandwidth_us:.1f}", f"{c.predicted_us:.1f}"]
-        result.add_row(*("" if value is None else str(value) for value in values))
+        result.add_row(*_cells(row).values())
     return result
 
 
-def _describe(variant: Variant) -> list[str]:
-    inputs = "+".join(letter for letter, there in (("E", variant.distance), ("F", variant.texture)) if there)
-    taps = str(variant.taps) if variant.prior == "none" else f"{variant.taps} {variant.prior}"
-    layout = "NHWC" if variant.channels_last else "NCHW"
-    return [variant.workload, variant.dtype, layout, taps, f"{inputs}={variant.channels}, {variant.layers} hidden"]
+def _cells(row: Compiled) -> dict[str, str]:
+    """One line of the table, by heading."""
+    v, c = row.variant, row.cost
+    inputs = "+".join(letter for letter, there in (("E", v.distance), ("F", v.texture)) if there)
+    return {
+        "operator": row.operator,
+        "kernel": row.name,
+        "target": row.target,
+        "workload": v.workload,
+        "dtype": v.dtype,
+        "layout": "NHWC" if v.channels_last else "NCHW",
+        "K": str(v.taps) if v.prior == "none" else f"{v.taps} {v.prior}",
+        "network": f"{inputs}={v.channels}, {v.layers} hidden",
+        "warps": str(row.warps),
+        "regs": "" if row.registers is None else str(row.registers),
+        "stack B": "" if row.stack_bytes is None else str(row.stack_bytes),
+        "shared B": str(row.shared_bytes),
+        "compile s": f"{row.seconds:.1f}",
+        "16 B loads": "" if row.loads is None else f"{row.wide_loads} of {row.loads}",
+        "occupancy": "" if c is None else f"{c.occupancy:.0%}",
+        "instr/px": "" if c is None else f"{c.instructions_per_pixel:.1f}",
+        "B/px": "" if c is None else f"{c.bytes_per_pixel:.0f}",
+        "issue us": "" if c is None else f"{c.issue_us:.1f}",
+        "pipe us": "" if c is None else f"{c.pipe_us:.1f} {c.busiest_pipe}",
+        "memory us": "" if c is None else f"{c.bandwidth_us:.1f}",
+        "predicted us": "" if c is None else f"{c.predicted_us:.1f}",
+    }
 
 
 def main(
@@ -327,12 +333,13 @@ def main(
         variants = covering_variants()[part::parts]
     with tempfile.TemporaryDirectory() as cache:
         os.environ["TRITON_CACHE_DIR"] = cache  # nothing compiled before, so that the time is that of compiling
-        rows = list(compile_all(variants, target))
+        # Of the default network all operators; of the covering set those of every third choice.
+        rows = list(compile_all(variants, target, (lambda index: index % 3 == 0) if cover else (lambda index: index == 0)))
     if as_json:
         versions = {"triton": triton.__version__, "date": str(datetime.date.today())}
         print(json.dumps(versions | {"rows": [dataclasses.asdict(row) for row in rows]}, indent=1))
     else:
-        rich.console.Console(width=240).print(table(rows))
+        rich.console.Console(width=300).print(table(rows))
 
 
 if __name__ == "__main__":

@@ -4,10 +4,12 @@ The model, and what it assumes:
 
 - Every warp runs every instruction that is not inside a loop once, and those inside a loop as often as the loop's source line
   says: ``for row in range(bin_h)``, with ``bin_h`` as the launcher passed it. Branches that skip code are not taken.
+  Subroutines (divisions in 64 bits and in float64) count once, however many call them.
 - Time is the largest of three floors, and nothing is lost between them: the issue slots (one instruction a cycle for each of a
   multiprocessor's four schedulers), the busiest execution pipe, and the bytes of all tensors, each moved once at the rate of a
   large copy. Latencies, caches, bank conflicts and the launch itself are left out, so the model is a lower bound.
 - Pipes: see :data:`PIPES`. Tensor cores are left out: the largest matrix product here has 64 channels.
+- A launch is a kernel of this package. The sums over programs of partial weight gradients are PyTorch's, and not counted.
 - Processors are evenly loaded: programs that do not fill the last wave cost nothing extra.
 
 The constants are assumed: an H200's 132 multiprocessors, a clock of 1.98 GHz, 4.3 TB/s for a large copy. ``python -m bench``

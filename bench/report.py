@@ -132,9 +132,10 @@ def with_tables(readme: str, results: pathlib.Path) -> str:
         ValueError: a section is missing.
     """
     newest: dict[str, dict[str, Any]] = {}
-    for result in sorted(map(read, results.glob("*.json")), key=lambda r: str(r["date"])):
+    for path, result in sorted(((path, read(path)) for path in results.glob("*.json")), key=lambda pair: str(pair[1]["date"])):
         if not result["quick"]:
-            newest["gpu" if result["machine"]["device_type"] == "cuda" else "cpu"] = result
+            kind = "gpu" if result["machine"]["device_type"] == "cuda" else "cpu"
+            newest[kind] = result | {"plots": f"bench/results/plots/{path.stem}"}
     texts = dict(NOT_MEASURED)
     texts |= {name: f"{TABLES[name](result)}\n\n{_origin(result)}" for name, result in newest.items()}
     predicted = results / "kernels" / "sm_90.json"
@@ -185,7 +186,7 @@ def _predicted_table(compiled: dict[str, Any]) -> str:
     for row in compiled["rows"]:
         variant, operator = row["variant"], row["operator"]
         fastest = variant["dtype"] == "bf16" and variant["channels_last"]
-        if fastest and operator in PASSES and row["name"] != IMAGE_GRADIENT:
+        if fastest and operator in PASSES:
             passes.setdefault((variant["workload"], variant["taps"], PASSES[operator]), []).append(row["cost"])
     lines = []
     for (workload, taps, mode), costs in passes.items():
@@ -197,8 +198,6 @@ def _predicted_table(compiled: dict[str, Any]) -> str:
 
 
 PASSES = {"downsize": "forward", "downsize_backward": "backward"}
-IMAGE_GRADIENT = "weighted_gather_grad_image_kernel"
-"""Wanted by few: the image comes from the data."""
 
 
 def _headline(result: dict[str, Any]) -> dict[tuple[Workload, str], Group]:
@@ -224,7 +223,9 @@ def _origin(result: dict[str, Any]) -> str:
         f"{name} {m[key]}" for name, key in (("PyTorch", "torch"), ("Triton", "triton"), ("driver", "driver")) if m[key]
     ]
     commit = f"commit {m['commit']}" if m["commit"] else "commit unknown"
-    return f"{device}; {', '.join(versions)}; {commit}; {result['date'][:10]}; `{result['command']}`."
+    return (
+        f"{device}; {', '.join(versions)}; {commit}; {result['date'][:10]}; `{result['command']}`. [Plots]({result['plots']})."
+    )
 
 
 def plot(result: dict[str, Any], folder: pathlib.Path) -> list[pathlib.Path]:

@@ -161,7 +161,7 @@ AUTOTUNED_WORKLOADS = ("hdx8", "seg768")
 
 _INTERPOLATIONS = ("bilinear", "bilinear-aa", "bicubic-aa", "area")
 _COMPILED = ("reference-compiled", "net-compiled", "net-fused-compiled")
-_NAMES = ("hdx8", "poster160x32", "seg768", "hd", "uhd", "poster165x32", "seg513", "poster160", "poster165")
+_NAMES = ("hdx8", "seg768", "poster160", "hd", "uhd", "poster160x32", "poster165x32", "seg513", "poster165")
 _UNCOMPILED = ("fused", "reference", "net-fused", "net-eager", "bilinear-aa", "copy")
 _SWEPT = ("fused", "net-fused", "reference", "bilinear-aa", "copy")
 _CPU_EAGER = ("reference", "net-eager", *_INTERPOLATIONS, "copy")
@@ -171,6 +171,11 @@ _BOTH = (True, False)
 # The most important first, since a time budget cuts the end. Compiling takes seconds a row, everything else less than one.
 PLANS = {
     "cuda": (
+        Block(_NAMES[:3], ("fused", "reference", "net-fused", "net-eager", *_INTERPOLATIONS, "copy")),
+        Block(AUTOTUNED_WORKLOADS, ("reference-compiled", AUTOTUNED), modes=("forward",)),
+        Block(("hdx8",), _COMPILED, modes=("forward+backward",)),
+        Block(("hdx8",), ("fused", "copy"), ("fp32", "fp16"), modes=("forward",)),
+        Block(("pixels", "batch"), ("fused", "copy")),
         Block(_NAMES, ("fused", "reference", "net-fused", "net-eager", *_INTERPOLATIONS, "copy")),
         Block(_NAMES[:3], _COMPILED),
         Block(_NAMES, _UNCOMPILED, taps=(4,)),
@@ -178,7 +183,6 @@ PLANS = {
         Block(("pixels", "batch", "scale"), _SWEPT),
         Block(_NAMES, ("fused", "bilinear-aa", "copy"), tuple(DTYPES), _BOTH, (2, 4), ("forward",)),
         Block(("taps", "features", "width", "layers"), _SWEPT),
-        Block(AUTOTUNED_WORKLOADS, (AUTOTUNED,)),
         Block(_NAMES[3:], _COMPILED),
     ),
     "cpu": (

@@ -86,12 +86,18 @@ def tap_offsets(y, x, in_h, in_w, out_h, out_w, stride_h, stride_w, TAPS: tl.con
 def gather(image_ptr, offsets, mask, stride_c, coefficients, output_ptr, output_offsets, output_mask, output_stride_c,
            CHANNELS: tl.constexpr):  # fmt: skip
     """Store the sum of each pixel's taps, weighted by ``coefficients`` [TAPS_PAD, BLOCK], channel by channel."""
-    for _ in range(CHANNELS):
-        image = tl.load(image_ptr + offsets, mask=mask, other=0.0)
-        total = tl.sum(coefficients * image.to(coefficients.dtype), axis=0)
-        tl.store(output_ptr + output_offsets, total, mask=output_mask)
-        image_ptr += stride_c
-        output_ptr += output_stride_c
+    if CHANNELS <= 4:  # without a loop, all channels' loads are in flight together
+        for channel in tl.static_range(CHANNELS):
+            image = tl.load(image_ptr + channel * stride_c + offsets, mask=mask, other=0.0)
+            total = tl.sum(coefficients * image.to(coefficients.dtype), axis=0)
+            tl.store(output_ptr + channel * output_stride_c + output_offsets, total, mask=output_mask)
+    else:
+        for _ in range(CHANNELS):
+            image = tl.load(image_ptr + offsets, mask=mask, other=0.0)
+            total = tl.sum(coefficients * image.to(coefficients.dtype), axis=0)
+            tl.store(output_ptr + output_offsets, total, mask=output_mask)
+            image_ptr += stride_c
+            output_ptr += output_stride_c
 
 
 @triton.jit

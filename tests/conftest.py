@@ -7,6 +7,7 @@ import torch
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without which some versions warn that cuBLAS may vary
 
 import hypothesis
 import pytest
