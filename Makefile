@@ -38,5 +38,10 @@ gpu:  ## on a machine with a GPU: the tests that need one, then the benchmark an
 	$(PYTHON) -m bench plot $(RESULTS)/gpu.json --out $(RESULTS)/plots; \
 	echo "tests: $$tests, bench: $$bench"; test $$tests = 0 && test $$bench = 0
 
+$(VENV)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test]'
+	touch $@
+
 clean:
 	rm -rf $(VENV) build dist demo *.egg-info
