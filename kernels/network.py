@@ -5,7 +5,7 @@ which is what the matrix units take; sums, distances and the softmax are in ACC:
 
 Successive distances differ by one pixel, d_k = d_0 + k. So Wd . [dy; dx] + bd is rank 2 in the pixel's position,
 A_y * dy_0 + A_x * dx_0 + b with A_y = sum_k Wd[:, k], A_x = sum_k Wd[:, K + k], b = bd + sum_k k * (Wd[:, k] + Wd[:, K + k]):
-two multiplications per channel instead of 2K, and in the backward pass three sums instead of 2K + 1.
+a product with a tile of positions, columns dx_0, dy_0 and 1, whose own gradient in turn is one product over the pixels.
 """
 
 import triton
@@ -14,7 +14,7 @@ import triton.language as tl
 from .tile import distance_numerator, first_tap
 
 POSITIONS = tl.constexpr(16)
-"""Columns of :func:`position`: what a matrix product takes as its inner dimension."""
+"""Columns of :func:`position`: what a matrix product takes as its inner dimension; half of them are zero."""
 
 
 @triton.jit
