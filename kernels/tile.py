@@ -87,10 +87,12 @@ def gather(image_ptr, offsets, mask, stride_c, coefficients, output_ptr, output_
            CHANNELS: tl.constexpr):  # fmt: skip
     """Store the sum of each pixel's taps, weighted by ``coefficients`` [TAPS_PAD, BLOCK], channel by channel."""
     if CHANNELS <= 4:  # without a loop, all channels' loads are in flight together
-        for channel in tl.static_range(CHANNELS):
-            image = tl.load(image_ptr + channel * stride_c + offsets, mask=mask, other=0.0)
+        for _ in tl.static_range(CHANNELS):
+            image = tl.load(image_ptr + offsets, mask=mask, other=0.0)
             total = tl.sum(coefficients * image.to(coefficients.dtype), axis=0)
-            tl.store(output_ptr + channel * output_stride_c + output_offsets, total, mask=output_mask)
+            tl.store(output_ptr + output_offsets, total, mask=output_mask)
+            image_ptr += stride_c
+            output_ptr += output_stride_c
     else:
         for _ in range(CHANNELS):
             image = tl.load(image_ptr + offsets, mask=mask, other=0.0)
