@@ -29,7 +29,7 @@ TEST_SECONDS ?= 240
 BENCH_SECONDS ?= 150
 GPU_TESTS = $(addprefix tests/test_,parity.py gradcheck.py invariants.py ops.py module.py errors.py)
 gpu:  ## on a machine with a GPU: the tests that need one, then the benchmark and its plots
-	$(PYTHON) -c "import tritonds.kernels" || $(PYTHON) -m pip install --quiet --no-deps --no-build-isolation --editable .
+	$(PYTHON) -c "import tritonds.kernels" 2>/dev/null || $(PYTHON) -m pip install --quiet --no-deps --no-build-isolation --editable .
 	mkdir -p $(RESULTS)
 	timeout --signal=INT --kill-after=15 $(TEST_SECONDS) $(PYTHON) -m pytest -n 12 -q $(GPU_TESTS) \
 		--junitxml $(RESULTS)/gpu-tests.xml > $(RESULTS)/gpu-tests.txt 2>&1; tests=$$?; tail -n 30 $(RESULTS)/gpu-tests.txt; \
