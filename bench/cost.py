@@ -206,11 +206,3 @@ def _occupancy(registers: int, shared_bytes: int, warps: int) -> float:
     by_registers = REGISTERS // (max(registers, 1) + 7 & ~7) // 32 // warps
     by_shared = SHARED_BYTES // (shared_bytes + SHARED_BYTES_RESERVED)
     return min(MAX_WARPS // warps, MAX_PROGRAMS, by_registers, by_shared) * warps / MAX_WARPS
-
-
-def by_line(sass: str) -> dict[Source | None, int]:
-    """Instructions, counted once each, by the source line that they were compiled from: where to look first."""
-    counts: dict[Source | None, int] = {}
-    for instruction in parse(sass)[0]:
-        counts[instruction.line] = counts.get(instruction.line, 0) + 1
-    return dict(sorted(counts.items(), key=lambda item: -item[1]))

@@ -135,7 +135,7 @@ def with_tables(readme: str, results: pathlib.Path) -> str:
     for path, result in sorted(((path, read(path)) for path in results.glob("*.json")), key=lambda pair: str(pair[1]["date"])):
         if not result["quick"]:
             kind = "gpu" if result["machine"]["device_type"] == "cuda" else "cpu"
-            newest[kind] = result | {"plots": f"bench/results/plots/{path.stem}"}
+            newest[kind] = result | {"plots": f"plots/{path.stem}" if (results / "plots" / path.stem).is_dir() else None}
     texts = dict(NOT_MEASURED)
     texts |= {name: f"{TABLES[name](result)}\n\n{_origin(result)}" for name, result in newest.items()}
     predicted = results / "kernels" / "sm_90.json"
@@ -223,9 +223,8 @@ def _origin(result: dict[str, Any]) -> str:
         f"{name} {m[key]}" for name, key in (("PyTorch", "torch"), ("Triton", "triton"), ("driver", "driver")) if m[key]
     ]
     commit = f"commit {m['commit']}" if m["commit"] else "commit unknown"
-    return (
-        f"{device}; {', '.join(versions)}; {commit}; {result['date'][:10]}; `{result['command']}`. [Plots]({result['plots']})."
-    )
+    plots = f" [Plots](bench/results/{result['plots']})." if result["plots"] else ""
+    return f"{device}; {', '.join(versions)}; {commit}; {result['date'][:10]}; `{result['command']}`.{plots}"
 
 
 def plot(result: dict[str, Any], folder: pathlib.Path) -> list[pathlib.Path]:

@@ -280,8 +280,10 @@ def results(measured, tmp_path):
 
 
 def test_tables_in_the_readme(results):
+    (results / "plots" / "cpu").mkdir(parents=True)
     text = report.with_tables(README, results)
     assert report.with_tables(text, results) == text
+    assert text.count("[Plots](bench/results/plots/cpu).") == text.count("[Plots]") == 1  # none drawn of the GPU's
     cpu, gpu = text.partition("between")[::2]
     assert "| poster160, K=2, channels-last | " in cpu
     assert "| poster160, forward | " in gpu

@@ -69,7 +69,3 @@ def test_cost_of_a_launch(listing):
     assert got.bandwidth_us == pytest.approx(10.0)
     assert got.predicted_us == pytest.approx(10.0)
     assert got.occupancy == 50 / 64  # 65,536 registers hold 51 warps of 32 * 40 registers: 25 programs of two warps
-
-
-def test_lines_by_count(listing):
-    assert [(line[1], count) for line, count in cost.by_line(listing()).items()] == [(3, 3), (2, 3), (4, 3), (1, 2)]
