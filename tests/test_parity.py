@@ -112,6 +112,26 @@ def test_coefficients(name, dtype, backend, device):
     assert_matches_oracle(tritonds.coefficients, oracle.coefficients, case, device, backend=backend)
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+def test_distances_keep_what_half_precision_rounds_off(axis, device):
+    """A channel whose large terms cancel, 1000 * -2/3 + 0.3 * 1/3 + 667; neither -2/3 nor 1000.3 nor 667.3 is a float16."""
+    image = torch.rand(1, 1, 7, 7, device=device).half()
+    distance_weight = torch.zeros(1, 4, device=device)
+    distance_weight[0, 2 * axis : 2 * axis + 2] = torch.tensor([1000, 0.3])
+    out_weight = torch.tensor([[2.0], [-2], [1], [0]], device=device)
+    tensors = (distance_weight, torch.tensor([667.0], device=device), out_weight, torch.zeros(4, device=device))
+    distance_weight, distance_bias, out_weight, out_bias = (t.half() for t in tensors)
+    weights = tritonds.CoefficientWeights(distance_weight, distance_bias, (), (), out_weight, out_bias)
+    got = tritonds.coefficients(image, None, weights, (3, 3), backend="triton")
+    exact = [t.double() for t in (distance_weight, distance_bias, out_weight, out_bias)]
+    weights = tritonds.CoefficientWeights(exact[0], exact[1], (), (), exact[2], exact[3])
+    expected = oracle.coefficients(image.double(), None, weights, (3, 3), taps=2, prior=None)
+    first = [slice(None), slice(None), *([slice(1)] * 2)]
+    # e is rounded once, by up to 2^-12, and a once more; without the rounded-off parts e would be wrong by 0.1 and more.
+    assert 0.1 < expected[tuple(first)][0, 3] < 0.2
+    torch.testing.assert_close(got[tuple(first)].double(), expected[tuple(first)], rtol=0, atol=2e-3)
+
+
 @pytest.mark.parametrize("backend", ["triton", "torch"])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", [((11, 14), (5, 6)), ((5, 4), (9, 13)), ((1, 1), (2, 2)), ((29, 2), (3, 2)), ((8, 8), (4, 2))])
