@@ -7,7 +7,14 @@ if __name__ != "tritonds.kernels":
     )
 
 from .area_pool import area_pool2d, area_pool2d_backward
-from .fused import coefficients, coefficients_backward, downsize, downsize_backward
+from .fused import (
+    coefficients,
+    coefficients_backward,
+    downsize,
+    downsize_backward,
+    downsize_image,
+    downsize_image_backward,
+)
 from .gather import weighted_gather2d, weighted_gather2d_backward
 
 __all__ = [
@@ -17,6 +24,8 @@ __all__ = [
     "coefficients_backward",
     "downsize",
     "downsize_backward",
+    "downsize_image",
+    "downsize_image_backward",
     "weighted_gather2d",
     "weighted_gather2d_backward",
 ]

@@ -154,7 +154,7 @@ def bins(n_in: tuple[int, int], n_out: tuple[int, int]) -> tuple[int, int, int, 
 
     Bins of up to 4 pixels are written out, all their loads in flight at once; of larger ones, up to 8 columns.
     """
-    bin_h, bin_w = (_bin_width(*axis) for axis in zip(n_in, n_out, strict=True))
+    bin_h, bin_w = (bin_width(*axis) for axis in zip(n_in, n_out, strict=True))
     whole = all(max(axis) % min(axis) == 0 for axis in zip(n_in, n_out, strict=True))
     if bin_h * bin_w <= MAX_STATIC_BIN:
         return bin_h, bin_w, bin_h, bin_w, whole
@@ -165,7 +165,7 @@ MAX_STATIC_BIN = 4
 MAX_STATIC_COLUMNS = 8
 
 
-def _bin_width(n_in: int, n_out: int) -> int:
+def bin_width(n_in: int, n_out: int) -> int:
     """Source pixels that the widest bin overlaps."""
     common = math.gcd(n_in, n_out)
     return geometry.bin_width(n_in // common, n_out // common)

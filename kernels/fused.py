@@ -19,7 +19,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .area_pool import area_pool2d_backward, bins
+from . import batch
+from .area_pool import area_pool2d_backward, bin_width, bins
+from .batch import picture
 from .gather import grad_image_gather
 from .launch import (
     Layout,
@@ -33,6 +35,7 @@ from .launch import (
     padded,
     strips,
     tile_shape,
+    tiles,
 )
 from .network import (
     POSITIONS,
@@ -50,7 +53,14 @@ from .network import (
     relu_backward,
     softmax,
 )
-from .tile import bin_sum, gather, gather_backward, store_bins, strip, tap_offsets, tile_pixels
+from .texture import (
+    convolved_bin_mean,
+    load_filters,
+    patch_shape,
+    texture_grad_filter_kernel,
+    texture_grad_image_kernel,
+)
+from .tile import bin_sum, gather, gather_backward, region_pixels, store_bins, strip, tap_offsets, tile_pixels
 
 MAX_BACKWARD_PROGRAMS = 1056
 """Programs of the backward kernel, each with its own partial weight gradients: eight for each of an H200's 132 processors."""
@@ -65,12 +75,15 @@ INTEGERS = [
 
 @triton.jit
 def _infer(
-    network, n, y, x, texture_ptr, texture_stride_n, texture_stride_c, texture_stride_h, texture_stride_w,
+    network, filters, n, y, x, image_ptr, image_stride_c, image_stride_h, image_stride_w,
+    texture_ptr, texture_stride_n, texture_stride_c, texture_stride_h, texture_stride_w,
     image_h, image_w, texture_h, texture_w, out_h, out_w, bin_h, bin_w,
-    E: tl.constexpr, F: tl.constexpr, HIDDEN_LAYERS: tl.constexpr,
+    CHANNELS: tl.constexpr, E: tl.constexpr, F: tl.constexpr, HIDDEN_LAYERS: tl.constexpr,
     E_PAD: tl.constexpr, F_PAD: tl.constexpr, M_PAD: tl.constexpr, TAPS: tl.constexpr, TAPS_PAD: tl.constexpr,
     PRIOR: tl.constexpr, TEXTURE_CHANNELS_LAST: tl.constexpr, TEXTURE_ALIGN: tl.constexpr,
     TEXTURE_DENSE: tl.constexpr, BIN_H: tl.constexpr, BIN_W: tl.constexpr, WHOLE: tl.constexpr,
+    CONVOLVED: tl.constexpr, BAND: tl.constexpr, PATCH_PAD: tl.constexpr, IMAGE_CHANNELS_LAST: tl.constexpr,
+    SCALE: tl.constexpr, OFFSET: tl.constexpr,
     ACC: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr, INDEX64: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Up to the coefficients: the position's tile, e, p, the results of three hidden layers, and a [TAPS_PAD, BLOCK].
@@ -92,14 +105,21 @@ def _infer(
         z = linear(e, first_e, z, PRECISION)
     p = e
     if F > 0:
-        channel = tl.arange(0, F_PAD)
-        if INDEX64:
-            channel = channel.to(tl.int64)
-        pooled = bin_sum(
-            texture_ptr + n * texture_stride_n * TEXTURE_ALIGN, texture_stride_c, texture_stride_h, texture_stride_w,
-            channel, y, x, texture_h, texture_w, out_h, out_w, bin_h, bin_w, texture_h, texture_w,
-            ACC, F, TEXTURE_CHANNELS_LAST, TEXTURE_ALIGN, TEXTURE_DENSE, BLOCK, F_PAD, BIN_H, BIN_W, WHOLE,
-        )  # fmt: skip
+        if CONVOLVED:
+            pooled = convolved_bin_mean(
+                image_ptr, image_stride_c, image_stride_h, image_stride_w, filters, y, x, image_h, image_w, out_h, out_w,
+                bin_h, bin_w, CHANNELS, IMAGE_CHANNELS_LAST, SCALE, OFFSET, BAND, PATCH_PAD, F_PAD, BIN_H, BIN_W, WHOLE,
+                ACC, OPERAND, PRECISION,
+            )  # fmt: skip
+        else:
+            channel = tl.arange(0, F_PAD)
+            if INDEX64:
+                channel = channel.to(tl.int64)
+            pooled = bin_sum(
+                texture_ptr + n * texture_stride_n * TEXTURE_ALIGN, texture_stride_c, texture_stride_h, texture_stride_w,
+                channel, y, x, texture_h, texture_w, out_h, out_w, bin_h, bin_w, texture_h, texture_w,
+                ACC, F, TEXTURE_CHANNELS_LAST, TEXTURE_ALIGN, TEXTURE_DENSE, BLOCK, F_PAD, BIN_H, BIN_W, WHOLE,
+            )  # fmt: skip
         p = pooled.to(OPERAND)
         z = linear(p, first_p, z, PRECISION)
     z_0 = e
@@ -131,6 +151,9 @@ def downsize_kernel(
     texture_stride_c,
     texture_stride_h,
     texture_stride_w,
+    table_ptr,  # of images of different sizes, or None
+    texture_weight_ptr,
+    texture_bias_ptr,
     distance_weight_ptr,
     distance_bias_ptr,
     hidden_weight_0_ptr,
@@ -172,6 +195,15 @@ def downsize_kernel(
     BIN_H: tl.constexpr,
     BIN_W: tl.constexpr,
     WHOLE: tl.constexpr,
+    CONVOLVED: tl.constexpr,
+    BAND: tl.constexpr,
+    PATCH_PAD: tl.constexpr,
+    FILTER_STRIDES: tl.constexpr,
+    IMAGE_CHANNELS_LAST: tl.constexpr,
+    SCALE: tl.constexpr,
+    OFFSET: tl.constexpr,
+    LETTERBOX: tl.constexpr,
+    FILL: tl.constexpr,
     ACC: tl.constexpr,
     OPERAND: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -185,28 +217,42 @@ def downsize_kernel(
         hidden_bias_1_ptr, hidden_weight_2_ptr, hidden_bias_2_ptr, out_weight_ptr, out_bias_ptr,
         E, F, M, HIDDEN_LAYERS, E_PAD, F_PAD, M_PAD, TAPS, TAPS_PAD, ACC, OPERAND,
     )  # fmt: skip
+    filters = network
+    if CONVOLVED:
+        filters = load_filters(texture_weight_ptr, texture_bias_ptr, CHANNELS, F, F_PAD, BAND, PATCH_PAD, FILTER_STRIDES)
     n, tile_y, tile_x = strip(tl.program_id(0), out_h, out_w, rows, BLOCK_H, BLOCK_W)
+    (
+        image_ptr, image_stride_c, image_stride_h, image_stride_w, image_h, image_w, region_h, region_w, top, left, bin_h, bin_w,
+    ) = picture(
+        n, table_ptr, image_ptr, image_stride_n, image_stride_c, image_stride_h, image_stride_w, image_h, image_w,
+        out_h, out_w, bin_h, bin_w, INDEX64,
+    )  # fmt: skip
     output_ptr += n * output_stride_n
     for step in range(rows):
         y, x, pixel_mask = tile_pixels(tile_y + step, tile_x, out_h, out_w, BLOCK_H, BLOCK_W, INDEX64)
+        output_offsets = y * output_stride_h + x * output_stride_w
+        inside = None
+        if LETTERBOX:
+            y, x, inside = region_pixels(y, x, top, left, region_h, region_w)
         where, e, p, z_0, z_1, z_2, a = _infer(
-            network, n, y, x, texture_ptr, texture_stride_n, texture_stride_c, texture_stride_h, texture_stride_w,
-            image_h, image_w, texture_h, texture_w, out_h, out_w, bin_h, bin_w,
-            E, F, HIDDEN_LAYERS, E_PAD, F_PAD, M_PAD, TAPS, TAPS_PAD, PRIOR, TEXTURE_CHANNELS_LAST, TEXTURE_ALIGN,
-                TEXTURE_DENSE, BIN_H, BIN_W, WHOLE, ACC, OPERAND, PRECISION, INDEX64, BLOCK_H * BLOCK_W,
+            network, filters, n, y, x, image_ptr, image_stride_c, image_stride_h, image_stride_w,
+            texture_ptr, texture_stride_n, texture_stride_c, texture_stride_h, texture_stride_w,
+            image_h, image_w, texture_h, texture_w, region_h, region_w, bin_h, bin_w,
+            CHANNELS, E, F, HIDDEN_LAYERS, E_PAD, F_PAD, M_PAD, TAPS, TAPS_PAD, PRIOR, TEXTURE_CHANNELS_LAST, TEXTURE_ALIGN,
+            TEXTURE_DENSE, BIN_H, BIN_W, WHOLE, CONVOLVED, BAND, PATCH_PAD, IMAGE_CHANNELS_LAST, SCALE, OFFSET,
+            ACC, OPERAND, PRECISION, INDEX64, BLOCK_H * BLOCK_W,
         )  # fmt: skip
         k = tl.arange(0, TAPS_PAD)
         tap_mask = pixel_mask[None, :] & (k < TAPS * TAPS)[:, None]
-        output_offsets = y * output_stride_h + x * output_stride_w
         if CHANNELS == 0:
             if INDEX64:
                 k = k.to(tl.int64)
             tl.store(output_ptr + output_offsets[None, :] + k[:, None] * output_stride_c, a, mask=tap_mask)
         else:
-            taps = tap_offsets(y, x, image_h, image_w, out_h, out_w, image_stride_h, image_stride_w, TAPS, TAPS_PAD)
+            taps = tap_offsets(y, x, image_h, image_w, region_h, region_w, image_stride_h, image_stride_w, TAPS, TAPS_PAD)
             gather(
-                image_ptr + n * image_stride_n, taps, tap_mask, image_stride_c, a,
-                output_ptr, output_offsets, pixel_mask, output_stride_c, CHANNELS,
+                image_ptr, taps, tap_mask, image_stride_c, a, output_ptr, output_offsets, pixel_mask, output_stride_c, CHANNELS,
+                SCALE, OFFSET, inside, FILL,
             )  # fmt: skip
 
 
@@ -258,6 +304,9 @@ def downsize_backward_kernel(
     texture_stride_c,
     texture_stride_h,
     texture_stride_w,
+    table_ptr,  # of images of different sizes, or None
+    texture_weight_ptr,
+    texture_bias_ptr,
     distance_weight_ptr,
     distance_bias_ptr,
     hidden_weight_0_ptr,
@@ -302,6 +351,15 @@ def downsize_backward_kernel(
     BIN_H: tl.constexpr,
     BIN_W: tl.constexpr,
     WHOLE: tl.constexpr,
+    CONVOLVED: tl.constexpr,
+    BAND: tl.constexpr,
+    PATCH_PAD: tl.constexpr,
+    FILTER_STRIDES: tl.constexpr,
+    IMAGE_CHANNELS_LAST: tl.constexpr,
+    SCALE: tl.constexpr,
+    OFFSET: tl.constexpr,
+    LETTERBOX: tl.constexpr,
+    FILL: tl.constexpr,
     ACC: tl.constexpr,
     OPERAND: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -338,6 +396,9 @@ def downsize_backward_kernel(
         hidden_bias_1_ptr, hidden_weight_2_ptr, hidden_bias_2_ptr, out_weight_ptr, out_bias_ptr,
         E, F, M, HIDDEN_LAYERS, E_PAD, F_PAD, M_PAD, TAPS, TAPS_PAD, ACC, OPERAND,
     )  # fmt: skip
+    filters = network
+    if CONVOLVED:
+        filters = load_filters(texture_weight_ptr, texture_bias_ptr, CHANNELS, F, F_PAD, BAND, PATCH_PAD, FILTER_STRIDES)
     first_e = pad_rows(network[1])
     first_p = pad_rows(network[2])
     hidden_1 = network[4]
@@ -350,31 +411,41 @@ def downsize_backward_kernel(
     for strip_index in range(pid, total_strips, tl.num_programs(0)):
         n, tile_y, tile_x = strip(strip_index, out_h, out_w, rows, BLOCK_H, BLOCK_W)
         plane = n * out_h * out_w
+        (
+            source_ptr, stride_c, stride_h, stride_w, source_h, source_w, region_h, region_w, top, left, rows_of_bin, columns_of_bin,
+        ) = picture(
+            n, table_ptr, image_ptr, image_stride_n, image_stride_c, image_stride_h, image_stride_w, image_h, image_w,
+            out_h, out_w, bin_h, bin_w, INDEX64,
+        )  # fmt: skip
         for step in range(rows):
             y, x, pixel_mask = tile_pixels(tile_y + step, tile_x, out_h, out_w, BLOCK_H, BLOCK_W, INDEX64)
+            pixel = y * out_w + x
+            grad_output_offsets = y * output_stride_h + x * output_stride_w
+            if LETTERBOX:
+                y, x, inside = region_pixels(y, x, top, left, region_h, region_w)
+                pixel_mask = pixel_mask & inside
             where, e, p, z_0, z_1, z_2, a = _infer(
-                network, n, y, x, texture_ptr, texture_stride_n, texture_stride_c, texture_stride_h, texture_stride_w,
-                image_h, image_w, texture_h, texture_w, out_h, out_w, bin_h, bin_w,
-                E, F, HIDDEN_LAYERS, E_PAD, F_PAD, M_PAD, TAPS, TAPS_PAD, PRIOR, TEXTURE_CHANNELS_LAST, TEXTURE_ALIGN,
-                TEXTURE_DENSE, BIN_H, BIN_W, WHOLE, ACC, OPERAND, PRECISION, INDEX64, BLOCK,
+                network, filters, n, y, x, source_ptr, stride_c, stride_h, stride_w,
+                texture_ptr, texture_stride_n, texture_stride_c, texture_stride_h, texture_stride_w,
+                source_h, source_w, texture_h, texture_w, region_h, region_w, rows_of_bin, columns_of_bin,
+                CHANNELS, E, F, HIDDEN_LAYERS, E_PAD, F_PAD, M_PAD, TAPS, TAPS_PAD, PRIOR, TEXTURE_CHANNELS_LAST, TEXTURE_ALIGN,
+                TEXTURE_DENSE, BIN_H, BIN_W, WHOLE, CONVOLVED, BAND, PATCH_PAD, IMAGE_CHANNELS_LAST, SCALE, OFFSET,
+                ACC, OPERAND, PRECISION, INDEX64, BLOCK,
             )  # fmt: skip
             tap_mask = pixel_mask[None, :] & (k < TAPS * TAPS)
-            pixel = y * out_w + x
             if COEFFICIENTS:
                 offsets = pixel[None, :] * (TAPS * TAPS) + k
                 tl.store(coefficients_ptr + plane * (TAPS * TAPS) + offsets, a, mask=tap_mask)
 
             if GRAD_POOLED or GRAD_TEXTURE or GRAD_WEIGHTS:
-                grad_output_offsets = y * output_stride_h + x * output_stride_w
                 if CHANNELS == 0:
                     offsets = grad_output_offsets[None, :] + k * output_stride_c
                     grad_a = tl.load(grad_output_ptr + n * output_stride_n + offsets, mask=tap_mask, other=0.0).to(ACC)
                 else:
-                    taps = tap_offsets(y, x, image_h, image_w, out_h, out_w, image_stride_h, image_stride_w, TAPS, TAPS_PAD)
+                    taps = tap_offsets(y, x, source_h, source_w, region_h, region_w, stride_h, stride_w, TAPS, TAPS_PAD)
                     grad_a = gather_backward(
-                        image_ptr + n * image_stride_n, taps, tap_mask, image_stride_c,
-                        grad_output_ptr + n * output_stride_n, grad_output_offsets, pixel_mask, output_stride_c,
-                        tl.zeros([TAPS_PAD, BLOCK], ACC), CHANNELS,
+                        source_ptr, taps, tap_mask, stride_c, grad_output_ptr + n * output_stride_n, grad_output_offsets,
+                        pixel_mask, output_stride_c, tl.zeros([TAPS_PAD, BLOCK], ACC), CHANNELS, SCALE,
                     )  # fmt: skip
                 grad = a * (grad_a - tl.sum(a * grad_a, axis=0)[None, :])
                 # Pixels past the image's end hold no gradient, whatever the weights make of them.
@@ -443,6 +514,34 @@ def downsize_backward_kernel(
             _store_partial_bias(partial_ptr + TAPS * TAPS * M, tl.sum(grad_out_bias, axis=1), TAPS * TAPS, TAPS_PAD)
 
 
+class Call(NamedTuple):
+    """What forward and backward launches of all operators here are given, beside the result or its gradient."""
+
+    image: Tensor | None
+    """(N, C, H, W); any of those in the table; or None if coefficients alone are wanted."""
+    image_size: tuple[int, int]
+    texture: Tensor | None
+    weights: Sequence[Tensor]
+    """Flat: weight and bias of the distance encoding if ``distance``, of each hidden layer, of the output layer."""
+    distance: bool
+    taps: int
+    prior: str
+    filters: Sequence[Tensor] = ()
+    """Weight and bias of the texture's convolution of the image, in place of ``texture``."""
+    table: Tensor | None = None
+    """Of images of different sizes."""
+    index64: bool = False
+    """Whether they need it."""
+    channels_last: bool = False
+    """Whether the images are."""
+    scale: tuple[float, ...] = ()
+    """What the pixels of each channel are multiplied by to be normalised, if they are."""
+    offset: tuple[float, ...] = ()
+    """And what is added then."""
+    fill: float | None = None
+    """With which images that keep their aspect are surrounded; None lets every image fill its result."""
+
+
 def downsize(
     image: Tensor, texture: Tensor | None, weights: Sequence[Tensor], distance: bool, output: Tensor, taps: int, prior: str
 ) -> None:
@@ -450,7 +549,7 @@ def downsize(
 
     ``weights`` is flat: weight and bias of the distance encoding if ``distance``, of each hidden layer, of the output layer.
     """
-    _forward(image, (image.shape[2], image.shape[3]), texture, weights, distance, output, taps, prior)
+    _forward(Call(image, (image.shape[2], image.shape[3]), texture, weights, distance, taps, prior), output)
 
 
 def coefficients(
@@ -463,7 +562,28 @@ def coefficients(
     prior: str,
 ) -> None:
     """Write the coefficients for an image of ``image_size`` (H, W) into ``output`` (N, K*K, h, w)."""
-    _forward(None, image_size, texture, weights, distance, output, taps, prior)
+    _forward(Call(None, image_size, texture, weights, distance, taps, prior), output)
+
+
+def downsize_image(
+    images: Sequence[Tensor],
+    filters: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    distance: bool,
+    output: Tensor,
+    taps: int,
+    prior: str,
+    scale: tuple[float, ...],
+    offset: tuple[float, ...],
+    fill: float | None,
+) -> None:
+    """Write into ``output`` (N, C, h, w) one batch (N, C, H, W), or N images (C, H, W), of a float dtype or uint8.
+
+    Texture is their convolution by ``filters``, weight and bias, if there are any. Pixels are normalised by ``scale`` and
+    ``offset``, a number for each channel or none. Images (C, H, W) keep their aspect if there is a ``fill``.
+    """
+    call = _image_call(images, filters, weights, distance, output, taps, prior, scale, offset, fill)
+    _forward(call, output)
 
 
 def downsize_backward(
@@ -479,8 +599,8 @@ def downsize_backward(
     prior: str,
 ) -> None:
     """Write those gradients of :func:`downsize` that are given a tensor; that of the weights is one flat tensor."""
-    size = (image.shape[2], image.shape[3])
-    _backward(grad_output, image, size, texture, weights, distance, grad_image, grad_texture, grad_weights, taps, prior)
+    call = Call(image, (image.shape[2], image.shape[3]), texture, weights, distance, taps, prior)
+    _backward(call, grad_output, grad_image, grad_texture, grad_weights)
 
 
 def coefficients_backward(
@@ -495,20 +615,68 @@ def coefficients_backward(
     prior: str,
 ) -> None:
     """Write those gradients of :func:`coefficients` that are given a tensor; that of the weights is one flat tensor."""
-    _backward(grad_output, None, image_size, texture, weights, distance, None, grad_texture, grad_weights, taps, prior)
+    call = Call(None, image_size, texture, weights, distance, taps, prior)
+    _backward(call, grad_output, None, grad_texture, grad_weights)
 
 
-def _pointers(
-    image: Tensor | None, texture: Tensor | None, weights: Sequence[Tensor], distance: bool
-) -> dict[str, Tensor | None]:
+def downsize_image_backward(
+    grad_output: Tensor,
+    images: Sequence[Tensor],
+    filters: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    distance: bool,
+    grad_image: Tensor | None,
+    grad_weights: Tensor | None,
+    taps: int,
+    prior: str,
+    scale: tuple[float, ...],
+    offset: tuple[float, ...],
+    fill: float | None,
+) -> None:
+    """Write those gradients of :func:`downsize_image` that are given a tensor; that to an image of one batch alone.
+
+    That of the weights is one flat tensor, the filters' first.
+    """
+    call = _image_call(images, filters, weights, distance, grad_output, taps, prior, scale, offset, fill)
+    _backward(call, grad_output, grad_image, None, grad_weights)
+
+
+def _image_call(
+    images: Sequence[Tensor],
+    filters: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    distance: bool,
+    output: Tensor,
+    taps: int,
+    prior: str,
+    scale: tuple[float, ...],
+    offset: tuple[float, ...],
+    fill: float | None,
+) -> Call:
+    call = Call(images[0], (1, 1), None, weights, distance, taps, prior, filters, scale=scale, offset=offset, fill=fill)
+    if images[0].ndim == 4:
+        image = images[0]
+        size, channels_last = (image.shape[2], image.shape[3]), image.stride(1) == 1 or image.shape[1] == 1
+        return call._replace(image_size=size, channels_last=channels_last)
+    size = (output.shape[2], output.shape[3])
+    channels_last = all(image.stride(0) == 1 or image.shape[0] == 1 for image in images)
+    index64 = batch.tables_need_int64(images, size)
+    return call._replace(table=batch.table(images, size, fill is not None), index64=index64, channels_last=channels_last)
+
+
+def _pointers(call: Call) -> dict[str, Tensor | None]:
     """The tensors that forward and backward kernels read, by argument."""
-    weights = [t.contiguous() for t in weights]
-    hidden = [*weights[2 if distance else 0 : -2], *[None] * 6]
+    weights = [t.contiguous() for t in call.weights]
+    hidden = [*weights[2 if call.distance else 0 : -2], *[None] * 6]
+    weight, bias = call.filters or (None, None)
     return dict(
-        image_ptr=image,
-        texture_ptr=texture,
-        distance_weight_ptr=weights[0] if distance else None,
-        distance_bias_ptr=weights[1] if distance else None,
+        image_ptr=call.image,
+        texture_ptr=call.texture,
+        table_ptr=call.table,
+        texture_weight_ptr=weight,
+        texture_bias_ptr=bias,
+        distance_weight_ptr=weights[0] if call.distance else None,
+        distance_bias_ptr=weights[1] if call.distance else None,
         hidden_weight_0_ptr=hidden[0],
         hidden_bias_0_ptr=hidden[1],
         hidden_weight_1_ptr=hidden[2],
@@ -524,8 +692,11 @@ class _Problem(NamedTuple):
     """All that the other arguments of a launch follow from. ``output`` may be its gradient."""
 
     image: Layout | None
+    """None also if there is a table."""
+    channels: int
     image_size: tuple[int, int]
     texture: Layout | None
+    filters: Layout | None
     weights: tuple[tuple[int, ...], ...]
     distance: bool
     output: Layout
@@ -533,38 +704,45 @@ class _Problem(NamedTuple):
     taps: int
     prior: str
     precision: str
+    table: bool
+    index64: bool
+    channels_last: bool
+    scale: tuple[float, ...]
+    offset: tuple[float, ...]
+    fill: float | None
 
 
-def _problem(
-    image: Tensor | None,
-    image_size: tuple[int, int],
-    texture: Tensor | None,
-    weights: Sequence[Tensor],
-    distance: bool,
-    output: Tensor,
-    taps: int,
-    prior: str,
-) -> _Problem:
-    dtype = output.dtype
+def _problem(call: Call, output: Tensor) -> _Problem:
+    image, image_size, texture, weights, distance, taps, prior, filters, table, index64, channels_last, *pixels = call
+    dtype = weights[-1].dtype
     shapes = tuple([t.shape for t in weights])  # faster than from a generator
-    output_layout = Layout(output.shape, output.stride())
-    precision = dot_precision(dtype)
-    return _Problem(layout(image), image_size, layout(texture), shapes, distance, output_layout, dtype, taps, prior, precision)
+    channels = 0 if image is None else image.shape[-3]
+    return _Problem(
+        layout(image) if table is None else None, channels, image_size, layout(texture), layout(filters[0] if filters else None),
+        shapes, distance, Layout(output.shape, output.stride()), dtype, taps, prior, dot_precision(dtype),
+        table is not None, index64, channels_last, *pixels,
+    )  # fmt: skip
 
 
 def _network_arguments(problem: _Problem) -> dict[str, Any]:
     """What forward and backward kernels share, beside the tensors."""
-    image, image_size, texture, weights, distance, output, dtype, taps, prior, precision = problem
-    hidden_layers = (len(weights) - 2 - 2 * distance) // 2
+    image, texture, weights, output = problem.image, problem.texture, problem.weights, problem.output
+    dtype, taps, filters = problem.dtype, problem.taps, problem.filters
+    hidden_layers = (len(weights) - 2 - 2 * problem.distance) // 2
     hidden_channels = weights[-2][1] if hidden_layers else 0
-    distance_channels = weights[0][0] if distance else 0
-    texture_channels = 0 if texture is None else texture.shape[1]
-    texture_h, texture_w = (1, 1) if texture is None else texture.shape[2:]
+    distance_channels = weights[0][0] if problem.distance else 0
+    texture_channels = filters.shape[0] if filters else texture.shape[1] if texture else 0
+    texture_h, texture_w = texture.shape[2:] if texture else problem.image_size
     out_h, out_w = output.shape[2:]
-    axes = [(image_size[0], out_h), (image_size[1], out_w), (texture_h, out_h), (texture_w, out_w)]
+    axes = [(problem.image_size[0], out_h), (problem.image_size[1], out_w), (texture_h, out_h), (texture_w, out_w)]
     strides = aligned_strides(texture)
-    bin_h, bin_w, static_h, static_w, whole = bins((texture_h, texture_w), (out_h, out_w))
-    image_strides = (0, 0, 0, 0) if image is None else image.stride
+    # In a table every image has bins of its own.
+    binned = (texture or filters) and not problem.table
+    bin_h, bin_w, static_h, static_w, whole = bins((texture_h, texture_w), (out_h, out_w)) if binned else (0, 0, 0, 0, False)
+    if filters and static_h == 0:
+        static_w = 0
+    image_strides = image.stride if image else (0, 0, 0, 0)
+    band, patch_pad = patch_shape(problem.channels)
     return dict(
         image_stride_n=image_strides[0],
         image_stride_c=image_strides[1],
@@ -578,15 +756,15 @@ def _network_arguments(problem: _Problem) -> dict[str, Any]:
         output_stride_c=output.stride[1],
         output_stride_h=output.stride[2],
         output_stride_w=output.stride[3],
-        image_h=image_size[0],
-        image_w=image_size[1],
+        image_h=problem.image_size[0],
+        image_w=problem.image_size[1],
         texture_h=texture_h,
         texture_w=texture_w,
         out_h=out_h,
         out_w=out_w,
         bin_h=bin_h,
         bin_w=bin_w,
-        CHANNELS=0 if image is None else image.shape[1],
+        CHANNELS=problem.channels,
         E=distance_channels,
         F=texture_channels,
         M=hidden_channels,
@@ -596,17 +774,26 @@ def _network_arguments(problem: _Problem) -> dict[str, Any]:
         M_PAD=padded(hidden_channels),
         TAPS=taps,
         TAPS_PAD=next_power_of_2(taps * taps),
-        PRIOR=prior,
+        PRIOR=problem.prior,
         TEXTURE_CHANNELS_LAST=strides.channels_last,
         TEXTURE_ALIGN=strides.align,
         TEXTURE_DENSE=strides.dense,
         BIN_H=static_h,
         BIN_W=static_w,
         WHOLE=whole,
+        CONVOLVED=filters is not None,
+        BAND=band,
+        PATCH_PAD=patch_pad,
+        FILTER_STRIDES=filters.stride if filters else (),
+        IMAGE_CHANNELS_LAST=problem.channels_last,
+        SCALE=problem.scale,
+        OFFSET=problem.offset,
+        LETTERBOX=problem.fill is not None,
+        FILL=problem.fill or 0.0,
         ACC=accumulator(dtype),
         OPERAND=OPERANDS[dtype],
-        PRECISION=precision,
-        INDEX64=needs_int64(axes, [image, texture, output]),
+        PRECISION=problem.precision,
+        INDEX64=problem.index64 or needs_int64(axes, [image, texture, output]),
     )
 
 
@@ -638,19 +825,9 @@ def _backward_shape(widest: int, dtype: torch.dtype) -> tuple[int, int]:
     return 32 if half else 16, 4  # wider tiles do not fit the registers of fewer warps
 
 
-def _forward(
-    image: Tensor | None,
-    image_size: tuple[int, int],
-    texture: Tensor | None,
-    weights: Sequence[Tensor],
-    distance: bool,
-    output: Tensor,
-    taps: int,
-    prior: str,
-) -> None:
-    programs, arguments = _forward_plan(_problem(image, image_size, texture, weights, distance, output, taps, prior))
-    pointers = _pointers(image, texture, weights, distance)
-    launch(downsize_kernel, programs, output.device, output_ptr=output, **pointers, **arguments)
+def _forward(call: Call, output: Tensor) -> None:
+    programs, arguments = _forward_plan(_problem(call, output))
+    launch(downsize_kernel, programs, output.device, output_ptr=output, **_pointers(call), **arguments)
 
 
 @functools.lru_cache(maxsize=1024)  # it takes longer than the launch itself
@@ -665,34 +842,30 @@ def _forward_plan(problem: _Problem) -> tuple[int, dict[str, Any]]:
 
 
 def _backward(
+    call: Call,
     grad_output: Tensor,
-    image: Tensor | None,
-    image_size: tuple[int, int],
-    texture: Tensor | None,
-    weights: Sequence[Tensor],
-    distance: bool,
     grad_image: Tensor | None,
     grad_texture: Tensor | None,
     grad_weights: Tensor | None,
-    taps: int,
-    prior: str,
 ) -> None:
     """Launch the backward kernel, then the gathers to the gradients of texture and image."""
     batch, _, out_h, out_w = grad_output.shape
-    arguments = _network_arguments(_problem(image, image_size, texture, weights, distance, grad_output, taps, prior))
-    pixels, warps = _backward_shape(_widest(arguments), grad_output.dtype)
+    weight, texture, filters, taps = call.weights[-1], call.texture, call.filters, call.taps
+    arguments = _network_arguments(_problem(call, grad_output))
+    pixels, warps = _backward_shape(_widest(arguments), weight.dtype)
     tile = tile_shape(pixels)
     total_strips, rows = strips(batch, out_h, out_w, tile)
     programs = min(total_strips, MAX_BACKWARD_PROGRAMS)
-    acc = torch.float64 if grad_output.dtype == torch.float64 else torch.float32
+    acc = torch.float64 if weight.dtype == torch.float64 else torch.float32
     strides = aligned_strides(layout(grad_texture))
     # Where every source pixel lies in one bin, its gradient is that of the bin over the bin's size: it is written at once.
     direct = arguments["WHOLE"] and strides.channels_last and texture is not None and texture.shape[2] >= out_h
     direct = direct and grad_texture is not None and grad_texture.shape[3] >= out_w
-    pooled = grad_texture is not None and not direct
-    grad_pooled = grad_output.new_empty(batch, out_h, out_w, arguments["F"]) if pooled else None
-    a = None if grad_image is None else grad_output.new_empty(batch, out_h, out_w, taps * taps)
-    partial = None if grad_weights is None else grad_output.new_empty(programs, grad_weights.numel(), dtype=acc)
+    pooled = (grad_texture is not None and not direct) or len(filters) > 0
+    grad_pooled = weight.new_empty(batch, out_h, out_w, arguments["F"]) if pooled else None
+    a = None if grad_image is None else weight.new_empty(batch, out_h, out_w, taps * taps)
+    grad_filters, grad_others = _split(grad_weights, sum(t.numel() for t in filters))
+    partial = None if grad_others is None else weight.new_empty(programs, grad_others.numel(), dtype=acc)
     arguments["INDEX64"] |= needs_int64([], [layout(grad_pooled), layout(a), layout(grad_texture)])
     launch(
         downsize_backward_kernel,
@@ -717,15 +890,77 @@ def _backward(
         COEFFICIENTS=a is not None,
         GRAD_WEIGHTS=partial is not None,
         num_warps=warps,
-        **_pointers(image, texture, weights, distance),
+        **_pointers(call),
         **arguments,
     )
-    if grad_weights is not None:
+    if grad_others is not None:
         assert partial is not None
-        grad_weights.copy_(partial.sum(dim=0))
-    if grad_pooled is not None:
-        assert grad_texture is not None
+        grad_others.copy_(partial.sum(dim=0))
+    if grad_texture is not None and grad_pooled is not None:
         area_pool2d_backward(grad_pooled.permute(0, 3, 1, 2), grad_texture)
     if grad_image is not None:
         assert a is not None
         grad_image_gather(grad_output, a.permute(0, 3, 1, 2), grad_image, taps)
+    if filters:
+        assert grad_pooled is not None
+        _backward_of_convolution(call, grad_pooled, arguments, grad_image, grad_filters)
+    if grad_image is not None and call.scale:
+        grad_image.mul_(grad_image.new_tensor(call.scale).view(1, -1, 1, 1))
+
+
+def _split(flat: Tensor | None, first: int) -> tuple[Tensor | None, Tensor | None]:
+    return (None, None) if flat is None else (flat[:first], flat[first:])
+
+
+def _backward_of_convolution(
+    call: Call, grad_pooled: Tensor, arguments: dict[str, Any], grad_image: Tensor | None, grad_filters: Tensor | None
+) -> None:
+    """Launch the kernels for the gradients to the convolution's weights, and to the image by way of it, which is added."""
+    pointers = _pointers(call)
+    shared = {name: arguments[name] for name in arguments if name in texture_grad_filter_kernel.arg_names}
+    shared |= {name: pointers[name] for name in ("image_ptr", "texture_weight_ptr", "texture_bias_ptr")}
+    batch, out_h, out_w, _ = grad_pooled.shape
+    tile = tile_shape(32)
+    if grad_filters is not None:
+        total_strips, rows = strips(batch, out_h, out_w, tile)
+        programs = min(total_strips, MAX_BACKWARD_PROGRAMS)
+        acc = torch.float64 if grad_pooled.dtype == torch.float64 else torch.float32
+        partial = grad_pooled.new_empty(programs, grad_filters.numel(), dtype=acc)
+        launch(
+            texture_grad_filter_kernel,
+            programs,
+            grad_pooled.device,
+            table_ptr=call.table,
+            grad_pooled_ptr=grad_pooled,
+            partial_ptr=partial,
+            total_strips=total_strips,
+            rows=rows,
+            BLOCK_H=tile[0],
+            BLOCK_W=tile[1],
+            num_warps=1,
+            **shared,
+        )
+        grad_filters.copy_(partial.sum(dim=0))
+    if grad_image is not None:
+        image_h, image_w = call.image_size
+        programs, rows = strips(batch, image_h, image_w, tile)
+        strides = grad_image.stride()
+        shared = {name: shared[name] for name in shared if name in texture_grad_image_kernel.arg_names}
+        shared |= {"bin_h": bin_width(out_h, image_h), "bin_w": bin_width(out_w, image_w)}
+        shared["INDEX64"] |= needs_int64([], [layout(grad_image)])
+        launch(
+            texture_grad_image_kernel,
+            tiles(batch, image_h, image_w, tile),
+            grad_pooled.device,
+            grad_pooled_ptr=grad_pooled,
+            grad_image_ptr=grad_image,
+            grad_image_stride_n=strides[0],
+            grad_image_stride_c=strides[1],
+            grad_image_stride_h=strides[2],
+            grad_image_stride_w=strides[3],
+            CHANNELS_PAD=padded(arguments["CHANNELS"]),
+            BLOCK_H=tile[0],
+            BLOCK_W=tile[1],
+            num_warps=1,
+            **shared,
+        )

@@ -18,12 +18,13 @@ def _device_function(function: Callable[..., Any]) -> Any:
 
 _first_tap = _device_function(geometry.first_tap)
 _bin_first = _device_function(geometry.bin_first)
+_bin_last = _device_function(geometry.bin_last)
 distance_numerator = _device_function(geometry.distance_numerator)
 windows_starting_by = _device_function(geometry.windows_starting_by)
 
 
 @triton.jit
-def _unsigned(x):
+def unsigned(x):
     return x.to(tl.uint64) if x.dtype == tl.int64 else x.to(tl.uint32)
 
 
@@ -35,13 +36,19 @@ def _signed(x):
 @triton.jit
 def first_tap(j, n_in, n_out, TAPS: tl.constexpr):
     """First source pixel that target pixel ``j`` reads. Its dividend is not negative, and unsigned division is cheaper."""
-    return _signed(_first_tap(_unsigned(j), _unsigned(n_in), _unsigned(n_out), TAPS))
+    return _signed(_first_tap(unsigned(j), unsigned(n_in), unsigned(n_out), TAPS))
 
 
 @triton.jit
 def bin_first(j, n_in, n_out):
     """First source pixel that overlaps bin ``j``."""
-    return _signed(_bin_first(_unsigned(j), _unsigned(n_in), _unsigned(n_out)))
+    return _signed(_bin_first(unsigned(j), unsigned(n_in), unsigned(n_out)))
+
+
+@triton.jit
+def bin_last(j, n_in, n_out):
+    """Last source pixel that overlaps bin ``j``."""
+    return _signed(_bin_last(unsigned(j), unsigned(n_in), unsigned(n_out)))
 
 
 @triton.jit
@@ -72,6 +79,16 @@ def tile_pixels(tile_y, tile_x, height, width, BLOCK_H: tl.constexpr, BLOCK_W: t
 
 
 @triton.jit
+def region_pixels(y, x, top, left, height, width):
+    """Where the pixels lie in a part of the plane, ``height`` x ``width`` from ``top`` and ``left``, and which lie inside.
+
+    Those outside take the nearest one's row and column.
+    """
+    inside = (y >= top) & (y < top + height) & (x >= left) & (x < left + width)
+    return tl.minimum(tl.maximum(y - top, 0), height - 1), tl.minimum(tl.maximum(x - left, 0), width - 1), inside
+
+
+@triton.jit
 def tap_offsets(y, x, in_h, in_w, out_h, out_w, stride_h, stride_w, TAPS: tl.constexpr, TAPS_PAD: tl.constexpr):
     """Offsets in one image of every tap of the pixels: [TAPS_PAD, BLOCK], edge pixels repeating."""
     k = tl.arange(0, TAPS_PAD)
@@ -83,20 +100,55 @@ def tap_offsets(y, x, in_h, in_w, out_h, out_w, stride_h, stride_w, TAPS: tl.con
 
 
 @triton.jit
+def to_acc(x, ACC: tl.constexpr):
+    """``x`` in the dtype of sums; integers of 8 bits by way of 32, for which GPUs have a fast conversion."""
+    if x.dtype == tl.uint8:
+        return x.to(ACC)
+    else:
+        return x.to(ACC)
+
+
+@triton.jit
+def interleave(even, odd):
+    """Rows of ``even`` and ``odd``, each [n, BLOCK], by turns and as columns: [BLOCK, 2 * n], a pixel's side by side."""
+    return tl.reshape(tl.permute(tl.join(even, odd), (1, 0, 2)), [even.shape[1], 2 * even.shape[0]])
+
+
+@triton.jit
+def per_channel(values: tl.constexpr, channel, ACC: tl.constexpr):
+    """``values`` of the image's channels, at ``channel``; a value for each that is known when compiling costs nothing."""
+    result = tl.full(channel.shape, values[0], ACC)
+    for c in tl.static_range(1, len(values)):
+        result = tl.where(channel == c, tl.full(channel.shape, values[c], ACC), result)
+    return result
+
+
+@triton.jit
 def gather(image_ptr, offsets, mask, stride_c, coefficients, output_ptr, output_offsets, output_mask, output_stride_c,
-           CHANNELS: tl.constexpr):  # fmt: skip
-    """Store the sum of each pixel's taps, weighted by ``coefficients`` [TAPS_PAD, BLOCK], channel by channel."""
-    if CHANNELS <= 4:  # without a loop, all channels' loads are in flight together
-        for _ in tl.static_range(CHANNELS):
-            image = tl.load(image_ptr + offsets, mask=mask, other=0.0)
-            total = tl.sum(coefficients * image.to(coefficients.dtype), axis=0)
+           CHANNELS: tl.constexpr, SCALE: tl.constexpr = (), OFFSET: tl.constexpr = (), inside=None,
+           FILL: tl.constexpr = 0.0):  # fmt: skip
+    """Store the sum of each pixel's taps, weighted by ``coefficients`` [TAPS_PAD, BLOCK], channel by channel.
+
+    Normalised by SCALE and OFFSET, one a channel, if there are any. Pixels that are not ``inside``, if it is given, become FILL.
+    """
+    # Without a loop, all channels' loads are in flight together.
+    if CHANNELS <= 4 or len(SCALE) > 0:
+        for c in tl.static_range(CHANNELS):
+            image = tl.load(image_ptr + offsets, mask=mask, other=0)
+            total = tl.sum(coefficients * to_acc(image, coefficients.dtype), axis=0)
+            if len(SCALE) > 0:
+                total = total * tl.full([1], SCALE[c], total.dtype) + tl.full([1], OFFSET[c], total.dtype)
+            if inside is not None:
+                total = tl.where(inside, total, tl.full([1], FILL, total.dtype))
             tl.store(output_ptr + output_offsets, total, mask=output_mask)
             image_ptr += stride_c
             output_ptr += output_stride_c
     else:
         for _ in range(CHANNELS):
-            image = tl.load(image_ptr + offsets, mask=mask, other=0.0)
-            total = tl.sum(coefficients * image.to(coefficients.dtype), axis=0)
+            image = tl.load(image_ptr + offsets, mask=mask, other=0)
+            total = tl.sum(coefficients * to_acc(image, coefficients.dtype), axis=0)
+            if inside is not None:
+                total = tl.where(inside, total, tl.full([1], FILL, total.dtype))
             tl.store(output_ptr + output_offsets, total, mask=output_mask)
             image_ptr += stride_c
             output_ptr += output_stride_c
@@ -104,15 +156,26 @@ def gather(image_ptr, offsets, mask, stride_c, coefficients, output_ptr, output_
 
 @triton.jit
 def gather_backward(image_ptr, offsets, mask, stride_c, grad_output_ptr, grad_offsets, grad_mask, grad_stride_c,
-                    zeros, CHANNELS: tl.constexpr):  # fmt: skip
-    """Gradient of :func:`gather` to its coefficients: the sum over channels of gradient times tap, shaped as ``zeros``."""
+                    zeros, CHANNELS: tl.constexpr, SCALE: tl.constexpr = ()):  # fmt: skip
+    """Gradient of :func:`gather` to its coefficients: the sum over channels of gradient times tap, shaped as ``zeros``.
+
+    But for the channels' offsets, which add the same to all taps: a softmax's gradient does not depend on that.
+    """
     grad = zeros
-    for _ in range(CHANNELS):
-        image = tl.load(image_ptr + offsets, mask=mask, other=0.0).to(zeros.dtype)
-        grad_output = tl.load(grad_output_ptr + grad_offsets, mask=grad_mask, other=0.0)
-        grad += grad_output.to(zeros.dtype)[None, :] * image
-        image_ptr += stride_c
-        grad_output_ptr += grad_stride_c
+    if len(SCALE) > 0:
+        for c in tl.static_range(CHANNELS):
+            image = to_acc(tl.load(image_ptr + offsets, mask=mask, other=0), zeros.dtype)
+            grad_output = tl.load(grad_output_ptr + grad_offsets, mask=grad_mask, other=0.0).to(zeros.dtype)
+            grad += (grad_output * tl.full([1], SCALE[c], zeros.dtype))[None, :] * image
+            image_ptr += stride_c
+            grad_output_ptr += grad_stride_c
+    else:
+        for _ in range(CHANNELS):
+            image = to_acc(tl.load(image_ptr + offsets, mask=mask, other=0), zeros.dtype)
+            grad_output = tl.load(grad_output_ptr + grad_offsets, mask=grad_mask, other=0.0)
+            grad += grad_output.to(zeros.dtype)[None, :] * image
+            image_ptr += stride_c
+            grad_output_ptr += grad_stride_c
     return grad
 
 

@@ -1,0 +1,514 @@
+"""Texture features made where they are used: a 3x3 convolution (zero padding) and ReLU of the image, pooled over each bin.
+
+No feature map goes through memory. Per output pixel the patches under its bin are read as columns: a tile [BLOCK, PATCH_PAD] holds
+the pixels of BAND + 2 image rows below one another, all channels, at one column of every pixel's bin. Three neighbouring columns,
+times three tiles of weights, are the features at the middle one, and the next position to the right needs one more column. With
+BAND = 2 the same columns, times other weights, give the features one row below as well.
+
+One tile of weights for each row and column of patches, [PATCH_PAD, F_PAD]: element (row * CHANNELS + channel, feature). Behind the
+pixels of the columns stands a 1, behind the weights of the middle column the bias.
+"""
+
+import triton
+import triton.language as tl
+
+from .batch import picture
+from .launch import padded
+from .network import linear_grad_weight, relu, relu_backward
+from .tile import (
+    unsigned,
+    bin_first,
+    bin_last,
+    bin_overlap,
+    bin_sum,
+    interleave,
+    per_channel,
+    region_pixels,
+    strip,
+    tile_pixels,
+    to_acc,
+)
+
+INTEGERS = [
+    "image_stride_n", "image_stride_c", "image_stride_h", "image_stride_w",
+    "image_h", "image_w", "out_h", "out_w", "bin_h", "bin_w",
+]  # fmt: skip
+
+
+def patch_shape(channels: int) -> tuple[int, int]:
+    """(BAND, PATCH_PAD) for images of ``channels``: two rows at once where their columns are no larger for it."""
+    patch_pad = padded(3 * channels + 1)
+    return 2 if 4 * channels + 1 <= patch_pad else 1, patch_pad
+
+
+@triton.jit
+def load_filter(
+    weight_ptr, bias_ptr, SHIFT: tl.constexpr, COLUMN: tl.constexpr, CHANNELS: tl.constexpr, F: tl.constexpr,
+    F_PAD: tl.constexpr, BAND: tl.constexpr, PATCH_PAD: tl.constexpr, STRIDES: tl.constexpr,
+):  # fmt: skip
+    """Weights (F, C, 3, 3) of the convolution at column COLUMN of patches that start SHIFT rows down: [PATCH_PAD, F_PAD]."""
+    k = tl.arange(0, PATCH_PAD)[:, None]
+    feature = tl.arange(0, F_PAD)[None, :]
+    row = k // CHANNELS - SHIFT
+    channel = k % CHANNELS
+    mask = (row >= 0) & (row < 3) & (feature < F)
+    offsets = feature * STRIDES[0] + channel * STRIDES[1] + row * STRIDES[2] + COLUMN * STRIDES[3]
+    values = tl.load(weight_ptr + offsets, mask=mask, other=0.0)
+    if COLUMN == 1:
+        mask = (k == (BAND + 2) * CHANNELS) & (feature < F)
+        values += tl.load(bias_ptr + feature + 0 * k, mask=mask, other=0.0)
+    return values
+
+
+@triton.jit
+def load_filters(
+    weight_ptr, bias_ptr, CHANNELS: tl.constexpr, F: tl.constexpr, F_PAD: tl.constexpr, BAND: tl.constexpr,
+    PATCH_PAD: tl.constexpr, STRIDES: tl.constexpr,
+):  # fmt: skip
+    """The filters of every column at no shift, then, if BAND is 2, those at a shift of one row."""
+    filters = (
+        load_filter(weight_ptr, bias_ptr, 0, 0, CHANNELS, F, F_PAD, BAND, PATCH_PAD, STRIDES),
+        load_filter(weight_ptr, bias_ptr, 0, 1, CHANNELS, F, F_PAD, BAND, PATCH_PAD, STRIDES),
+        load_filter(weight_ptr, bias_ptr, 0, 2, CHANNELS, F, F_PAD, BAND, PATCH_PAD, STRIDES),
+    )
+    if BAND == 1:
+        return filters
+    else:
+        return filters + (
+            load_filter(weight_ptr, bias_ptr, 1, 0, CHANNELS, F, F_PAD, BAND, PATCH_PAD, STRIDES),
+            load_filter(weight_ptr, bias_ptr, 1, 1, CHANNELS, F, F_PAD, BAND, PATCH_PAD, STRIDES),
+            load_filter(weight_ptr, bias_ptr, 1, 2, CHANNELS, F, F_PAD, BAND, PATCH_PAD, STRIDES),
+        )
+
+
+@triton.jit
+def _patch_pixels(
+    k, image_ptr, stride_c, stride_h, stride_w, first_row, last_row, column, last_column,
+    CHANNELS: tl.constexpr, CHANNELS_LAST: tl.constexpr, SCALE: tl.constexpr, OFFSET: tl.constexpr, USED: tl.constexpr,
+    BIAS: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """Elements ``k`` [n] of :func:`patch_column`: [n, BLOCK]."""
+    channel = (k % CHANNELS)[:, None]
+    row = first_row[None, :] + (k // CHANNELS)[:, None]
+    # As unsigned numbers, those before the first are past the last.
+    rows = tl.where(unsigned(column) <= unsigned(last_column), last_row + 1, 0)
+    inside = (unsigned(row) < unsigned(rows)[None, :]) & (k < (USED + 2) * CHANNELS)[:, None]
+    # Loads without a mask, of the nearest pixel: what lies outside is replaced once, after it was normalised.
+    row = tl.minimum(tl.maximum(row, 0), last_row[None, :])
+    column = tl.minimum(tl.maximum(column, 0), last_column)
+    pointers = image_ptr + (row * stride_h + (column * stride_w)[None, :])
+    if CHANNELS_LAST:
+        pointers += channel
+    else:
+        pointers += channel.to(row.dtype) * stride_c
+    x = to_acc(tl.load(pointers), ACC)
+    if len(SCALE) > 0:
+        x = x * per_channel(SCALE, channel, ACC) + per_channel(OFFSET, channel, ACC)
+    return tl.where(inside, x, tl.where((k == BIAS)[:, None], 1.0, 0.0))
+
+
+@triton.jit
+def patch_column(
+    image_ptr, stride_c, stride_h, stride_w, first_row, last_row, column, last_column,
+    CHANNELS: tl.constexpr, CHANNELS_LAST: tl.constexpr, SCALE: tl.constexpr, OFFSET: tl.constexpr,
+    BAND: tl.constexpr, USED: tl.constexpr, PATCH_PAD: tl.constexpr, ACC: tl.constexpr, OPERAND: tl.constexpr,
+):  # fmt: skip
+    """Rows ``first_row`` to ``first_row + BAND + 1`` of the image at one column each, [BLOCK, PATCH_PAD]; then a 1.
+
+    Zero outside the image, past ``last_row`` and ``last_column``, and past the patches of the first USED rows: what a bin does
+    not cover must not reach it, not even times a weight of zero. SCALE and OFFSET, one a channel, normalise the pixels.
+    """
+    x = _patch_pixels(
+        tl.arange(0, PATCH_PAD), image_ptr, stride_c, stride_h, stride_w, first_row, last_row, column, last_column,
+        CHANNELS, CHANNELS_LAST, SCALE, OFFSET, USED, (BAND + 2) * CHANNELS, ACC,
+    )  # fmt: skip
+    x = tl.sum(x[:, :, None], axis=2)
+    return tl.trans(x.to(OPERAND))
+
+
+@triton.jit
+def _product(column, filter, PRECISION: tl.constexpr, ACC: tl.constexpr):
+    return tl.dot(column, filter, input_precision=PRECISION, out_dtype=ACC)
+
+
+@triton.jit
+def _add_product(column, filter, total, PRECISION: tl.constexpr):
+    return tl.dot(column, filter, total, input_precision=PRECISION, out_dtype=total.dtype)
+
+
+@triton.jit
+def convolve(left, middle, right, filters, SHIFT: tl.constexpr, PRECISION: tl.constexpr, ACC: tl.constexpr):
+    """Features before ReLU: [BLOCK, F_PAD]."""
+    z = tl.dot(left, filters[3 * SHIFT], input_precision=PRECISION, out_dtype=ACC)
+    z = tl.dot(middle, filters[3 * SHIFT + 1], z, input_precision=PRECISION, out_dtype=ACC)
+    return tl.dot(right, filters[3 * SHIFT + 2], z, input_precision=PRECISION, out_dtype=ACC)
+
+
+@triton.jit
+def bin_share(i, j, n_in, n_out, ACC: tl.constexpr):
+    """Share of source pixel ``i`` that lies in bin ``j``, of the most that any has: exactly 1 for a whole pixel."""
+    overlap = bin_overlap(i, j, n_in, n_out)
+    most = tl.minimum(n_in, n_out)
+    return tl.where(overlap == most, 1.0, tl.maximum(overlap, 0).to(ACC) * (1.0 / most.to(ACC)))
+
+
+@triton.jit
+def mean_scale(image_h, image_w, out_h, out_w, ACC: tl.constexpr):
+    """What a bin's sum of shares is to be multiplied by to become a mean."""
+    scale_h = tl.minimum(image_h, out_h).to(ACC) / image_h.to(ACC)
+    return scale_h * (tl.minimum(image_w, out_w).to(ACC) / image_w.to(ACC))
+
+
+@triton.jit
+def _add_band(
+    total, image_ptr, stride_c, stride_h, stride_w, filters, row, last_row, first_column, last_column, y, x,
+    image_h, image_w, out_h, out_w, bin_w,
+    CHANNELS: tl.constexpr, CHANNELS_LAST: tl.constexpr, SCALE: tl.constexpr, OFFSET: tl.constexpr,
+    BAND: tl.constexpr, USED: tl.constexpr, PATCH_PAD: tl.constexpr, BIN_W: tl.constexpr, CUT: tl.constexpr,
+    ACC: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """``total`` plus the features of the first USED of BAND rows from ``row`` on, over the bin's columns.
+
+    A column of pixels takes part in the features of three columns, and is multiplied by all their filters at once, so that
+    sums go from one column to the next, and no operand does: a sum stays where the matrix units put it.
+    """
+    column = patch_column(
+        image_ptr, stride_c, stride_h, stride_w, row - 1, last_row, first_column - 1, last_column,
+        CHANNELS, CHANNELS_LAST, SCALE, OFFSET, BAND, USED, PATCH_PAD, ACC, OPERAND,
+    )  # fmt: skip
+    here_0 = _product(column, filters[0], PRECISION, ACC)
+    here_1 = here_0
+    if USED == 2:
+        here_1 = _product(column, filters[3], PRECISION, ACC)
+    column = patch_column(
+        image_ptr, stride_c, stride_h, stride_w, row - 1, last_row, first_column, last_column,
+        CHANNELS, CHANNELS_LAST, SCALE, OFFSET, BAND, USED, PATCH_PAD, ACC, OPERAND,
+    )  # fmt: skip
+    here_0 = _add_product(column, filters[1], here_0, PRECISION)
+    next_0 = _product(column, filters[0], PRECISION, ACC)
+    next_1 = next_0
+    if USED == 2:
+        here_1 = _add_product(column, filters[4], here_1, PRECISION)
+        next_1 = _product(column, filters[3], PRECISION, ACC)
+    if BIN_W > 0:
+        for i in tl.static_range(BIN_W):
+            total, here_0, next_0, here_1, next_1 = _add_column(
+                total, here_0, next_0, here_1, next_1, i, image_ptr, stride_c, stride_h, stride_w, filters, row, last_row,
+                first_column, last_column, y, x, image_h, image_w, out_h, out_w, CHANNELS, CHANNELS_LAST, SCALE, OFFSET,
+                BAND, USED, PATCH_PAD, CUT, ACC, OPERAND, PRECISION,
+            )  # fmt: skip
+    else:
+        for i in range(bin_w):
+            total, here_0, next_0, here_1, next_1 = _add_column(
+                total, here_0, next_0, here_1, next_1, i, image_ptr, stride_c, stride_h, stride_w, filters, row, last_row,
+                first_column, last_column, y, x, image_h, image_w, out_h, out_w, CHANNELS, CHANNELS_LAST, SCALE, OFFSET,
+                BAND, USED, PATCH_PAD, CUT, ACC, OPERAND, PRECISION,
+            )  # fmt: skip
+    return total
+
+
+@triton.jit
+def _add_column(
+    total, here_0, next_0, here_1, next_1, i, image_ptr, stride_c, stride_h, stride_w, filters, row, last_row,
+    first_column, last_column, y, x, image_h, image_w, out_h, out_w,
+    CHANNELS: tl.constexpr, CHANNELS_LAST: tl.constexpr, SCALE: tl.constexpr, OFFSET: tl.constexpr,
+    BAND: tl.constexpr, USED: tl.constexpr, PATCH_PAD: tl.constexpr, CUT: tl.constexpr,
+    ACC: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """One step of :func:`_add_band`: ``here`` lacks the last of its three columns, ``next`` two, each for up to two rows."""
+    column = patch_column(
+        image_ptr, stride_c, stride_h, stride_w, row - 1, last_row, first_column + (i + 1), last_column,
+        CHANNELS, CHANNELS_LAST, SCALE, OFFSET, BAND, USED, PATCH_PAD, ACC, OPERAND,
+    )  # fmt: skip
+    features = relu(_add_product(column, filters[2], here_0, PRECISION))
+    share = tl.full([1], 1.0, ACC)
+    if CUT:
+        share = bin_share(first_column + i, x, image_w, out_w, ACC)
+        features *= (share * bin_share(row, y, image_h, out_h, ACC))[:, None]
+    total += features
+    here_0 = _add_product(column, filters[1], next_0, PRECISION)
+    next_0 = _product(column, filters[0], PRECISION, ACC)
+    if USED == 2:
+        features = relu(_add_product(column, filters[5], here_1, PRECISION))
+        if CUT:
+            features *= (share * bin_share(row + 1, y, image_h, out_h, ACC))[:, None]
+        total += features
+        here_1 = _add_product(column, filters[4], next_1, PRECISION)
+        next_1 = _product(column, filters[3], PRECISION, ACC)
+    else:
+        here_1 = here_0
+        next_1 = next_0
+    return total, here_0, next_0, here_1, next_1
+
+
+@triton.jit
+def convolved_bin_mean(
+    image_ptr,  # of one image
+    stride_c,
+    stride_h,
+    stride_w,
+    filters,
+    y,  # [BLOCK]
+    x,
+    image_h,
+    image_w,
+    out_h,
+    out_w,
+    bin_h,
+    bin_w,
+    CHANNELS: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
+    SCALE: tl.constexpr,
+    OFFSET: tl.constexpr,
+    BAND: tl.constexpr,
+    PATCH_PAD: tl.constexpr,
+    F_PAD: tl.constexpr,
+    BIN_H: tl.constexpr,
+    BIN_W: tl.constexpr,
+    WHOLE: tl.constexpr,
+    ACC: tl.constexpr,
+    OPERAND: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Mean of the convolution's features over each pixel's bin: [BLOCK, F_PAD].
+
+    BIN_H and BIN_W, where not 0, are ``bin_h`` and ``bin_w`` known when compiling. WHOLE says that then no bin's edge cuts a source
+    pixel. All ways give the same bits: they sum in the same order, and the share of a whole pixel is exactly 1.
+    """
+    CUT: tl.constexpr = BIN_H == 0 or not WHOLE
+    first_row = bin_first(y, image_h, out_h)
+    first_column = bin_first(x, image_w, out_w)
+    last_row = tl.zeros_like(y) + image_h - 1
+    last_column = tl.zeros_like(x) + image_w - 1
+    if CUT:
+        last_row = tl.minimum(bin_last(y, image_h, out_h) + 1, last_row)
+        last_column = tl.minimum(bin_last(x, image_w, out_w) + 1, last_column)
+    total = tl.zeros([y.shape[0], F_PAD], ACC)
+    if BIN_H > 0:
+        for row in tl.static_range(0, BIN_H, BAND):
+            total = _add_band(
+                total, image_ptr, stride_c, stride_h, stride_w, filters, first_row + row, last_row, first_column, last_column,
+                y, x, image_h, image_w, out_h, out_w, bin_w, CHANNELS, CHANNELS_LAST, SCALE, OFFSET, BAND,
+                BAND if row + BAND <= BIN_H else 1, PATCH_PAD, BIN_W, CUT, ACC, OPERAND, PRECISION,
+            )  # fmt: skip
+    else:
+        for row in range(0, bin_h, BAND):
+            total = _add_band(
+                total, image_ptr, stride_c, stride_h, stride_w, filters, first_row + row, last_row, first_column, last_column,
+                y, x, image_h, image_w, out_h, out_w, bin_w, CHANNELS, CHANNELS_LAST, SCALE, OFFSET, BAND,
+                BAND, PATCH_PAD, 0, CUT, ACC, OPERAND, PRECISION,
+            )  # fmt: skip
+    return total * mean_scale(image_h, image_w, out_h, out_w, ACC)
+
+
+@triton.jit
+def _store_filter(partial_ptr, values, COLUMN: tl.constexpr, CHANNELS: tl.constexpr, F: tl.constexpr):
+    """Store a filter's gradient [PATCH_PAD, F_PAD] into (F, C, 3, 3), and behind that, from the middle column, the bias's."""
+    k = tl.arange(0, values.shape[0])[:, None]
+    feature = tl.arange(0, values.shape[1])[None, :]
+    offsets = feature * (9 * CHANNELS) + (k % CHANNELS) * 9 + (k // CHANNELS) * 3 + COLUMN
+    tl.store(partial_ptr + offsets, values, mask=(k < 3 * CHANNELS) & (feature < F))
+    if COLUMN == 1:
+        tl.store(partial_ptr + F * 9 * CHANNELS + feature + 0 * k, values, mask=(k == 3 * CHANNELS) & (feature < F))
+
+
+@triton.jit
+def _add_filter_gradients(
+    grad_left, grad_middle, grad_right, grad, image_ptr, stride_c, stride_h, stride_w, filters, y, x,
+    image_h, image_w, out_h, out_w, bin_h, bin_w,
+    CHANNELS: tl.constexpr, CHANNELS_LAST: tl.constexpr, SCALE: tl.constexpr, OFFSET: tl.constexpr, PATCH_PAD: tl.constexpr,
+    ACC: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """The filters' gradients plus those from the pixels' bins, given that of the bins' sums ``grad`` [BLOCK, F_PAD]."""
+    first_row = bin_first(y, image_h, out_h)
+    first_column = bin_first(x, image_w, out_w)
+    last_row = tl.minimum(bin_last(y, image_h, out_h) + 1, image_h - 1)
+    last_column = tl.minimum(bin_last(x, image_w, out_w) + 1, image_w - 1)
+    for row in range(bin_h):
+        i_y = first_row + row
+        share_y = bin_share(i_y, y, image_h, out_h, ACC)
+        left = patch_column(
+            image_ptr, stride_c, stride_h, stride_w, i_y - 1, last_row, first_column - 1, last_column,
+            CHANNELS, CHANNELS_LAST, SCALE, OFFSET, 1, 1, PATCH_PAD, ACC, OPERAND,
+        )  # fmt: skip
+        middle = patch_column(
+            image_ptr, stride_c, stride_h, stride_w, i_y - 1, last_row, first_column, last_column,
+            CHANNELS, CHANNELS_LAST, SCALE, OFFSET, 1, 1, PATCH_PAD, ACC, OPERAND,
+        )  # fmt: skip
+        for column in range(bin_w):
+            i_x = first_column + column
+            right = patch_column(
+                image_ptr, stride_c, stride_h, stride_w, i_y - 1, last_row, i_x + 1, last_column,
+                CHANNELS, CHANNELS_LAST, SCALE, OFFSET, 1, 1, PATCH_PAD, ACC, OPERAND,
+            )  # fmt: skip
+            z = convolve(left, middle, right, filters, 0, PRECISION, ACC)
+            share = share_y * bin_share(i_x, x, image_w, out_w, ACC)
+            grad_z = relu_backward(grad * share[:, None], z).to(OPERAND)
+            grad_left = linear_grad_weight(grad_z, left, grad_left, PRECISION)
+            grad_middle = linear_grad_weight(grad_z, middle, grad_middle, PRECISION)
+            grad_right = linear_grad_weight(grad_z, right, grad_right, PRECISION)
+            left = middle
+            middle = right
+    return grad_left, grad_middle, grad_right
+
+
+@triton.jit(do_not_specialize=[*INTEGERS, "total_strips", "rows"])
+def texture_grad_filter_kernel(
+    image_ptr,
+    image_stride_n,
+    image_stride_c,
+    image_stride_h,
+    image_stride_w,
+    table_ptr,
+    texture_weight_ptr,
+    texture_bias_ptr,
+    grad_pooled_ptr,  # (N, h, w, F), dense
+    partial_ptr,  # (programs, F * C * 9 + F)
+    total_strips,
+    image_h,
+    image_w,
+    out_h,
+    out_w,
+    bin_h,
+    bin_w,
+    rows,
+    CHANNELS: tl.constexpr,
+    F: tl.constexpr,
+    F_PAD: tl.constexpr,
+    PATCH_PAD: tl.constexpr,
+    FILTER_STRIDES: tl.constexpr,
+    IMAGE_CHANNELS_LAST: tl.constexpr,
+    SCALE: tl.constexpr,
+    OFFSET: tl.constexpr,
+    LETTERBOX: tl.constexpr,
+    ACC: tl.constexpr,
+    OPERAND: tl.constexpr,
+    PRECISION: tl.constexpr,
+    INDEX64: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    BLOCK_W: tl.constexpr,
+):
+    """One program takes every so-manieth strip of output pixels and sums the gradients of the convolution's weights."""
+    filters = load_filters(texture_weight_ptr, texture_bias_ptr, CHANNELS, F, F_PAD, 1, PATCH_PAD, FILTER_STRIDES)
+    grad_left = tl.zeros([PATCH_PAD, F_PAD], ACC)
+    grad_middle = grad_left
+    grad_right = grad_left
+    feature = tl.arange(0, F_PAD)
+    pid = tl.program_id(0)
+    for strip_index in range(pid, total_strips, tl.num_programs(0)):
+        n, tile_y, tile_x = strip(strip_index, out_h, out_w, rows, BLOCK_H, BLOCK_W)
+        source_ptr, stride_c, stride_h, stride_w, source_h, source_w, region_h, region_w, top, left, tall, wide = picture(
+            n, table_ptr, image_ptr, image_stride_n, image_stride_c, image_stride_h, image_stride_w, image_h, image_w,
+            out_h, out_w, bin_h, bin_w, INDEX64,
+        )  # fmt: skip
+        for step in range(rows):
+            y, x, mask = tile_pixels(tile_y + step, tile_x, out_h, out_w, BLOCK_H, BLOCK_W, INDEX64)
+            offsets = (y * out_w + x)[:, None] * F + feature[None, :]
+            if LETTERBOX:
+                y, x, inside = region_pixels(y, x, top, left, region_h, region_w)
+                mask = mask & inside
+            grad_ptrs = grad_pooled_ptr + n * out_h * out_w * F + offsets
+            grad = tl.load(grad_ptrs, mask=mask[:, None] & (feature < F)[None, :], other=0.0).to(ACC)
+            grad *= mean_scale(source_h, source_w, region_h, region_w, ACC)
+            grad_left, grad_middle, grad_right = _add_filter_gradients(
+                grad_left, grad_middle, grad_right, grad, source_ptr, stride_c, stride_h, stride_w, filters, y, x,
+                source_h, source_w, region_h, region_w, tall, wide, CHANNELS, IMAGE_CHANNELS_LAST, SCALE, OFFSET, PATCH_PAD,
+                ACC, OPERAND, PRECISION,
+            )  # fmt: skip
+    partial_ptr += pid.to(tl.int64) * (F * (9 * CHANNELS + 1))
+    _store_filter(partial_ptr, grad_left, 0, CHANNELS, F)
+    _store_filter(partial_ptr, grad_middle, 1, CHANNELS, F)
+    _store_filter(partial_ptr, grad_right, 2, CHANNELS, F)
+
+
+@triton.jit(do_not_specialize=[
+    *INTEGERS, "grad_image_stride_n", "grad_image_stride_c", "grad_image_stride_h", "grad_image_stride_w",
+])  # fmt: skip
+def texture_grad_image_kernel(
+    image_ptr,
+    image_stride_n,
+    image_stride_c,
+    image_stride_h,
+    image_stride_w,
+    texture_weight_ptr,
+    texture_bias_ptr,
+    grad_pooled_ptr,  # (N, h, w, F), dense
+    grad_image_ptr,
+    grad_image_stride_n,
+    grad_image_stride_c,
+    grad_image_stride_h,
+    grad_image_stride_w,
+    image_h,
+    image_w,
+    out_h,
+    out_w,
+    bin_h,
+    bin_w,
+    CHANNELS: tl.constexpr,
+    CHANNELS_PAD: tl.constexpr,
+    F: tl.constexpr,
+    F_PAD: tl.constexpr,
+    PATCH_PAD: tl.constexpr,
+    FILTER_STRIDES: tl.constexpr,
+    IMAGE_CHANNELS_LAST: tl.constexpr,
+    SCALE: tl.constexpr,
+    OFFSET: tl.constexpr,
+    ACC: tl.constexpr,
+    OPERAND: tl.constexpr,
+    PRECISION: tl.constexpr,
+    INDEX64: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    BLOCK_W: tl.constexpr,
+):
+    """One program adds, at a tile of image pixels, what reaches them through the nine features that each of them is a part of.
+
+    ``bin_h`` x ``bin_w`` bins at most hold a feature. Gradients are those to the normalised image.
+    """
+    filters = load_filters(texture_weight_ptr, texture_bias_ptr, CHANNELS, F, F_PAD, 1, PATCH_PAD, FILTER_STRIDES)
+    n, tile_y, tile_x = strip(tl.program_id(0), image_h, image_w, 1, BLOCK_H, BLOCK_W)
+    y, x, mask = tile_pixels(tile_y, tile_x, image_h, image_w, BLOCK_H, BLOCK_W, INDEX64)
+    image_ptr += n * image_stride_n
+    grad_pooled_ptr += n * out_h * out_w * F
+    grad_image_ptr += n * grad_image_stride_n
+    feature = tl.arange(0, F_PAD)
+    channel = tl.arange(0, CHANNELS_PAD)
+    last_row = tl.zeros_like(y) + image_h - 1
+    last_column = tl.zeros_like(x) + image_w - 1
+    total = tl.zeros([BLOCK_H * BLOCK_W, CHANNELS_PAD], ACC)
+    for row in tl.static_range(3):
+        i_y = y + 1 - row
+        for step in tl.static_range(3):
+            column: tl.constexpr = 2 - step
+            i_x = x + 1 - column
+            left_column = patch_column(
+                image_ptr, image_stride_c, image_stride_h, image_stride_w, i_y - 1, last_row, i_x - 1, last_column,
+                CHANNELS, IMAGE_CHANNELS_LAST, SCALE, OFFSET, 1, 1, PATCH_PAD, ACC, OPERAND,
+            )  # fmt: skip
+            middle_column = patch_column(
+                image_ptr, image_stride_c, image_stride_h, image_stride_w, i_y - 1, last_row, i_x, last_column,
+                CHANNELS, IMAGE_CHANNELS_LAST, SCALE, OFFSET, 1, 1, PATCH_PAD, ACC, OPERAND,
+            )  # fmt: skip
+            right_column = patch_column(
+                image_ptr, image_stride_c, image_stride_h, image_stride_w, i_y - 1, last_row, i_x + 1, last_column,
+                CHANNELS, IMAGE_CHANNELS_LAST, SCALE, OFFSET, 1, 1, PATCH_PAD, ACC, OPERAND,
+            )  # fmt: skip
+            z = convolve(left_column, middle_column, right_column, filters, 0, PRECISION, ACC)
+            inside = (i_y >= 0) & (i_y < image_h) & (i_x >= 0) & (i_x < image_w)
+            safe_y = tl.minimum(tl.maximum(i_y, 0), image_h - 1)
+            safe_x = tl.minimum(tl.maximum(i_x, 0), image_w - 1)
+            grad = bin_sum(
+                grad_pooled_ptr, 1, out_w * F, F, feature, safe_y, safe_x, out_h, out_w, image_h, image_w,
+                bin_h, bin_w, image_h, image_w, ACC, F, True, 1, False, BLOCK_H * BLOCK_W, F_PAD, 0, 0, False,
+            )  # fmt: skip
+            grad = tl.where(inside[:, None], relu_backward(grad, z), 0.0).to(OPERAND)
+            offsets = feature[:, None] * FILTER_STRIDES[0] + channel[None, :] * FILTER_STRIDES[1]
+            offsets += row * FILTER_STRIDES[2] + column * FILTER_STRIDES[3]
+            weight_mask = (feature < F)[:, None] & (channel < CHANNELS)[None, :]
+            weight = tl.load(texture_weight_ptr + offsets, mask=weight_mask, other=0.0)
+            total = tl.dot(grad, weight, total, input_precision=PRECISION, out_dtype=ACC)
+    if INDEX64:
+        channel = channel.to(tl.int64)
+    offsets = (y * grad_image_stride_h + x * grad_image_stride_w)[:, None] + channel[None, :] * grad_image_stride_c
+    mask = mask[:, None] & (channel < CHANNELS)[None, :]
+    total += tl.load(grad_image_ptr + offsets, mask=mask, other=0.0).to(ACC)
+    tl.store(grad_image_ptr + offsets, total, mask=mask)
