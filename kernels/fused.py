@@ -925,7 +925,7 @@ def _backward_of_convolution(
         total_strips, rows = strips(batch, out_h, out_w, tile)
         programs = min(total_strips, MAX_BACKWARD_PROGRAMS)
         acc = torch.float64 if grad_pooled.dtype == torch.float64 else torch.float32
-        partial = grad_pooled.new_empty(programs, grad_filters.numel(), dtype=acc)
+        partial = grad_pooled.new_empty(programs * arguments["BAND"], grad_filters.numel(), dtype=acc)
         launch(
             texture_grad_filter_kernel,
             programs,

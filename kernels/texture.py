@@ -14,7 +14,7 @@ import triton.language as tl
 
 from .batch import picture
 from .launch import padded
-from .network import linear_grad_weight, relu, relu_backward
+from .network import relu, relu_backward
 from .tile import (
     unsigned,
     bin_first,
@@ -160,6 +160,17 @@ def mean_scale(image_h, image_w, out_h, out_w, ACC: tl.constexpr):
 
 
 @triton.jit
+def bin_range(y, x, image_h, image_w, out_h, out_w, CUT: tl.constexpr):
+    """First row of the bins, last row that their patches may read, and the same of columns; if no bin is CUT, to the edge."""
+    last_row = tl.zeros_like(y) + image_h - 1
+    last_column = tl.zeros_like(x) + image_w - 1
+    if CUT:
+        last_row = tl.minimum(bin_last(y, image_h, out_h) + 1, last_row)
+        last_column = tl.minimum(bin_last(x, image_w, out_w) + 1, last_column)
+    return bin_first(y, image_h, out_h), last_row, bin_first(x, image_w, out_w), last_column
+
+
+@triton.jit
 def _add_band(
     total, image_ptr, stride_c, stride_h, stride_w, filters, row, last_row, first_column, last_column, y, x,
     image_h, image_w, out_h, out_w, bin_w,
@@ -276,13 +287,7 @@ def convolved_bin_mean(
     pixel. All ways give the same bits: they sum in the same order, and the share of a whole pixel is exactly 1.
     """
     CUT: tl.constexpr = BIN_H == 0 or not WHOLE
-    first_row = bin_first(y, image_h, out_h)
-    first_column = bin_first(x, image_w, out_w)
-    last_row = tl.zeros_like(y) + image_h - 1
-    last_column = tl.zeros_like(x) + image_w - 1
-    if CUT:
-        last_row = tl.minimum(bin_last(y, image_h, out_h) + 1, last_row)
-        last_column = tl.minimum(bin_last(x, image_w, out_w) + 1, last_column)
+    first_row, last_row, first_column, last_column = bin_range(y, x, image_h, image_w, out_h, out_w, CUT)
     total = tl.zeros([y.shape[0], F_PAD], ACC)
     if BIN_H > 0:
         for row in tl.static_range(0, BIN_H, BAND):
@@ -302,54 +307,122 @@ def convolved_bin_mean(
 
 
 @triton.jit
-def _store_filter(partial_ptr, values, COLUMN: tl.constexpr, CHANNELS: tl.constexpr, F: tl.constexpr):
-    """Store a filter's gradient [PATCH_PAD, F_PAD] into (F, C, 3, 3), and behind that, from the middle column, the bias's."""
-    k = tl.arange(0, values.shape[0])[:, None]
-    feature = tl.arange(0, values.shape[1])[None, :]
-    offsets = feature * (9 * CHANNELS) + (k % CHANNELS) * 9 + (k // CHANNELS) * 3 + COLUMN
-    tl.store(partial_ptr + offsets, values, mask=(k < 3 * CHANNELS) & (feature < F))
+def _store_filter(
+    partial_ptr, values, SHIFT: tl.constexpr, COLUMN: tl.constexpr, CHANNELS: tl.constexpr, F: tl.constexpr, BAND: tl.constexpr
+):  # fmt: skip
+    """Store a filter's gradient [F_PAD, PATCH_PAD] into (F, C, 3, 3), and behind that, from a middle column, the bias's."""
+    feature = tl.arange(0, values.shape[0])[:, None]
+    k = tl.arange(0, values.shape[1])[None, :]
+    row = k // CHANNELS - SHIFT
+    offsets = feature * (9 * CHANNELS) + (k % CHANNELS) * 9 + row * 3 + COLUMN
+    tl.store(partial_ptr + offsets, values, mask=(row >= 0) & (row < 3) & (feature < F))
     if COLUMN == 1:
-        tl.store(partial_ptr + F * 9 * CHANNELS + feature + 0 * k, values, mask=(k == 3 * CHANNELS) & (feature < F))
+        mask = (k == (BAND + 2) * CHANNELS) & (feature < F)
+        tl.store(partial_ptr + F * 9 * CHANNELS + feature + 0 * k, values, mask=mask)
 
 
 @triton.jit
-def _add_filter_gradients(
-    grad_left, grad_middle, grad_right, grad, image_ptr, stride_c, stride_h, stride_w, filters, y, x,
-    image_h, image_w, out_h, out_w, bin_h, bin_w,
-    CHANNELS: tl.constexpr, CHANNELS_LAST: tl.constexpr, SCALE: tl.constexpr, OFFSET: tl.constexpr, PATCH_PAD: tl.constexpr,
+def _add_filter_gradient(total, grad_features, column, PRECISION: tl.constexpr):
+    """``total`` plus grad_features^T . column: [F_PAD, PATCH_PAD]. The column lies as it does for the features themselves."""
+    return tl.dot(tl.trans(grad_features), column, total, input_precision=PRECISION, out_dtype=total.dtype)
+
+
+@triton.jit
+def _add_column_gradients(
+    grads, grad, left, middle, i, image_ptr, stride_c, stride_h, stride_w, filters, row, last_row, first_column, last_column,
+    y, x, image_h, image_w, out_h, out_w,
+    CHANNELS: tl.constexpr, CHANNELS_LAST: tl.constexpr, SCALE: tl.constexpr, OFFSET: tl.constexpr,
+    BAND: tl.constexpr, USED: tl.constexpr, PATCH_PAD: tl.constexpr, CUT: tl.constexpr,
     ACC: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """The filters' gradients plus those from the pixels' bins, given that of the bins' sums ``grad`` [BLOCK, F_PAD]."""
-    first_row = bin_first(y, image_h, out_h)
-    first_column = bin_first(x, image_w, out_w)
-    last_row = tl.minimum(bin_last(y, image_h, out_h) + 1, image_h - 1)
-    last_column = tl.minimum(bin_last(x, image_w, out_w) + 1, image_w - 1)
-    for row in range(bin_h):
-        i_y = first_row + row
-        share_y = bin_share(i_y, y, image_h, out_h, ACC)
-        left = patch_column(
-            image_ptr, stride_c, stride_h, stride_w, i_y - 1, last_row, first_column - 1, last_column,
-            CHANNELS, CHANNELS_LAST, SCALE, OFFSET, 1, 1, PATCH_PAD, ACC, OPERAND,
-        )  # fmt: skip
-        middle = patch_column(
-            image_ptr, stride_c, stride_h, stride_w, i_y - 1, last_row, first_column, last_column,
-            CHANNELS, CHANNELS_LAST, SCALE, OFFSET, 1, 1, PATCH_PAD, ACC, OPERAND,
-        )  # fmt: skip
-        for column in range(bin_w):
-            i_x = first_column + column
-            right = patch_column(
-                image_ptr, stride_c, stride_h, stride_w, i_y - 1, last_row, i_x + 1, last_column,
-                CHANNELS, CHANNELS_LAST, SCALE, OFFSET, 1, 1, PATCH_PAD, ACC, OPERAND,
+    """The filters' gradients plus those from one column of each bin in USED rows; then the next ``left`` and ``middle``."""
+    right = patch_column(
+        image_ptr, stride_c, stride_h, stride_w, row - 1, last_row, first_column + (i + 1), last_column,
+        CHANNELS, CHANNELS_LAST, SCALE, OFFSET, BAND, USED, PATCH_PAD, ACC, OPERAND,
+    )  # fmt: skip
+    left_0, middle_0, right_0, left_1, middle_1, right_1 = grads
+    share = tl.full([1], 1.0, ACC)
+    grad_features = grad
+    if CUT:
+        share = bin_share(first_column + i, x, image_w, out_w, ACC)
+        grad_features = grad * (share * bin_share(row, y, image_h, out_h, ACC))[:, None]
+    z = convolve(left, middle, right, filters, 0, PRECISION, ACC)
+    grad_features = relu_backward(grad_features, z).to(OPERAND)
+    left_0 = _add_filter_gradient(left_0, grad_features, left, PRECISION)
+    middle_0 = _add_filter_gradient(middle_0, grad_features, middle, PRECISION)
+    right_0 = _add_filter_gradient(right_0, grad_features, right, PRECISION)
+    if USED == 2:
+        grad_features = grad
+        if CUT:
+            grad_features = grad * (share * bin_share(row + 1, y, image_h, out_h, ACC))[:, None]
+        z = convolve(left, middle, right, filters, 1, PRECISION, ACC)
+        grad_features = relu_backward(grad_features, z).to(OPERAND)
+        left_1 = _add_filter_gradient(left_1, grad_features, left, PRECISION)
+        middle_1 = _add_filter_gradient(middle_1, grad_features, middle, PRECISION)
+        right_1 = _add_filter_gradient(right_1, grad_features, right, PRECISION)
+    return (left_0, middle_0, right_0, left_1, middle_1, right_1), middle, right
+
+
+@triton.jit
+def _add_band_gradients(
+    grads, grad, image_ptr, stride_c, stride_h, stride_w, filters, row, last_row, first_column, last_column, y, x,
+    image_h, image_w, out_h, out_w, bin_w,
+    CHANNELS: tl.constexpr, CHANNELS_LAST: tl.constexpr, SCALE: tl.constexpr, OFFSET: tl.constexpr,
+    BAND: tl.constexpr, USED: tl.constexpr, PATCH_PAD: tl.constexpr, BIN_W: tl.constexpr, CUT: tl.constexpr,
+    ACC: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """The filters' gradients plus those from the first USED of BAND rows from ``row`` on, over the bin's columns."""
+    left = patch_column(
+        image_ptr, stride_c, stride_h, stride_w, row - 1, last_row, first_column - 1, last_column,
+        CHANNELS, CHANNELS_LAST, SCALE, OFFSET, BAND, USED, PATCH_PAD, ACC, OPERAND,
+    )  # fmt: skip
+    middle = patch_column(
+        image_ptr, stride_c, stride_h, stride_w, row - 1, last_row, first_column, last_column,
+        CHANNELS, CHANNELS_LAST, SCALE, OFFSET, BAND, USED, PATCH_PAD, ACC, OPERAND,
+    )  # fmt: skip
+    if BIN_W > 0:
+        for i in tl.static_range(BIN_W):
+            grads, left, middle = _add_column_gradients(
+                grads, grad, left, middle, i, image_ptr, stride_c, stride_h, stride_w, filters, row, last_row,
+                first_column, last_column, y, x, image_h, image_w, out_h, out_w, CHANNELS, CHANNELS_LAST, SCALE, OFFSET,
+                BAND, USED, PATCH_PAD, CUT, ACC, OPERAND, PRECISION,
             )  # fmt: skip
-            z = convolve(left, middle, right, filters, 0, PRECISION, ACC)
-            share = share_y * bin_share(i_x, x, image_w, out_w, ACC)
-            grad_z = relu_backward(grad * share[:, None], z).to(OPERAND)
-            grad_left = linear_grad_weight(grad_z, left, grad_left, PRECISION)
-            grad_middle = linear_grad_weight(grad_z, middle, grad_middle, PRECISION)
-            grad_right = linear_grad_weight(grad_z, right, grad_right, PRECISION)
-            left = middle
-            middle = right
-    return grad_left, grad_middle, grad_right
+    else:
+        for i in range(bin_w):
+            grads, left, middle = _add_column_gradients(
+                grads, grad, left, middle, i, image_ptr, stride_c, stride_h, stride_w, filters, row, last_row,
+                first_column, last_column, y, x, image_h, image_w, out_h, out_w, CHANNELS, CHANNELS_LAST, SCALE, OFFSET,
+                BAND, USED, PATCH_PAD, CUT, ACC, OPERAND, PRECISION,
+            )  # fmt: skip
+    return grads
+
+
+@triton.jit
+def _add_bin_gradients(
+    grads, grad, image_ptr, stride_c, stride_h, stride_w, filters, y, x, image_h, image_w, out_h, out_w, bin_h, bin_w,
+    CHANNELS: tl.constexpr, CHANNELS_LAST: tl.constexpr, SCALE: tl.constexpr, OFFSET: tl.constexpr,
+    BAND: tl.constexpr, PATCH_PAD: tl.constexpr, BIN_H: tl.constexpr, BIN_W: tl.constexpr, WHOLE: tl.constexpr,
+    ACC: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """The filters' gradients plus those from every pixel's bin, given that to its mean, ``grad`` [BLOCK, F_PAD]."""
+    CUT: tl.constexpr = BIN_H == 0 or not WHOLE
+    first_row, last_row, first_column, last_column = bin_range(y, x, image_h, image_w, out_h, out_w, CUT)
+    grad *= mean_scale(image_h, image_w, out_h, out_w, ACC)
+    if BIN_H > 0:
+        for row in tl.static_range(0, BIN_H, BAND):
+            grads = _add_band_gradients(
+                grads, grad, image_ptr, stride_c, stride_h, stride_w, filters, first_row + row, last_row, first_column,
+                last_column, y, x, image_h, image_w, out_h, out_w, bin_w, CHANNELS, CHANNELS_LAST, SCALE, OFFSET, BAND,
+                BAND if row + BAND <= BIN_H else 1, PATCH_PAD, BIN_W, CUT, ACC, OPERAND, PRECISION,
+            )  # fmt: skip
+    else:
+        for row in range(0, bin_h, BAND):
+            grads = _add_band_gradients(
+                grads, grad, image_ptr, stride_c, stride_h, stride_w, filters, first_row + row, last_row, first_column,
+                last_column, y, x, image_h, image_w, out_h, out_w, bin_w, CHANNELS, CHANNELS_LAST, SCALE, OFFSET, BAND,
+                BAND, PATCH_PAD, 0, CUT, ACC, OPERAND, PRECISION,
+            )  # fmt: skip
+    return grads
 
 
 @triton.jit(do_not_specialize=[*INTEGERS, "total_strips", "rows"])
@@ -363,7 +436,7 @@ def texture_grad_filter_kernel(
     texture_weight_ptr,
     texture_bias_ptr,
     grad_pooled_ptr,  # (N, h, w, F), dense
-    partial_ptr,  # (programs, F * C * 9 + F)
+    partial_ptr,  # (programs, BAND, F * C * 9 + F)
     total_strips,
     image_h,
     image_w,
@@ -375,7 +448,11 @@ def texture_grad_filter_kernel(
     CHANNELS: tl.constexpr,
     F: tl.constexpr,
     F_PAD: tl.constexpr,
+    BAND: tl.constexpr,
     PATCH_PAD: tl.constexpr,
+    BIN_H: tl.constexpr,
+    BIN_W: tl.constexpr,
+    WHOLE: tl.constexpr,
     FILTER_STRIDES: tl.constexpr,
     IMAGE_CHANNELS_LAST: tl.constexpr,
     SCALE: tl.constexpr,
@@ -389,10 +466,9 @@ def texture_grad_filter_kernel(
     BLOCK_W: tl.constexpr,
 ):
     """One program takes every so-manieth strip of output pixels and sums the gradients of the convolution's weights."""
-    filters = load_filters(texture_weight_ptr, texture_bias_ptr, CHANNELS, F, F_PAD, 1, PATCH_PAD, FILTER_STRIDES)
-    grad_left = tl.zeros([PATCH_PAD, F_PAD], ACC)
-    grad_middle = grad_left
-    grad_right = grad_left
+    filters = load_filters(texture_weight_ptr, texture_bias_ptr, CHANNELS, F, F_PAD, BAND, PATCH_PAD, FILTER_STRIDES)
+    zeros = tl.zeros([F_PAD, PATCH_PAD], ACC)
+    grads = (zeros, zeros, zeros, zeros, zeros, zeros)
     feature = tl.arange(0, F_PAD)
     pid = tl.program_id(0)
     for strip_index in range(pid, total_strips, tl.num_programs(0)):
@@ -409,16 +485,16 @@ def texture_grad_filter_kernel(
                 mask = mask & inside
             grad_ptrs = grad_pooled_ptr + n * out_h * out_w * F + offsets
             grad = tl.load(grad_ptrs, mask=mask[:, None] & (feature < F)[None, :], other=0.0).to(ACC)
-            grad *= mean_scale(source_h, source_w, region_h, region_w, ACC)
-            grad_left, grad_middle, grad_right = _add_filter_gradients(
-                grad_left, grad_middle, grad_right, grad, source_ptr, stride_c, stride_h, stride_w, filters, y, x,
-                source_h, source_w, region_h, region_w, tall, wide, CHANNELS, IMAGE_CHANNELS_LAST, SCALE, OFFSET, PATCH_PAD,
+            grads = _add_bin_gradients(
+                grads, grad, source_ptr, stride_c, stride_h, stride_w, filters, y, x, source_h, source_w, region_h, region_w,
+                tall, wide, CHANNELS, IMAGE_CHANNELS_LAST, SCALE, OFFSET, BAND, PATCH_PAD, BIN_H, BIN_W, WHOLE,
                 ACC, OPERAND, PRECISION,
             )  # fmt: skip
-    partial_ptr += pid.to(tl.int64) * (F * (9 * CHANNELS + 1))
-    _store_filter(partial_ptr, grad_left, 0, CHANNELS, F)
-    _store_filter(partial_ptr, grad_middle, 1, CHANNELS, F)
-    _store_filter(partial_ptr, grad_right, 2, CHANNELS, F)
+    partial_ptr += pid.to(tl.int64) * (BAND * F * (9 * CHANNELS + 1))
+    for shift in tl.static_range(BAND):
+        for column in tl.static_range(3):
+            _store_filter(partial_ptr, grads[3 * shift + column], shift, column, CHANNELS, F, BAND)
+        partial_ptr += F * (9 * CHANNELS + 1)
 
 
 @triton.jit(do_not_specialize=[
@@ -477,8 +553,7 @@ def texture_grad_image_kernel(
     total = tl.zeros([BLOCK_H * BLOCK_W, CHANNELS_PAD], ACC)
     for row in tl.static_range(3):
         i_y = y + 1 - row
-        for step in tl.static_range(3):
-            column: tl.constexpr = 2 - step
+        for column in tl.static_range(3):
             i_x = x + 1 - column
             left_column = patch_column(
                 image_ptr, image_stride_c, image_stride_h, image_stride_w, i_y - 1, last_row, i_x - 1, last_column,
