@@ -156,7 +156,8 @@ def _step(instructions: list[Instruction], first: int, last: int) -> int:
             if re.match(rf"{register}\b", instruction.operands):  # what was written to it last
                 match = re.match(rf"{register}(?:, U?P\d)?, {register}, -?(0x[0-9a-f]+)\b", instruction.operands)
                 if match and re.match(r"U?(IADD3|VIADD)|IMAD\.IADD", instruction.opcode):
-                    return int(match[1], 16)
+                    step = int(match[1], 16)
+                    return min(step, 2**32 - step)  # a counter that shrinks may grow by nearly 2**32
                 break
     return 1
 

@@ -810,19 +810,30 @@ def _widest(arguments: dict[str, Any]) -> int:
     return int(max(16, *(arguments[name] for name in ("E_PAD", "F_PAD", "M_PAD", "TAPS_PAD"))))
 
 
-def _forward_shape(widest: int, dtype: torch.dtype) -> tuple[int, int]:
+def _forward_shape(arguments: dict[str, Any], dtype: torch.dtype) -> tuple[int, int]:
     """(pixels, warps) of a forward program: as many pixels as fit the registers of an sm_90 without spilling."""
     if dtype.itemsize == 2:
         return 32, 1
+    widest = _widest(arguments)
+    if arguments["CONVOLVED"]:
+        return (64 if widest == 16 and dtype == torch.float32 else 32), 4
     return (128 if widest == 16 and dtype == torch.float32 else 1024 // widest), 4
 
 
-def _backward_shape(widest: int, dtype: torch.dtype) -> tuple[int, int]:
+def _backward_shape(arguments: dict[str, Any], dtype: torch.dtype) -> tuple[int, int]:
     """(pixels, warps) of a backward program: few warps, since every warp computes all of a program's weight gradients."""
     half = dtype.itemsize == 2
-    if widest == 16 and dtype != torch.float64:
-        return 32, 1 if half else 2
+    convolved = arguments["CONVOLVED"]
+    if _widest(arguments) == 16 and (half or (dtype == torch.float32 and not convolved)):
+        return 32, 1 if half and not (convolved and arguments["BIN_H"] == 0) else 2
     return 32 if half else 16, 4  # wider tiles do not fit the registers of fewer warps
+
+
+def _filter_shape(arguments: dict[str, Any], dtype: torch.dtype) -> tuple[int, int]:
+    """(pixels, warps) of a program that sums the gradients of the convolution's weights."""
+    if dtype.itemsize > 2:
+        return 16, 4
+    return 32, 4 if arguments["F_PAD"] > 16 else 1 if arguments["BIN_H"] > 0 else 2
 
 
 def _forward(call: Call, output: Tensor) -> None:
@@ -834,7 +845,7 @@ def _forward(call: Call, output: Tensor) -> None:
 def _forward_plan(problem: _Problem) -> tuple[int, dict[str, Any]]:
     """How many programs, and their arguments but the tensors."""
     arguments = _network_arguments(problem)
-    pixels, warps = _forward_shape(_widest(arguments), problem.dtype)
+    pixels, warps = _forward_shape(arguments, problem.dtype)
     tile = tile_shape(pixels)
     batch, _, out_h, out_w = problem.output.shape
     programs, rows = strips(batch, out_h, out_w, tile)
@@ -852,7 +863,7 @@ def _backward(
     batch, _, out_h, out_w = grad_output.shape
     weight, texture, filters, taps = call.weights[-1], call.texture, call.filters, call.taps
     arguments = _network_arguments(_problem(call, grad_output))
-    pixels, warps = _backward_shape(_widest(arguments), weight.dtype)
+    pixels, warps = _backward_shape(arguments, weight.dtype)
     tile = tile_shape(pixels)
     total_strips, rows = strips(batch, out_h, out_w, tile)
     programs = min(total_strips, MAX_BACKWARD_PROGRAMS)
@@ -920,8 +931,9 @@ def _backward_of_convolution(
     shared = {name: arguments[name] for name in arguments if name in texture_grad_filter_kernel.arg_names}
     shared |= {name: pointers[name] for name in ("image_ptr", "texture_weight_ptr", "texture_bias_ptr")}
     batch, out_h, out_w, _ = grad_pooled.shape
-    tile = tile_shape(32)
     if grad_filters is not None:
+        pixels, warps = _filter_shape(arguments, grad_pooled.dtype)
+        tile = tile_shape(pixels)
         total_strips, rows = strips(batch, out_h, out_w, tile)
         programs = min(total_strips, MAX_BACKWARD_PROGRAMS)
         acc = torch.float64 if grad_pooled.dtype == torch.float64 else torch.float32
@@ -937,13 +949,13 @@ def _backward_of_convolution(
             rows=rows,
             BLOCK_H=tile[0],
             BLOCK_W=tile[1],
-            num_warps=1,
+            num_warps=warps,
             **shared,
         )
         grad_filters.copy_(partial.sum(dim=0))
     if grad_image is not None:
         image_h, image_w = call.image_size
-        programs, rows = strips(batch, image_h, image_w, tile)
+        tile = tile_shape(32)
         strides = grad_image.stride()
         shared = {name: shared[name] for name in shared if name in texture_grad_image_kernel.arg_names}
         shared |= {"bin_h": bin_width(out_h, image_h), "bin_w": bin_width(out_w, image_w)}
@@ -961,6 +973,6 @@ def _backward_of_convolution(
             CHANNELS_PAD=padded(arguments["CHANNELS"]),
             BLOCK_H=tile[0],
             BLOCK_W=tile[1],
-            num_warps=1,
+            num_warps=1 if grad_pooled.dtype.itemsize == 2 else 4,
             **shared,
         )

@@ -21,7 +21,6 @@ from .tile import (
     bin_last,
     bin_overlap,
     bin_sum,
-    interleave,
     per_channel,
     region_pixels,
     strip,
@@ -122,6 +121,8 @@ def patch_column(
         tl.arange(0, PATCH_PAD), image_ptr, stride_c, stride_h, stride_w, first_row, last_row, column, last_column,
         CHANNELS, CHANNELS_LAST, SCALE, OFFSET, USED, (BAND + 2) * CHANNELS, ACC,
     )  # fmt: skip
+    # A sum over one element each, where Triton stops looking for the dtype that an operand was loaded in: the layout that it has
+    # for operands of 8 bits costs several moves a matrix product.
     x = tl.sum(x[:, :, None], axis=2)
     return tl.trans(x.to(OPERAND))
 

@@ -109,12 +109,6 @@ def to_acc(x, ACC: tl.constexpr):
 
 
 @triton.jit
-def interleave(even, odd):
-    """Rows of ``even`` and ``odd``, each [n, BLOCK], by turns and as columns: [BLOCK, 2 * n], a pixel's side by side."""
-    return tl.reshape(tl.permute(tl.join(even, odd), (1, 0, 2)), [even.shape[1], 2 * even.shape[0]])
-
-
-@triton.jit
 def per_channel(values: tl.constexpr, channel, ACC: tl.constexpr):
     """``values`` of the image's channels, at ``channel``; a value for each that is known when compiling costs nothing."""
     result = tl.full(channel.shape, values[0], ACC)
