@@ -255,7 +255,14 @@ def _source(launch: Launch) -> ASTSource:
     return ASTSource(launch.kernel, signature, constants, attributes)
 
 
-POINTERS = {torch.uint8: "u8", torch.int64: "i64", torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32", torch.float64: "fp64"}
+POINTERS = {
+    torch.uint8: "u8",
+    torch.int64: "i64",
+    torch.float16: "fp16",
+    torch.bfloat16: "bf16",
+    torch.float32: "fp32",
+    torch.float64: "fp64",
+}
 
 
 def _run(tool: str, *arguments: str) -> str:

@@ -222,7 +222,8 @@ def downsize_kernel(
         filters = load_filters(texture_weight_ptr, texture_bias_ptr, CHANNELS, F, F_PAD, BAND, PATCH_PAD, FILTER_STRIDES)
     n, tile_y, tile_x = strip(tl.program_id(0), out_h, out_w, rows, BLOCK_H, BLOCK_W)
     (
-        image_ptr, image_stride_c, image_stride_h, image_stride_w, image_h, image_w, region_h, region_w, top, left, bin_h, bin_w,
+        image_ptr, image_stride_c, image_stride_h, image_stride_w, image_h, image_w,
+        region_h, region_w, top, left, bin_h, bin_w,
     ) = picture(
         n, table_ptr, image_ptr, image_stride_n, image_stride_c, image_stride_h, image_stride_w, image_h, image_w,
         out_h, out_w, bin_h, bin_w, INDEX64,
@@ -411,9 +412,7 @@ def downsize_backward_kernel(
     for strip_index in range(pid, total_strips, tl.num_programs(0)):
         n, tile_y, tile_x = strip(strip_index, out_h, out_w, rows, BLOCK_H, BLOCK_W)
         plane = n * out_h * out_w
-        (
-            source_ptr, stride_c, stride_h, stride_w, source_h, source_w, region_h, region_w, top, left, rows_of_bin, columns_of_bin,
-        ) = picture(
+        source_ptr, stride_c, stride_h, stride_w, source_h, source_w, region_h, region_w, top, left, tall, wide = picture(
             n, table_ptr, image_ptr, image_stride_n, image_stride_c, image_stride_h, image_stride_w, image_h, image_w,
             out_h, out_w, bin_h, bin_w, INDEX64,
         )  # fmt: skip
@@ -427,7 +426,7 @@ def downsize_backward_kernel(
             where, e, p, z_0, z_1, z_2, a = _infer(
                 network, filters, n, y, x, source_ptr, stride_c, stride_h, stride_w,
                 texture_ptr, texture_stride_n, texture_stride_c, texture_stride_h, texture_stride_w,
-                source_h, source_w, texture_h, texture_w, region_h, region_w, rows_of_bin, columns_of_bin,
+                source_h, source_w, texture_h, texture_w, region_h, region_w, tall, wide,
                 CHANNELS, E, F, HIDDEN_LAYERS, E_PAD, F_PAD, M_PAD, TAPS, TAPS_PAD, PRIOR, TEXTURE_CHANNELS_LAST, TEXTURE_ALIGN,
                 TEXTURE_DENSE, BIN_H, BIN_W, WHOLE, CONVOLVED, BAND, PATCH_PAD, IMAGE_CHANNELS_LAST, SCALE, OFFSET,
                 ACC, OPERAND, PRECISION, INDEX64, BLOCK,
@@ -713,14 +712,14 @@ class _Problem(NamedTuple):
 
 
 def _problem(call: Call, output: Tensor) -> _Problem:
-    image, image_size, texture, weights, distance, taps, prior, filters, table, index64, channels_last, *pixels = call
+    image, ragged, weights, filters = call.image, call.table is not None, call.weights, call.filters
     dtype = weights[-1].dtype
     shapes = tuple([t.shape for t in weights])  # faster than from a generator
-    channels = 0 if image is None else image.shape[-3]
     return _Problem(
-        layout(image) if table is None else None, channels, image_size, layout(texture), layout(filters[0] if filters else None),
-        shapes, distance, Layout(output.shape, output.stride()), dtype, taps, prior, dot_precision(dtype),
-        table is not None, index64, channels_last, *pixels,
+        None if ragged else layout(image), 0 if image is None else image.shape[-3], call.image_size, layout(call.texture),
+        layout(filters[0]) if filters else None, shapes, call.distance, Layout(output.shape, output.stride()), dtype,
+        call.taps, call.prior, dot_precision(dtype), ragged, call.index64, call.channels_last, call.scale, call.offset,
+        call.fill,
     )  # fmt: skip
 
 

@@ -1,12 +1,12 @@
 """Texture features made where they are used: a 3x3 convolution (zero padding) and ReLU of the image, pooled over each bin.
 
-No feature map goes through memory. Per output pixel the patches under its bin are read as columns: a tile [BLOCK, PATCH_PAD] holds
-the pixels of BAND + 2 image rows below one another, all channels, at one column of every pixel's bin. Three neighbouring columns,
-times three tiles of weights, are the features at the middle one, and the next position to the right needs one more column. With
+No feature map goes through memory. Under its bin, the patches of an output pixel are read as columns: a tile [BLOCK, PATCH_PAD]
+holds BAND + 2 image rows below one another, all channels, at one column of every pixel's bin. Three neighbouring columns, times
+a tile of weights each, sum to the features at the middle one; the next position to the right needs one more column. With
 BAND = 2 the same columns, times other weights, give the features one row below as well.
 
-One tile of weights for each row and column of patches, [PATCH_PAD, F_PAD]: element (row * CHANNELS + channel, feature). Behind the
-pixels of the columns stands a 1, behind the weights of the middle column the bias.
+A tile of weights [PATCH_PAD, F_PAD] has element (row * CHANNELS + channel, feature). Behind the pixels of every column stands a
+1, and behind the weights of the middle column the bias.
 """
 
 import triton
@@ -16,7 +16,6 @@ from .batch import picture
 from .launch import padded
 from .network import relu, relu_backward
 from .tile import (
-    unsigned,
     bin_first,
     bin_last,
     bin_overlap,
@@ -26,6 +25,7 @@ from .tile import (
     strip,
     tile_pixels,
     to_acc,
+    unsigned,
 )
 
 INTEGERS = [
@@ -121,8 +121,8 @@ def patch_column(
         tl.arange(0, PATCH_PAD), image_ptr, stride_c, stride_h, stride_w, first_row, last_row, column, last_column,
         CHANNELS, CHANNELS_LAST, SCALE, OFFSET, USED, (BAND + 2) * CHANNELS, ACC,
     )  # fmt: skip
-    # A sum over one element each, where Triton stops looking for the dtype that an operand was loaded in: the layout that it has
-    # for operands of 8 bits costs several moves a matrix product.
+    # A sum over one element each, where Triton stops looking for the dtype that an operand was loaded in: the layout that it
+    # has for operands of 8 bits costs several moves a matrix product.
     x = tl.sum(x[:, :, None], axis=2)
     return tl.trans(x.to(OPERAND))
 
@@ -284,8 +284,8 @@ def convolved_bin_mean(
 ):
     """Mean of the convolution's features over each pixel's bin: [BLOCK, F_PAD].
 
-    BIN_H and BIN_W, where not 0, are ``bin_h`` and ``bin_w`` known when compiling. WHOLE says that then no bin's edge cuts a source
-    pixel. All ways give the same bits: they sum in the same order, and the share of a whole pixel is exactly 1.
+    BIN_H and BIN_W, where not 0, are ``bin_h`` and ``bin_w`` known when compiling. WHOLE says that then no bin's edge cuts a
+    source pixel. All ways give the same bits: they sum in the same order, and the share of a whole pixel is exactly 1.
     """
     CUT: tl.constexpr = BIN_H == 0 or not WHOLE
     first_row, last_row, first_column, last_column = bin_range(y, x, image_h, image_w, out_h, out_w, CUT)

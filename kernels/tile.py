@@ -123,7 +123,7 @@ def gather(image_ptr, offsets, mask, stride_c, coefficients, output_ptr, output_
            FILL: tl.constexpr = 0.0):  # fmt: skip
     """Store the sum of each pixel's taps, weighted by ``coefficients`` [TAPS_PAD, BLOCK], channel by channel.
 
-    Normalised by SCALE and OFFSET, one a channel, if there are any. Pixels that are not ``inside``, if it is given, become FILL.
+    Normalised by SCALE and OFFSET, one a channel, if there are any. Pixels not ``inside``, if that is given, become FILL.
     """
     # Without a loop, all channels' loads are in flight together.
     if CHANNELS <= 4 or len(SCALE) > 0:

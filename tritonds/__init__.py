@@ -1,7 +1,7 @@
 """Learned image downsizing (DownsizeNet) as fused Triton kernels, a differentiable PyTorch op and a layer."""
 
 from . import geometry, reference
-from .functional import area_pool2d, coefficients, downsize, weighted_gather2d
+from .functional import Letterboxed, area_pool2d, coefficients, downsize, downsize_image, weighted_gather2d
 from .module import DownsizeNet
 from .reference import CoefficientWeights
 
@@ -10,9 +10,11 @@ __version__ = "0.1.0"
 __all__ = [
     "CoefficientWeights",
     "DownsizeNet",
+    "Letterboxed",
     "area_pool2d",
     "coefficients",
     "downsize",
+    "downsize_image",
     "geometry",
     "reference",
     "weighted_gather2d",

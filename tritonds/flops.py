@@ -52,6 +52,35 @@ def _coefficients_backward_flops(
     return int((2 + need_weights) * _network_flops(texture, weights, n * h * w))
 
 
+@register_flop_formula(torch.ops.tritonds.downsize_image)
+def _downsize_image_flops(
+    images: Any, filters: Any, weights: Any, distance: bool, h: int, w: int, taps: int, *_: Any, **__: Any
+) -> int:
+    n, channels = images[0][:2] if len(images[0]) == 4 else (len(images), images[0][0])
+    pixels = n * h * w
+    return int(_texture_flops(images, filters) + _network_flops(None, weights, pixels) + 2 * taps**2 * channels * pixels)
+
+
+@register_flop_formula(torch.ops.tritonds.downsize_image_backward)
+def _downsize_image_backward_flops(
+    grad_output: Any, images: Any, filters: Any, weights: Any, distance: bool, taps: int, prior: str, scale: Any, offset: Any,
+    fill: Any, need_image: bool, need_weights: bool, **_: Any,
+) -> int:  # fmt: skip
+    n, channels, h, w = grad_output
+    # As in the operator given the texture; what the convolution itself needs is another forward pass for each gradient.
+    passes = 2 + need_weights
+    network = passes * (_texture_flops(images, filters) + _network_flops(None, weights, n * h * w))
+    return int(network + (1 + need_image) * 2 * taps**2 * channels * n * h * w)
+
+
+def _texture_flops(images: Any, filters: Any) -> int:
+    """Convolution and pooling, each image pixel once. (At its bins' edges a kernel computes some twice.)"""
+    if not filters:
+        return 0
+    pixels = sum(math.prod(image) // image[-3] for image in images)
+    return int(2 * pixels * (math.prod(filters[0]) + filters[0][0]))
+
+
 @register_flop_formula(torch.ops.tritonds.area_pool2d)
 def _area_pool2d_flops(x: Any, h: int, w: int, **_: Any) -> int:
     return int(2 * math.prod(x))

@@ -1,11 +1,15 @@
 """The public functions: they check their arguments once, choose a backend, and call it."""
 
-import operator
+import math
+import numbers
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from . import ops, reference
+from . import geometry, ops, reference
 from .reference import CoefficientWeights
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -15,6 +19,21 @@ MAX_TAPS = 8
 MAX_HIDDEN_LAYERS = 3
 MAX_FUSED_CHANNELS = 64
 """Widest E, F or M that one program holds in its registers in half precision; half as many otherwise."""
+MAX_FUSED_IMAGE_CHANNELS = 10
+"""Most channels of an image whose 3x3 patches one program holds, too."""
+
+
+class Letterboxed(NamedTuple):
+    """Images that kept their aspect, each in the middle of its part of a batch, and where it lies there."""
+
+    images: Tensor
+    """(N, C, h, w)"""
+    mask: Tensor
+    """(N, h, w), bool: True where the image lies, False on what is around it."""
+    scale: Tensor
+    """(N, 2), float32: pixels of the result per pixel of the image, along x and along y."""
+    offset: Tensor
+    """(N, 2), float32, in pixels: ``x' = x * scale + offset``. :func:`tritonds.geometry.map_boxes` does this for boxes."""
 
 
 def downsize(
@@ -64,13 +83,157 @@ def downsize(
     """
     image, texture, weights, flat, size = _prepare(image, texture, weights, size, taps, prior)
     if _use_triton(backend, image):
-        if _fits_one_launch(texture, flat, image.dtype):
+        if _fits_one_launch(0 if texture is None else texture.shape[1], flat):
             distance = weights.distance_weight is not None
             return ops.downsize(image, texture, flat, distance, *size, taps, prior or "none")
         a = reference.infer_coefficients(image, texture, weights, size, taps, prior, pool=ops.area_pool2d)
         a = a.to(image.dtype).expand(image.shape[0], -1, -1, -1)
         return ops.weighted_gather2d(image, a, taps)
     return reference.downsize(image, texture, weights, size, taps=taps, prior=prior)
+
+
+def downsize_image(
+    image: Tensor | Sequence[Tensor],
+    texture_weight: Tensor | None,
+    texture_bias: Tensor | None,
+    weights: CoefficientWeights,
+    size: tuple[int, int],
+    *,
+    taps: int = 2,
+    prior: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    out_dtype: torch.dtype | None = None,
+    letterbox: bool = False,
+    fill: float = 0.0,
+    backend: str = "auto",
+) -> Tensor | Letterboxed:
+    """Resize images by texture that is made of them on the way: from decoded images to a normalised batch in one launch.
+
+    As :func:`downsize` of ``x = (image - mean) / std`` with texture ``relu(conv2d(x, texture_weight, texture_bias, padding=1))``:
+    the zeros are put around the normalised image. Triton reads each image once and writes the result once. Neither features
+    nor a float copy of a uint8 image are in memory, nor are images of different sizes copied together.
+
+    Args:
+        image: (N, C, H, W), or a list of N images (C, H, W) of any sizes; any strides; uint8, or the weights' dtype.
+        texture_weight: (F, C, 3, 3), any strides, or None to infer from distances alone.
+        texture_bias: (F,), or None with the weight.
+        weights: the coefficient network's, all of one of float16, bfloat16, float32 and float64.
+        size: (h, w) of the result, in pixels.
+        taps: as in :func:`downsize`; likewise prior and backend.
+        mean: C numbers, subtracted from the channels; uint8 images are divided by 255 before (torchvision's convention).
+        std: C numbers above 0, by which they are divided then.
+        out_dtype: of the result; the weights' if None.
+        letterbox: keep each image's aspect and place it in the middle, as :func:`tritonds.geometry.letterbox` says, instead of
+            stretching it.
+        fill: the result's value around letterboxed images; it is not normalised.
+
+    Returns:
+        (N, C, h, w) of ``out_dtype``, channels-last if all images are (C last); with ``letterbox`` :class:`Letterboxed`. On
+        Triton, each image's row has the same bits as if that image were alone.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as in :func:`downsize`.
+
+    Arithmetic is in float32 (float64 for float64 weights), with activations in the weights' dtype. Under autocast weights and
+    float images are cast to its dtype. Differentiable in float images and all weights; Triton saves the inputs alone, and
+    computes the rest again. It resizes one by one, which gives the same, the images of a list of which one wants a gradient.
+    Textures of more than 64 channels (32 but in half precision), or of images of more than 10, are convolved by PyTorch first.
+
+    Source: the method's poster; normalisation is torchvision's, letterboxes are those of object detectors.
+
+    >>> weights = CoefficientWeights(None, None, (), (), torch.zeros(4, 1), torch.zeros(4))
+    >>> images = [torch.full((3, 9, 7), 255, dtype=torch.uint8), torch.zeros(3, 5, 8, dtype=torch.uint8)]
+    >>> downsize_image(images, torch.zeros(1, 3, 3, 3), torch.zeros(1), weights, (1, 1))[:, 0].flatten().tolist()
+    [1.0, 0.0]
+    """
+    images = _check_images(image)
+    size = _check_size(size)
+    check_options(size, taps, prior, backend)
+    check_normalization(images[0].shape[-3], mean, std, out_dtype)
+    _check_fill(fill)
+    filters = _check_filters(texture_weight, texture_bias, images[0].shape[-3])
+    _check_weights(weights, filters[0].shape[0] if filters else 0, taps)
+    device_type = images[0].device.type
+    flat = _cast(_flatten(weights), device_type)
+    filters = _cast(filters, device_type)
+    images = _cast(images, device_type)
+    _check_dtype("weights", flat[0])
+    for tensor in [*filters, *flat]:
+        _check_alike("weights", tensor, "all of them", flat[0])
+    for x in images:
+        _check_like_weights(x, flat[0])
+    dtype = out_dtype or flat[0].dtype
+    given = images[0] if isinstance(image, Tensor) else images
+    distance = weights.distance_weight is not None
+    if _use_triton(backend, images[0]):
+        result = _downsize_image_triton(given, filters, flat, distance, size, taps, prior, mean, std, dtype, letterbox, fill)
+    else:
+        weight, bias = filters or (None, None)
+        result = reference.downsize_image(
+            given, weight, bias, _unflatten(flat, distance), size, taps=taps, prior=prior, mean=mean, std=std, out_dtype=dtype,
+            letterbox=letterbox, fill=fill,
+        )  # fmt: skip
+    return letterboxed(result, given, size) if letterbox else result
+
+
+def _downsize_image_triton(
+    image: Tensor | list[Tensor], filters: list[Tensor], flat: list[Tensor], distance: bool, size: tuple[int, int],
+    taps: int, prior: str | None, mean: Sequence[float] | None, std: Sequence[float] | None, dtype: torch.dtype,
+    letterbox: bool, fill: float,
+) -> Tensor:  # fmt: skip
+    """One launch, if it holds the network and nobody wants gradients to several images."""
+    first = image if isinstance(image, Tensor) else image[0]
+    channels = first.shape[-3]
+    options = (taps, prior or "none", *_affine(channels, first.dtype, mean, std))
+
+    def one(x: Tensor, size: tuple[int, int]) -> Tensor:
+        return ops.downsize_image([x], filters, flat, distance, *size, *options, None, dtype)
+
+    def step_by_step(x: Tensor, size: tuple[int, int]) -> Tensor:
+        x = reference.normalize(x, mean, std, flat[0].dtype)
+        texture = F.conv2d(x, filters[0], filters[1], padding=1).relu() if filters else None
+        weights = _unflatten(flat, distance)
+        return downsize(x, texture, weights, size, taps=taps, prior=prior, backend="triton").to(dtype)
+
+    fits = _fits_one_launch(filters[0].shape[0] if filters else 0, flat) and (
+        channels <= MAX_FUSED_IMAGE_CHANNELS or not filters
+    )
+    if not fits:
+        return reference.to_batch(image, size, letterbox, fill, step_by_step)
+    if isinstance(image, Tensor):
+        if not letterbox or image.shape[0] == 0:
+            return one(image, size)
+        image = list(image.unbind(0))
+    if torch.is_grad_enabled() and any(x.requires_grad for x in image):
+        return reference.to_batch(image, size, letterbox, fill, one)
+    return ops.downsize_image(image, filters, flat, distance, *size, *options, fill if letterbox else None, dtype)
+
+
+def _affine(
+    channels: int, dtype: torch.dtype, mean: Sequence[float] | None, std: Sequence[float] | None
+) -> tuple[list[float], list[float]]:
+    """Factor and summand of each channel, by which pixels of ``dtype`` are normalised; none if they are as they are."""
+    if mean is None and std is None and dtype != torch.uint8:
+        return [], []
+    mean, std = mean or [0.0] * channels, std or [1.0] * channels
+    most = 255 if dtype == torch.uint8 else 1
+    return [1 / (most * s) for s in std], [-m / s for m, s in zip(mean, std, strict=True)]
+
+
+def letterboxed(result: Tensor, image: Tensor | Sequence[Tensor], size: tuple[int, int]) -> Letterboxed:
+    """``result`` of letterboxing ``image``, with where each image lies in it."""
+    sizes = [(x.shape[-2], x.shape[-1]) for x in image]
+    places = [geometry.letterbox(size_in, size) for size_in in sizes]
+    device = result.device
+    ends = torch.tensor([[top, top + h, left, left + w] for (h, w), (top, left) in places], device=device).view(-1, 4, 1)
+    row, column = torch.arange(size[0], device=device), torch.arange(size[1], device=device)
+    rows = (row >= ends[:, 0]) & (row < ends[:, 1])
+    columns = (column >= ends[:, 2]) & (column < ends[:, 3])
+    scale = [[w / in_w, h / in_h] for (in_h, in_w), ((h, w), _) in zip(sizes, places, strict=True)]
+    offset = [[float(left), float(top)] for _, (top, left) in places]
+    scales, offsets = (torch.tensor(x, dtype=torch.float32, device=device).view(-1, 2) for x in (scale, offset))
+    return Letterboxed(result, rows[:, :, None] & columns[:, None, :], scales, offsets)
 
 
 def coefficients(
@@ -100,7 +263,7 @@ def coefficients(
     """
     image, texture, weights, flat, size = _prepare(image, texture, weights, size, taps, prior)
     if _use_triton(backend, image):
-        if _fits_one_launch(texture, flat, image.dtype):
+        if _fits_one_launch(0 if texture is None else texture.shape[1], flat):
             n, _, image_h, image_w = image.shape
             distance = weights.distance_weight is not None
             return ops.coefficients(texture, flat, distance, n, image_h, image_w, *size, taps, prior or "none")
@@ -188,15 +351,44 @@ def check_options(size: tuple[int, int] | None, taps: int, prior: str | None, ba
     _check_backend(backend)
 
 
-def check_image(image: Tensor, channels: int, size: tuple[int, int], parameter: Tensor) -> None:
-    """Raise unless ``image`` is (N, ``channels``, H, W), on the device and, without autocast, of the dtype of ``parameter``."""
-    _check_tensor("image", image)
-    if image.shape[1] != channels:
-        raise ValueError(f"image: expected {channels} channels, got shape {tuple(image.shape)}")
-    _check_dtype("image", image)
-    if not _autocasts(image.device.type):
-        _check_alike("image", image, "the layer", parameter)
+def check_image(image: Tensor | Sequence[Tensor], channels: int, size: tuple[int, int], parameter: Tensor) -> None:
+    """Raise unless ``image`` is (N, ``channels``, H, W) or a list of (``channels``, H, W), on the device of ``parameter``.
+
+    And of uint8 or, without autocast, its dtype.
+    """
+    images = _check_images(image)
+    if images[0].shape[-3] != channels:
+        raise ValueError(f"image: expected {channels} channels, got shape {tuple(images[0].shape)}")
+    for x in images:
+        if _autocasts(x.device.type) and x.dtype != torch.uint8:
+            _check_dtype("image", x)
+        else:
+            _check_like_weights(x, parameter)
     _check_size(size)
+
+
+def check_normalization(
+    channels: int, mean: Sequence[float] | None, std: Sequence[float] | None, out_dtype: torch.dtype | None
+) -> None:
+    """Raise unless there is a number for each channel, or none, and results can be of ``out_dtype``."""
+    for name, values in (("mean", mean), ("std", std)):
+        if values is None:
+            continue
+        if not isinstance(values, (tuple, list)) or not all(isinstance(v, numbers.Real) for v in values):
+            raise TypeError(f"{name}: expected a list of numbers, got {values!r}")
+        if len(values) != channels or not all(math.isfinite(v) for v in values):
+            raise ValueError(f"{name}: expected {channels} finite numbers, one for each channel, got {values!r}")
+        if name == "std" and not all(v > 0 for v in values):
+            raise ValueError(f"std: expected numbers above 0, got {values!r}")
+    if out_dtype is not None and not isinstance(out_dtype, torch.dtype):
+        raise TypeError(f"out_dtype: expected a torch.dtype, got {out_dtype!r}")
+    if out_dtype is not None and out_dtype not in DTYPES:
+        raise TypeError(f"out_dtype: expected float16, bfloat16, float32 or float64, got {out_dtype}")
+
+
+def uses_triton(backend: str, image: Tensor | Sequence[Tensor]) -> bool:
+    """Whether ``backend`` means Triton for ``image``."""
+    return _use_triton(backend, image if isinstance(image, Tensor) else image[0])
 
 
 def _prepare(
@@ -235,10 +427,7 @@ def _prepare(
 
 
 def _check_tensor(name: str, x: Tensor) -> None:
-    if not isinstance(x, Tensor):
-        raise TypeError(f"{name}: expected a torch.Tensor, got {type(x).__name__}")
-    if x.layout != torch.strided:
-        raise TypeError(f"{name}: expected a dense tensor, got layout {x.layout}")
+    geometry.check_dense(name, x)
     shape = x.shape
     if len(shape) != 4:
         raise ValueError(f"{name}: expected 4 dimensions (N, channels, height, width), got shape {tuple(shape)}")
@@ -246,19 +435,58 @@ def _check_tensor(name: str, x: Tensor) -> None:
         raise ValueError(f"{name}: expected channels, height and width of at least 1, got shape {tuple(shape)}")
 
 
+def _check_images(image: Tensor | Sequence[Tensor]) -> list[Tensor]:
+    """A batch (N, C, H, W), or the images (C, H, W) of a list, as a list."""
+    if isinstance(image, Tensor):
+        _check_tensor("image", image)
+        return [image]
+    if not isinstance(image, (tuple, list)):
+        raise TypeError(f"image: expected a torch.Tensor or a list of them, got {type(image).__name__}")
+    if not image:
+        raise ValueError("image: expected at least one image in a list, got none")
+    for index, x in enumerate(image):
+        name = f"image[{index}]"
+        geometry.check_dense(name, x)
+        if x.dim() != 3 or min(x.shape) < 1:
+            raise ValueError(f"{name}: expected shape (channels, height, width), each at least 1, got {tuple(x.shape)}")
+        if x.shape[0] != image[0].shape[0]:
+            raise ValueError(f"{name}: expected the first image's {image[0].shape[0]} channels, got {x.shape[0]}")
+        _check_alike(name, x, "the first image", image[0])
+    return list(image)
+
+
+def _check_filters(weight: Tensor | None, bias: Tensor | None, channels: int) -> list[Tensor]:
+    """Weight and bias of the texture's convolution, or none."""
+    if weight is None and bias is None:
+        return []
+    if weight is None or bias is None:
+        raise ValueError("texture_weight, texture_bias: expected both or neither")
+    geometry.check_dense("texture_weight", weight)
+    geometry.check_dense("texture_bias", bias)
+    if weight.dim() != 4 or weight.shape[0] < 1 or tuple(weight.shape[1:]) != (channels, 3, 3):
+        raise ValueError(f"texture_weight: expected shape (F, {channels}, 3, 3), got {tuple(weight.shape)}")
+    if bias.shape != weight.shape[:1]:
+        raise ValueError(f"texture_bias: expected shape ({weight.shape[0]},), got {tuple(bias.shape)}")
+    return [weight, bias]
+
+
+def _check_like_weights(image: Tensor, weight: Tensor) -> None:
+    """Images are of the weights' device, and of their dtype or uint8."""
+    if image.dtype not in (weight.dtype, torch.uint8):
+        raise TypeError(f"image: expected uint8 or the weights' dtype, {weight.dtype}, got {image.dtype}")
+    if image.device != weight.device:
+        raise ValueError(f"image: expected the weights' device, {weight.device}, got {image.device}")
+
+
+def _check_fill(fill: float) -> None:
+    if not isinstance(fill, numbers.Real) or isinstance(fill, bool):
+        raise TypeError(f"fill: expected a number, got {fill!r}")
+
+
 def _check_size(size: tuple[int, int]) -> tuple[int, int]:
-    """``size`` as two integers; those of other libraries, such as NumPy, are converted."""
     if type(size) is tuple and len(size) == 2 and type(size[0]) is type(size[1]) is int and min(size) >= 1:
         return size  # at every call but the strange ones
-    if not isinstance(size, (tuple, list)) or len(size) != 2:
-        raise TypeError(f"size: expected a pair of integers (height, width), got {size!r}")
-    for value in size:
-        if isinstance(value, bool) or not (isinstance(value, (int, torch.SymInt)) or hasattr(value, "__index__")):
-            raise TypeError(f"size: expected a pair of integers (height, width), got {size!r}")
-        if value < 1:
-            raise ValueError(f"size: expected height and width of at least 1, got {tuple(size)}")
-    h, w = (value if isinstance(value, (int, torch.SymInt)) else operator.index(value) for value in size)
-    return h, w
+    return geometry.check_size("size", size)
 
 
 def _check_taps(taps: int) -> None:
@@ -382,8 +610,8 @@ def _use_triton(backend: str, x: Tensor) -> bool:
     return True
 
 
-def _fits_one_launch(texture: Tensor | None, flat: list[Tensor], dtype: torch.dtype) -> bool:
+def _fits_one_launch(texture_channels: int, flat: list[Tensor]) -> bool:
     """Whether a program holds the network's tiles in its registers; wider ones run as pooling, matrix products, gather."""
-    widest = max([0 if texture is None else texture.shape[1], *[bias.shape[0] for bias in flat[1:-1:2]]])
-    tensor_cores = dtype in (torch.float16, torch.bfloat16)
+    widest = max([texture_channels, *[bias.shape[0] for bias in flat[1:-1:2]]])
+    tensor_cores = flat[0].dtype in (torch.float16, torch.bfloat16)
     return widest <= (MAX_FUSED_CHANNELS if tensor_cores else MAX_FUSED_CHANNELS // 2)

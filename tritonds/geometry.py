@@ -105,8 +105,8 @@ def letterbox(size_in: tuple[int, int], size_out: tuple[int, int]) -> tuple[tupl
     >>> letterbox((480, 640), (224, 224))
     ((168, 224), (28, 0))
     """
-    in_h, in_w = _check_size("size_in", size_in)
-    out_h, out_w = _check_size("size_out", size_out)
+    in_h, in_w = check_size("size_in", size_in)
+    out_h, out_w = check_size("size_out", size_out)
     if out_h * in_w <= out_w * in_h:  # height fills: in_w * out_h / in_h is at most out_w, and so is what it rounds to
         region_h, region_w = out_h, max(1, (2 * in_w * out_h + in_h) // (2 * in_h))
     else:
@@ -144,15 +144,15 @@ def map_boxes(
     >>> map_boxes(torch.tensor([[0.0, 0.0, 640.0, 480.0]]), (480, 640), (224, 224), letterbox=True)
     tensor([[  0.,  28., 224., 196.]])
     """
-    _check_dense("boxes", boxes)
+    check_dense("boxes", boxes)
     if boxes.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
         raise TypeError(
             f"boxes: expected float16, bfloat16, float32 or float64, got {boxes.dtype}; convert integers by boxes.float()"
         )
     if boxes.dim() < 1 or boxes.shape[-1] != 4:
         raise ValueError(f"boxes: expected shape (..., 4), of x1, y1, x2, y2, got {tuple(boxes.shape)}")
-    in_h, in_w = _check_size("size_in", size_in)
-    (region_h, region_w), (top, left) = _place((in_h, in_w), _check_size("size_out", size_out), letterbox)
+    in_h, in_w = check_size("size_in", size_in)
+    (region_h, region_w), (top, left) = place((in_h, in_w), check_size("size_out", size_out), letterbox)
     work = boxes if boxes.dtype == torch.float64 else boxes.float()
     x, y = work[..., 0::2], work[..., 1::2]
     # The product first: mostly a whole number, so that edges of whole pixels stay whole where the division rounds to nearest.
@@ -187,12 +187,12 @@ def map_masks(masks: Tensor, size_out: tuple[int, int], *, letterbox: bool = Fal
     >>> map_masks(torch.tensor([[0, 1, 2, 3]]), (3, 2), letterbox=True, fill=255).tolist()
     [[255, 255], [1, 3], [255, 255]]
     """
-    _check_dense("masks", masks)
+    check_dense("masks", masks)
     if masks.dim() < 2 or masks.shape[-2] < 1 or masks.shape[-1] < 1:
         raise ValueError(f"masks: expected shape (..., H, W), each at least 1, got {tuple(masks.shape)}")
     _check_fill(fill, masks.dtype)
-    (in_h, in_w), size_out = masks.shape[-2:], _check_size("size_out", size_out)
-    (region_h, region_w), (top, left) = _place((in_h, in_w), size_out, letterbox)
+    (in_h, in_w), size_out = masks.shape[-2:], check_size("size_out", size_out)
+    (region_h, region_w), (top, left) = place((in_h, in_w), size_out, letterbox)
     # One tap is under the target pixel's centre, so never outside the image: nothing to clamp.
     rows = first_tap(torch.arange(region_h, device=masks.device), in_h, region_h, taps=1)
     columns = first_tap(torch.arange(region_w, device=masks.device), in_w, region_w, taps=1)
@@ -204,12 +204,12 @@ def map_masks(masks: Tensor, size_out: tuple[int, int], *, letterbox: bool = Fal
     return placed
 
 
-def _place(size_in: tuple[int, int], size_out: tuple[int, int], keep_aspect: bool) -> tuple[tuple[int, int], tuple[int, int]]:
+def place(size_in: tuple[int, int], size_out: tuple[int, int], keep_aspect: bool) -> tuple[tuple[int, int], tuple[int, int]]:
     """Region and offset of a resized image, letterboxed or stretched."""
     return letterbox(size_in, size_out) if keep_aspect else (size_out, (0, 0))
 
 
-def _check_size(name: str, size: tuple[int, int]) -> tuple[int, int]:
+def check_size(name: str, size: tuple[int, int]) -> tuple[int, int]:
     """``size`` as two integers; those of other libraries, such as NumPy, are converted."""
     if not isinstance(size, (tuple, list)) or len(size) != 2:
         raise TypeError(f"{name}: expected a pair of integers (height, width), got {size!r}")
@@ -222,7 +222,7 @@ def _check_size(name: str, size: tuple[int, int]) -> tuple[int, int]:
     return h, w
 
 
-def _check_dense(name: str, x: Tensor) -> None:
+def check_dense(name: str, x: Tensor) -> None:
     if not isinstance(x, Tensor):
         raise TypeError(f"{name}: expected a torch.Tensor, got {type(x).__name__}")
     if x.layout != torch.strided:

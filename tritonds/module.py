@@ -1,13 +1,14 @@
 """The DownsizeNet layer: a texture CNN in front of the operator, and the operator's weights as parameters."""
 
 import itertools
+from collections.abc import Sequence
 from os import PathLike
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from . import functional
+from . import functional, reference
 from .reference import CoefficientWeights
 
 
@@ -19,6 +20,9 @@ class DownsizeNet(nn.Module):
     ``F.interpolate(mode="bilinear")``, antialiased with prior "antialias" and ``taps >= 2 * ceil(scale)``; without one, it
     averages its taps.
 
+    With one convolution, the Triton backend makes its features where they are used, as :func:`tritonds.downsize_image` does;
+    with more, or hooks on a submodule, PyTorch convolves first. The results are the same up to rounding.
+
     Args:
         size: (h, w) of the result, in pixels; may be given to :meth:`forward` instead.
         in_channels: C of the images.
@@ -29,6 +33,9 @@ class DownsizeNet(nn.Module):
         distance_channels: E; 0 for the texture-only network.
         hidden_channels: M.
         hidden_layers: 0 to 3.
+        mean: C numbers, subtracted from the images' channels; uint8 images are divided by 255 before.
+        std: C numbers, by which they are divided then.
+        out_dtype: of the result; if None, that of the parameters, or of autocast.
         backend: "auto", "triton" or "torch", as in :func:`tritonds.downsize`. Not part of the state_dict.
 
     Raises:
@@ -53,6 +60,9 @@ class DownsizeNet(nn.Module):
         distance_channels: int = 16,
         hidden_channels: int = 16,
         hidden_layers: int = 1,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        out_dtype: torch.dtype | None = None,
         backend: str = "auto",
     ) -> None:
         super().__init__()
@@ -63,6 +73,7 @@ class DownsizeNet(nn.Module):
         _check_count("distance_channels", distance_channels, 0)
         _check_count("hidden_channels", hidden_channels, 1)
         _check_count("hidden_layers", hidden_layers, 0, functional.MAX_HIDDEN_LAYERS)
+        functional.check_normalization(in_channels, mean, std, out_dtype)
         if texture_channels + distance_channels == 0:
             raise ValueError("texture_channels, distance_channels: expected at least one above 0, got 0 and 0")
         self.size = None if size is None else (size[0], size[1])
@@ -74,6 +85,9 @@ class DownsizeNet(nn.Module):
         self.distance_channels = distance_channels
         self.hidden_channels = hidden_channels
         self.hidden_layers = hidden_layers
+        self.mean = None if mean is None else [float(m) for m in mean]
+        self.std = None if std is None else [float(s) for s in std]
+        self.out_dtype = out_dtype
         self.backend = backend
         self.texture = _texture_cnn(in_channels, texture_channels, texture_layers)
         self.distance = nn.Linear(2 * taps, distance_channels) if distance_channels else None
@@ -95,29 +109,70 @@ class DownsizeNet(nn.Module):
             self.out.bias,
         )
 
-    def forward(self, image: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        """Resize ``image`` (N, C, H, W) to (N, C, h, w); ``size`` comes before the layer's own."""
-        texture, size = self._texture_and_size(image, size)
-        return functional.downsize(image, texture, self.weights(), size, taps=self.taps, prior=self.prior, backend=self.backend)
+    def forward(
+        self,
+        image: Tensor | Sequence[Tensor],
+        size: tuple[int, int] | None = None,
+        *,
+        letterbox: bool = False,
+        fill: float = 0.0,
+    ) -> Tensor | functional.Letterboxed:
+        """Resize ``image``, a batch (N, C, H, W) or a list of N images (C, H, W) of any sizes, to (N, C, h, w).
+
+        Of uint8 or the parameters' dtype. ``size`` comes before the layer's own. With ``letterbox`` every image keeps its
+        aspect and is surrounded by ``fill``; the result then is :class:`tritonds.Letterboxed`.
+        """
+        size = self._checked_size(image, size)
+        options: dict[str, Any] = {"taps": self.taps, "prior": self.prior, "backend": self.backend}
+        if self._fuses(image):
+            convolution = None if self.texture is None else cast(nn.Conv2d, self.texture[0])
+            weight, bias = (None, None) if convolution is None else (convolution.weight, convolution.bias)
+            options |= {"mean": self.mean, "std": self.std, "out_dtype": self.out_dtype, "letterbox": letterbox, "fill": fill}
+            return functional.downsize_image(image, weight, bias, self.weights(), size, **options)
+
+        def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+            x = self._normalized(x)
+            texture = None if self.texture is None else self.texture(x)
+            return functional.downsize(x, texture, self.weights(), size, **options)
+
+        result = reference.to_batch(image, size, letterbox, fill, resize)
+        result = result if self.out_dtype is None else result.to(self.out_dtype)
+        return functional.letterboxed(result, image, size) if letterbox else result
 
     def coefficients(self, image: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        """The coefficients (N, K*K, h, w) with which :meth:`forward` resizes ``image``."""
-        texture, size = self._texture_and_size(image, size)
+        """The coefficients (N, K*K, h, w) with which :meth:`forward` resizes the batch ``image`` (N, C, H, W)."""
+        size = self._checked_size(image, size)
+        image = self._normalized(image)
+        texture = None if self.texture is None else self.texture(image)
         return functional.coefficients(
             image, texture, self.weights(), size, taps=self.taps, prior=self.prior, backend=self.backend
         )
 
-    def _texture_and_size(self, image: Tensor, size: tuple[int, int] | None) -> tuple[Tensor | None, tuple[int, int]]:
+    def _checked_size(self, image: Tensor | Sequence[Tensor], size: tuple[int, int] | None) -> tuple[int, int]:
         size = self.size if size is None else size
         if size is None:
             raise ValueError("size: expected (height, width) here or when the layer was made, got neither")
         functional.check_image(image, self.in_channels, size, self.out.weight)
-        return None if self.texture is None else self.texture(image), size
+        return size
+
+    def _fuses(self, image: Tensor | Sequence[Tensor]) -> bool:
+        """Whether one launch does all: with hooks or another kind of convolution, only calling the submodules is right."""
+        if not functional.uses_triton(self.backend, image):
+            return False
+        parts = [] if self.texture is None else list(self.texture)
+        plain = not parts or (len(parts) == 2 and type(parts[0]) is nn.Conv2d and type(parts[1]) is nn.ReLU)
+        return plain and not any(_has_hooks(module) for module in self.modules() if module is not self)
+
+    def _normalized(self, image: Tensor) -> Tensor:
+        if self.mean is None and self.std is None and image.dtype != torch.uint8:
+            return image
+        dtype = self.out.weight.dtype if image.dtype == torch.uint8 else image.dtype
+        return reference.normalize(image, self.mean, self.std, dtype)
 
     def options(self) -> dict[str, Any]:
         """The arguments that make a network like this one, but for the backend."""
         names = ["size", "in_channels", "taps", "prior", "texture_channels", "texture_layers"]
-        names += ["distance_channels", "hidden_channels", "hidden_layers"]
+        names += ["distance_channels", "hidden_channels", "hidden_layers", "mean", "std", "out_dtype"]
         return {name: getattr(self, name) for name in names}
 
     def save(self, file: str | PathLike[str]) -> None:
@@ -145,6 +200,10 @@ class DownsizeNet(nn.Module):
     def extra_repr(self) -> str:
         """What the submodules do not show."""
         return f"size={self.size}, taps={self.taps}, prior={self.prior!r}, backend={self.backend!r}"
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks)
 
 
 def _texture_cnn(in_channels: int, channels: int, layers: int) -> nn.Sequential | None:

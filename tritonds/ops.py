@@ -421,5 +421,109 @@ downsize_backward = _define_backward(
     _downsize_backward_fake,
 )
 
+# The fused operator on images: one batch (N, C, H, W), or several images (C, H, W). ``filters`` are weight and bias of the
+# texture's convolution, or none. Gradients to images are those of one batch alone; ``functional`` sees to that.
+
+
+def _images_memory_format(images: Sequence[Tensor]) -> torch.memory_format:
+    if images[0].dim() == 4:
+        return memory_format_of(images[0])
+    formats = [memory_format_of(image.unsqueeze(0)) for image in images]
+    return torch.channels_last if all(f == torch.channels_last for f in formats) else torch.contiguous_format
+
+
+def _downsize_image(
+    images: list[Tensor], filters: list[Tensor], weights: list[Tensor], distance: bool, h: int, w: int, taps: int, prior: str,
+    scale: list[float], offset: list[float], fill: float | None, dtype: torch.dtype,
+) -> Tensor:  # fmt: skip
+    output = _downsize_image_fake(images, filters, weights, distance, h, w, taps, prior, scale, offset, fill, dtype)
+    _kernels(output.device).downsize_image(
+        images, filters, weights, distance, output, taps, prior, tuple(scale), tuple(offset), fill
+    )
+    return output
+
+
+def _downsize_image_fake(
+    images: list[Tensor], filters: list[Tensor], weights: list[Tensor], distance: bool, h: int, w: int, taps: int, prior: str,
+    scale: list[float], offset: list[float], fill: float | None, dtype: torch.dtype,
+) -> Tensor:  # fmt: skip
+    shape = (images[0].shape[0], images[0].shape[1], h, w) if images[0].dim() == 4 else (len(images), images[0].shape[0], h, w)
+    return torch.empty(shape, dtype=dtype, device=images[0].device, memory_format=_images_memory_format(images))
+
+
+def _downsize_image_backward(
+    grad_output: Tensor, images: list[Tensor], filters: list[Tensor], weights: list[Tensor], distance: bool, taps: int,
+    prior: str, scale: list[float], offset: list[float], fill: float | None, need_image: bool, need_weights: bool,
+) -> list[Tensor]:  # fmt: skip
+    needs = [need_image, need_weights]
+    grads = _downsize_image_backward_fake(
+        grad_output, images, filters, weights, distance, taps, prior, scale, offset, fill, *needs
+    )
+    _kernels(grad_output.device).downsize_image_backward(
+        grad_output, images, filters, weights, distance, *_spread(grads, needs), taps, prior, tuple(scale), tuple(offset), fill
+    )
+    return grads
+
+
+def _downsize_image_backward_fake(
+    grad_output: Tensor, images: list[Tensor], filters: list[Tensor], weights: list[Tensor], distance: bool, taps: int,
+    prior: str, scale: list[float], offset: list[float], fill: float | None, need_image: bool, need_weights: bool,
+) -> list[Tensor]:  # fmt: skip
+    grads = [torch.empty_like(images[0])] if need_image else []
+    return [*grads, _weight_grads([*filters, *weights])] if need_weights else grads
+
+
+class _DownsizeImage(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, counts: tuple[int, int], distance: bool, h: int, w: int, taps: int, prior: str,
+        scale: list[float], offset: list[float], fill: float | None, dtype: torch.dtype, *tensors: Tensor,
+    ) -> Tensor:  # fmt: skip
+        ctx.save_for_backward(*tensors)
+        ctx.counts = counts
+        ctx.options = distance, taps, prior, scale, offset, fill
+        with torch._C._AutoDispatchBelowAutograd():
+            return downsize_image(*_regroup(tensors, counts), distance, h, w, taps, prior, scale, offset, fill, dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> Any:
+        images, filters, weights = _regroup(ctx.saved_tensors, ctx.counts)
+        need_images, needs = ctx.needs_input_grad[10 : 10 + len(images)], ctx.needs_input_grad[10 + len(images) :]
+        needed = [any(need_images), any(needs)]
+        grads = downsize_image_backward(grad_output, images, filters, weights, *ctx.options, *needed)
+        grad_image, flat = _spread(grads, needed)
+        grad_images = [grad_image, *[None] * (len(images) - 1)]
+        return *[None] * 10, *grad_images, *_split_weight_grads(flat, [*filters, *weights], needs)
+
+
+def _regroup(tensors: Sequence[Tensor], counts: tuple[int, int]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """Images, filters and weights, which follow one another."""
+    images, filters = counts
+    return list(tensors[:images]), list(tensors[images : images + filters]), list(tensors[images + filters :])
+
+
+def _downsize_image_autograd(images: list[Tensor], filters: list[Tensor], weights: list[Tensor], *options: Any) -> Tensor:
+    if _wants_grad([images, filters, weights]):
+        if images[0].dim() == 3 and any(image.requires_grad for image in images):
+            raise RuntimeError("tritonds::downsize_image has no gradients to images of different sizes; give it one at a time")
+        return _DownsizeImage.apply((len(images), len(filters)), *options, *images, *filters, *weights)
+    with torch._C._AutoDispatchBelowAutograd():
+        return downsize_image(images, filters, weights, *options)
+
+
+downsize_image = _define(
+    "downsize_image(Tensor[] images, Tensor[] filters, Tensor[] weights, bool distance, SymInt h, SymInt w, int taps, "
+    "str prior, float[] scale, float[] offset, float? fill, ScalarType dtype) -> Tensor",
+    _downsize_image,
+    _downsize_image_fake,
+    _downsize_image_autograd,
+)
+downsize_image_backward = _define_backward(
+    "downsize_image_backward(Tensor grad_output, Tensor[] images, Tensor[] filters, Tensor[] weights, bool distance, int taps, "
+    "str prior, float[] scale, float[] offset, float? fill, bool need_image, bool need_weights) -> Tensor[]",
+    _downsize_image_backward,
+    _downsize_image_backward_fake,
+)
+
 if HAS_TRITON:
     from . import flops  # noqa: F401  imported for what it registers

@@ -7,10 +7,11 @@ Source: the method's poster; what it leaves open (prior, zero distances at edges
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from . import geometry
@@ -101,6 +102,66 @@ def downsize(
 ) -> Tensor:
     """The whole operator: (N, C, H, W) to (N, C, h, w). See :func:`tritonds.downsize`."""
     return weighted_gather2d(image, infer_coefficients(image, texture, weights, size, taps, prior), size, taps=taps)
+
+
+def downsize_image(
+    image: Tensor | Sequence[Tensor],
+    texture_weight: Tensor | None,
+    texture_bias: Tensor | None,
+    weights: CoefficientWeights,
+    size: tuple[int, int],
+    *,
+    taps: int = 2,
+    prior: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    out_dtype: torch.dtype | None = None,
+    letterbox: bool = False,
+    fill: float = 0.0,
+) -> Tensor:
+    """Images in, batch out, with the texture made of the images: (N, C, h, w). See :func:`tritonds.downsize_image`."""
+    dtype = compute_dtype(weights.out_weight.dtype)
+
+    def one(x: Tensor, size: tuple[int, int]) -> Tensor:
+        x = normalize(x, mean, std, dtype)
+        texture = None
+        if texture_weight is not None and texture_bias is not None:
+            texture = F.conv2d(x, texture_weight.to(dtype), texture_bias.to(dtype), padding=1).relu()
+        return downsize(x, texture, weights, size, taps=taps, prior=prior)
+
+    return to_batch(image, size, letterbox, fill, one).to(out_dtype or weights.out_weight.dtype)
+
+
+def normalize(image: Tensor, mean: Sequence[float] | None, std: Sequence[float] | None, dtype: torch.dtype) -> Tensor:
+    """(image - mean) / std of each channel, in ``dtype``; uint8 is brought to between 0 and 1 before."""
+    x = image.to(dtype)
+    if image.dtype == torch.uint8:
+        x = x / 255
+    if mean is not None:
+        x = x - x.new_tensor(mean).view(-1, 1, 1)
+    if std is not None:
+        x = x / x.new_tensor(std).view(-1, 1, 1)
+    return x
+
+
+def to_batch(
+    image: Tensor | Sequence[Tensor],
+    size: tuple[int, int],
+    letterbox: bool,
+    fill: float,
+    resize: Callable[[Tensor, tuple[int, int]], Tensor],
+) -> Tensor:
+    """``resize`` of a batch (N, C, H, W), or of images (C, H, W) one by one: (N, C, h, w)."""
+    if isinstance(image, Tensor) and not letterbox:
+        return resize(image, size)
+    results = []
+    for x in image:
+        (h, w), (top, left) = geometry.place((x.shape[1], x.shape[2]), size, letterbox)
+        region = resize(x.unsqueeze(0), (h, w))
+        results.append(F.pad(region, (left, size[1] - w - left, top, size[0] - h - top), value=fill))
+    memory_format = torch.channels_last if all(memory_format_of(y) == torch.channels_last for y in results) else None
+    batch = torch.cat(results)
+    return batch if memory_format is None else batch.contiguous(memory_format=memory_format)
 
 
 def infer_coefficients(
