@@ -111,8 +111,8 @@ def downsize_image(
     """Resize images by texture that is made of them on the way: from decoded images to a normalised batch in one launch.
 
     As :func:`downsize` of ``x = (image - mean) / std`` with ``relu(conv2d(x, texture_weight, texture_bias, padding=1))`` as
-    texture: zeros are put around the normalised image. Triton reads each image once and writes the result once. Neither features
-    nor a float copy of a uint8 image are in memory, nor are images of different sizes copied together.
+    texture: zeros are put around the normalised image. Triton reads each image once and writes the result once: neither
+    features nor a float copy of a uint8 image are in memory, nor are images of different sizes copied together.
 
     Args:
         image: (N, C, H, W), or a list of N images (C, H, W) of any sizes; any strides; uint8, or the weights' dtype.
