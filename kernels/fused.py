@@ -20,10 +20,11 @@ import triton.language as tl
 from torch import Tensor
 
 from . import batch
-from .area_pool import area_pool2d_backward, bin_width, bins
+from .area_pool import area_pool2d_backward, bins
 from .batch import picture
 from .gather import grad_image_gather
 from .launch import (
+    INTERPRETED,
     Layout,
     accumulator,
     aligned_strides,
@@ -35,7 +36,6 @@ from .launch import (
     padded,
     strips,
     tile_shape,
-    tiles,
 )
 from .network import (
     POSITIONS,
@@ -954,24 +954,30 @@ def _backward_of_convolution(
         grad_filters.copy_(partial.sum(dim=0))
     if grad_image is not None:
         image_h, image_w = call.image_size
-        tile = tile_shape(32)
-        strides = grad_image.stride()
+        pixels = 128 if INTERPRETED else 32
+        programs, rows = strips(batch, image_h, image_w, (1, pixels))
+        strides, grad_strides = grad_image.stride(), aligned_strides(layout(grad_pooled.permute(0, 3, 1, 2)))
         shared = {name: shared[name] for name in shared if name in texture_grad_image_kernel.arg_names}
-        shared |= {"bin_h": bin_width(out_h, image_h), "bin_w": bin_width(out_w, image_w)}
+        bin_h, bin_w, static_h, static_w, whole = bins((out_h, out_w), (image_h, image_w))
+        shared |= {"bin_h": bin_h, "bin_w": bin_w, "BIN_H": static_h, "BIN_W": static_w, "WHOLE": whole}
         shared["INDEX64"] |= needs_int64([], [layout(grad_image)])
         launch(
             texture_grad_image_kernel,
-            tiles(batch, image_h, image_w, tile),
+            programs,
             grad_pooled.device,
             grad_pooled_ptr=grad_pooled,
+            grad_pooled_stride_n=grad_strides.n,
+            grad_pooled_stride_h=grad_strides.h,
+            grad_pooled_stride_w=grad_strides.w,
             grad_image_ptr=grad_image,
             grad_image_stride_n=strides[0],
             grad_image_stride_c=strides[1],
             grad_image_stride_h=strides[2],
             grad_image_stride_w=strides[3],
-            CHANNELS_PAD=padded(arguments["CHANNELS"]),
-            BLOCK_H=tile[0],
-            BLOCK_W=tile[1],
+            rows=rows,
+            CHANNELS_PAD=next_power_of_2(arguments["CHANNELS"]),
+            GRAD_POOLED_ALIGN=grad_strides.align,
+            BLOCK=pixels,
             num_warps=1 if grad_pooled.dtype.itemsize == 2 else 4,
             **shared,
         )

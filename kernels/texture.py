@@ -498,8 +498,19 @@ def texture_grad_filter_kernel(
         partial_ptr += F * (9 * CHANNELS + 1)
 
 
+@triton.jit
+def _load_weight(weight_ptr, ROW: tl.constexpr, COLUMN: tl.constexpr, CHANNELS: tl.constexpr, CHANNELS_PAD: tl.constexpr,
+                 F: tl.constexpr, F_PAD: tl.constexpr, STRIDES: tl.constexpr):  # fmt: skip
+    """The convolution's weights at one place of its 3 x 3: [F_PAD, CHANNELS_PAD]."""
+    feature = tl.arange(0, F_PAD)[:, None]
+    channel = tl.arange(0, CHANNELS_PAD)[None, :]
+    offsets = feature * STRIDES[0] + channel * STRIDES[1] + ROW * STRIDES[2] + COLUMN * STRIDES[3]
+    return tl.load(weight_ptr + offsets, mask=(feature < F) & (channel < CHANNELS), other=0.0)
+
+
 @triton.jit(do_not_specialize=[
-    *INTEGERS, "grad_image_stride_n", "grad_image_stride_c", "grad_image_stride_h", "grad_image_stride_w",
+    *INTEGERS, "grad_pooled_stride_n", "grad_pooled_stride_h", "grad_pooled_stride_w",
+    "grad_image_stride_n", "grad_image_stride_c", "grad_image_stride_h", "grad_image_stride_w", "rows",
 ])  # fmt: skip
 def texture_grad_image_kernel(
     image_ptr,
@@ -509,7 +520,10 @@ def texture_grad_image_kernel(
     image_stride_w,
     texture_weight_ptr,
     texture_bias_ptr,
-    grad_pooled_ptr,  # (N, h, w, F), dense
+    grad_pooled_ptr,  # (N, F, h, w), channels-last
+    grad_pooled_stride_n,  # in units of GRAD_POOLED_ALIGN, as are h and w
+    grad_pooled_stride_h,
+    grad_pooled_stride_w,
     grad_image_ptr,
     grad_image_stride_n,
     grad_image_stride_c,
@@ -521,6 +535,7 @@ def texture_grad_image_kernel(
     out_w,
     bin_h,
     bin_w,
+    rows,
     CHANNELS: tl.constexpr,
     CHANNELS_PAD: tl.constexpr,
     F: tl.constexpr,
@@ -530,61 +545,75 @@ def texture_grad_image_kernel(
     IMAGE_CHANNELS_LAST: tl.constexpr,
     SCALE: tl.constexpr,
     OFFSET: tl.constexpr,
+    GRAD_POOLED_ALIGN: tl.constexpr,
+    BIN_H: tl.constexpr,
+    BIN_W: tl.constexpr,
+    WHOLE: tl.constexpr,
     ACC: tl.constexpr,
     OPERAND: tl.constexpr,
     PRECISION: tl.constexpr,
     INDEX64: tl.constexpr,
-    BLOCK_H: tl.constexpr,
-    BLOCK_W: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
-    """One program adds, at a tile of image pixels, what reaches them through the nine features that each of them is a part of.
+    """One program adds, at BLOCK columns and ``rows`` rows of the image, what reaches them by way of the features around them.
 
-    ``bin_h`` x ``bin_w`` bins at most hold a feature. Gradients are those to the normalised image.
+    A row of features reaches three rows of the image: sums for the two that lack some go from one row to the next. Gradients
+    are those to the normalised image. The bins here are those of the output's pixels that hold an image pixel.
     """
     filters = load_filters(texture_weight_ptr, texture_bias_ptr, CHANNELS, F, F_PAD, 1, PATCH_PAD, FILTER_STRIDES)
-    n, tile_y, tile_x = strip(tl.program_id(0), image_h, image_w, 1, BLOCK_H, BLOCK_W)
-    y, x, mask = tile_pixels(tile_y, tile_x, image_h, image_w, BLOCK_H, BLOCK_W, INDEX64)
+    n, first_row, tile_x = strip(tl.program_id(0), image_h, image_w, rows, 1, BLOCK)
     image_ptr += n * image_stride_n
-    grad_pooled_ptr += n * out_h * out_w * F
+    grad_pooled_ptr += n * grad_pooled_stride_n * GRAD_POOLED_ALIGN
     grad_image_ptr += n * grad_image_stride_n
     feature = tl.arange(0, F_PAD)
     channel = tl.arange(0, CHANNELS_PAD)
-    last_row = tl.zeros_like(y) + image_h - 1
-    last_column = tl.zeros_like(x) + image_w - 1
-    total = tl.zeros([BLOCK_H * BLOCK_W, CHANNELS_PAD], ACC)
-    for row in tl.static_range(3):
-        i_y = y + 1 - row
-        for column in tl.static_range(3):
-            i_x = x + 1 - column
-            left_column = patch_column(
-                image_ptr, image_stride_c, image_stride_h, image_stride_w, i_y - 1, last_row, i_x - 1, last_column,
-                CHANNELS, IMAGE_CHANNELS_LAST, SCALE, OFFSET, 1, 1, PATCH_PAD, ACC, OPERAND,
-            )  # fmt: skip
-            middle_column = patch_column(
-                image_ptr, image_stride_c, image_stride_h, image_stride_w, i_y - 1, last_row, i_x, last_column,
-                CHANNELS, IMAGE_CHANNELS_LAST, SCALE, OFFSET, 1, 1, PATCH_PAD, ACC, OPERAND,
-            )  # fmt: skip
-            right_column = patch_column(
-                image_ptr, image_stride_c, image_stride_h, image_stride_w, i_y - 1, last_row, i_x + 1, last_column,
-                CHANNELS, IMAGE_CHANNELS_LAST, SCALE, OFFSET, 1, 1, PATCH_PAD, ACC, OPERAND,
-            )  # fmt: skip
-            z = convolve(left_column, middle_column, right_column, filters, 0, PRECISION, ACC)
-            inside = (i_y >= 0) & (i_y < image_h) & (i_x >= 0) & (i_x < image_w)
-            safe_y = tl.minimum(tl.maximum(i_y, 0), image_h - 1)
-            safe_x = tl.minimum(tl.maximum(i_x, 0), image_w - 1)
-            grad = bin_sum(
-                grad_pooled_ptr, 1, out_w * F, F, feature, safe_y, safe_x, out_h, out_w, image_h, image_w,
-                bin_h, bin_w, image_h, image_w, ACC, F, True, 1, False, BLOCK_H * BLOCK_W, F_PAD, 0, 0, False,
-            )  # fmt: skip
-            grad = tl.where(inside[:, None], relu_backward(grad, z), 0.0).to(OPERAND)
-            offsets = feature[:, None] * FILTER_STRIDES[0] + channel[None, :] * FILTER_STRIDES[1]
-            offsets += row * FILTER_STRIDES[2] + column * FILTER_STRIDES[3]
-            weight_mask = (feature < F)[:, None] & (channel < CHANNELS)[None, :]
-            weight = tl.load(texture_weight_ptr + offsets, mask=weight_mask, other=0.0)
-            total = tl.dot(grad, weight, total, input_precision=PRECISION, out_dtype=ACC)
     if INDEX64:
+        feature = feature.to(tl.int64)
         channel = channel.to(tl.int64)
-    offsets = (y * grad_image_stride_h + x * grad_image_stride_w)[:, None] + channel[None, :] * grad_image_stride_c
-    mask = mask[:, None] & (channel < CHANNELS)[None, :]
-    total += tl.load(grad_image_ptr + offsets, mask=mask, other=0.0).to(ACC)
-    tl.store(grad_image_ptr + offsets, total, mask=mask)
+    above = tl.zeros([BLOCK, CHANNELS_PAD], ACC)
+    here = above
+    for step in range(rows + 2):
+        y, x, mask = tile_pixels(first_row + step, tile_x, image_h + 2, image_w, 1, BLOCK, INDEX64)
+        y -= 1
+        last_row = tl.zeros_like(y) + image_h - 1
+        last_column = tl.zeros_like(x) + image_w - 1
+        safe_y = tl.minimum(tl.maximum(y, 0), last_row)
+        below = tl.zeros([BLOCK, CHANNELS_PAD], ACC)
+        left = patch_column(
+            image_ptr, image_stride_c, image_stride_h, image_stride_w, y - 1, last_row, x - 2, last_column,
+            CHANNELS, IMAGE_CHANNELS_LAST, SCALE, OFFSET, 1, 1, PATCH_PAD, ACC, OPERAND,
+        )  # fmt: skip
+        middle = patch_column(
+            image_ptr, image_stride_c, image_stride_h, image_stride_w, y - 1, last_row, x - 1, last_column,
+            CHANNELS, IMAGE_CHANNELS_LAST, SCALE, OFFSET, 1, 1, PATCH_PAD, ACC, OPERAND,
+        )  # fmt: skip
+        for i in tl.static_range(3):
+            i_x = x + (i - 1)
+            right = patch_column(
+                image_ptr, image_stride_c, image_stride_h, image_stride_w, y - 1, last_row, i_x + 1, last_column,
+                CHANNELS, IMAGE_CHANNELS_LAST, SCALE, OFFSET, 1, 1, PATCH_PAD, ACC, OPERAND,
+            )  # fmt: skip
+            z = convolve(left, middle, right, filters, 0, PRECISION, ACC)
+            left = middle
+            middle = right
+            safe_x = tl.minimum(tl.maximum(i_x, 0), last_column)
+            grad = bin_sum(
+                grad_pooled_ptr, 1, grad_pooled_stride_h, grad_pooled_stride_w, feature, safe_y, safe_x, out_h, out_w,
+                image_h, image_w, bin_h, bin_w, image_h, image_w, ACC, F, True, GRAD_POOLED_ALIGN, True, BLOCK, F_PAD,
+                BIN_H, BIN_W, WHOLE,
+            )  # fmt: skip
+            inside = (y == safe_y) & (i_x == safe_x)
+            grad = tl.where(inside[:, None], relu_backward(grad, z), 0.0).to(OPERAND)
+            weight = _load_weight(texture_weight_ptr, 0, 2 - i, CHANNELS, CHANNELS_PAD, F, F_PAD, FILTER_STRIDES)
+            above = _add_product(grad, weight, above, PRECISION)
+            weight = _load_weight(texture_weight_ptr, 1, 2 - i, CHANNELS, CHANNELS_PAD, F, F_PAD, FILTER_STRIDES)
+            here = _add_product(grad, weight, here, PRECISION)
+            weight = _load_weight(texture_weight_ptr, 2, 2 - i, CHANNELS, CHANNELS_PAD, F, F_PAD, FILTER_STRIDES)
+            below = _add_product(grad, weight, below, PRECISION)
+        y -= 1
+        offsets = (y * grad_image_stride_h + x * grad_image_stride_w)[:, None]
+        pointers = grad_image_ptr + (offsets + channel[None, :] * grad_image_stride_c)
+        mask = (mask & (y < image_h) & (step >= 2))[:, None] & (channel < CHANNELS)[None, :]
+        tl.store(pointers, above + tl.load(pointers, mask=mask, other=0.0).to(ACC), mask=mask)
+        above = here
+        here = below

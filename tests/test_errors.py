@@ -128,7 +128,7 @@ def test_layer_without_size_or_with_other_channels():
         DownsizeNet()(IMAGE)
     with pytest.raises(ValueError, match="image: expected 1 channels, got shape"):
         DownsizeNet((4, 4), in_channels=1)(IMAGE)
-    with pytest.raises(TypeError, match="image: expected a torch"):
+    with pytest.raises(TypeError, match=r"image\[0\]: expected a torch"):
         DownsizeNet((4, 4))([[1]])
 
 
