@@ -412,7 +412,7 @@ def downsize_backward_kernel(
     for strip_index in range(pid, total_strips, tl.num_programs(0)):
         n, tile_y, tile_x = strip(strip_index, out_h, out_w, rows, BLOCK_H, BLOCK_W)
         plane = n * out_h * out_w
-        source_ptr, stride_c, stride_h, stride_w, source_h, source_w, region_h, region_w, top, left, tall, wide = picture(
+        source_ptr, stride_c, stride_h, stride_w, source_h, source_w, region_h, region_w, top, left, span_h, span_w = picture(
             n, table_ptr, image_ptr, image_stride_n, image_stride_c, image_stride_h, image_stride_w, image_h, image_w,
             out_h, out_w, bin_h, bin_w, INDEX64,
         )  # fmt: skip
@@ -426,7 +426,7 @@ def downsize_backward_kernel(
             where, e, p, z_0, z_1, z_2, a = _infer(
                 network, filters, n, y, x, source_ptr, stride_c, stride_h, stride_w,
                 texture_ptr, texture_stride_n, texture_stride_c, texture_stride_h, texture_stride_w,
-                source_h, source_w, texture_h, texture_w, region_h, region_w, tall, wide,
+                source_h, source_w, texture_h, texture_w, region_h, region_w, span_h, span_w,
                 CHANNELS, E, F, HIDDEN_LAYERS, E_PAD, F_PAD, M_PAD, TAPS, TAPS_PAD, PRIOR, TEXTURE_CHANNELS_LAST, TEXTURE_ALIGN,
                 TEXTURE_DENSE, BIN_H, BIN_W, WHOLE, CONVOLVED, BAND, PATCH_PAD, IMAGE_CHANNELS_LAST, SCALE, OFFSET,
                 ACC, OPERAND, PRECISION, INDEX64, BLOCK,

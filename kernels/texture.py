@@ -474,7 +474,7 @@ def texture_grad_filter_kernel(
     pid = tl.program_id(0)
     for strip_index in range(pid, total_strips, tl.num_programs(0)):
         n, tile_y, tile_x = strip(strip_index, out_h, out_w, rows, BLOCK_H, BLOCK_W)
-        source_ptr, stride_c, stride_h, stride_w, source_h, source_w, region_h, region_w, top, left, tall, wide = picture(
+        source_ptr, stride_c, stride_h, stride_w, source_h, source_w, region_h, region_w, top, left, span_h, span_w = picture(
             n, table_ptr, image_ptr, image_stride_n, image_stride_c, image_stride_h, image_stride_w, image_h, image_w,
             out_h, out_w, bin_h, bin_w, INDEX64,
         )  # fmt: skip
@@ -488,7 +488,7 @@ def texture_grad_filter_kernel(
             grad = tl.load(grad_ptrs, mask=mask[:, None] & (feature < F)[None, :], other=0.0).to(ACC)
             grads = _add_bin_gradients(
                 grads, grad, source_ptr, stride_c, stride_h, stride_w, filters, y, x, source_h, source_w, region_h, region_w,
-                tall, wide, CHANNELS, IMAGE_CHANNELS_LAST, SCALE, OFFSET, BAND, PATCH_PAD, BIN_H, BIN_W, WHOLE,
+                span_h, span_w, CHANNELS, IMAGE_CHANNELS_LAST, SCALE, OFFSET, BAND, PATCH_PAD, BIN_H, BIN_W, WHOLE,
                 ACC, OPERAND, PRECISION,
             )  # fmt: skip
     partial_ptr += pid.to(tl.int64) * (BAND * F * (9 * CHANNELS + 1))
