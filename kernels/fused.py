@@ -24,7 +24,6 @@ from .area_pool import area_pool2d_backward, bins
 from .batch import picture
 from .gather import grad_image_gather
 from .launch import (
-    INTERPRETED,
     Layout,
     accumulator,
     aligned_strides,
@@ -668,6 +667,7 @@ def _pointers(call: Call) -> dict[str, Tensor | None]:
     weights = [t.contiguous() for t in call.weights]
     hidden = [*weights[2 if call.distance else 0 : -2], *[None] * 6]
     weight, bias = call.filters or (None, None)
+    bias = None if bias is None else bias.contiguous()
     return dict(
         image_ptr=call.image,
         texture_ptr=call.texture,
@@ -954,8 +954,8 @@ def _backward_of_convolution(
         grad_filters.copy_(partial.sum(dim=0))
     if grad_image is not None:
         image_h, image_w = call.image_size
-        pixels = 128 if INTERPRETED else 32
-        programs, rows = strips(batch, image_h, image_w, (1, pixels))
+        tile = tile_shape(32)
+        programs, rows = strips(batch, image_h, image_w, tile)
         strides, grad_strides = grad_image.stride(), aligned_strides(layout(grad_pooled.permute(0, 3, 1, 2)))
         shared = {name: shared[name] for name in shared if name in texture_grad_image_kernel.arg_names}
         bin_h, bin_w, static_h, static_w, whole = bins((out_h, out_w), (image_h, image_w))
@@ -977,7 +977,8 @@ def _backward_of_convolution(
             rows=rows,
             CHANNELS_PAD=next_power_of_2(arguments["CHANNELS"]),
             GRAD_POOLED_ALIGN=grad_strides.align,
-            BLOCK=pixels,
+            BLOCK_H=tile[0],
+            BLOCK_W=tile[1],
             num_warps=1 if grad_pooled.dtype.itemsize == 2 else 4,
             **shared,
         )

@@ -553,15 +553,27 @@ def texture_grad_image_kernel(
     OPERAND: tl.constexpr,
     PRECISION: tl.constexpr,
     INDEX64: tl.constexpr,
-    BLOCK: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    BLOCK_W: tl.constexpr,
 ):
-    """One program adds, at BLOCK columns and ``rows`` rows of the image, what reaches them by way of the features around them.
+    """One program adds, at BLOCK_H times ``rows`` rows of the image, what reaches them by way of the features around them.
 
     A row of features reaches three rows of the image: sums for the two that lack some go from one row to the next. Gradients
     are those to the normalised image. The bins here are those of the output's pixels that hold an image pixel.
     """
+    BLOCK: tl.constexpr = BLOCK_H * BLOCK_W
     filters = load_filters(texture_weight_ptr, texture_bias_ptr, CHANNELS, F, F_PAD, 1, PATCH_PAD, FILTER_STRIDES)
-    n, first_row, tile_x = strip(tl.program_id(0), image_h, image_w, rows, 1, BLOCK)
+    n, tile_y, tile_x = strip(tl.program_id(0), image_h, image_w, rows, BLOCK_H, BLOCK_W)
+    offs = tl.arange(0, BLOCK)
+    first_row = tile_y * BLOCK_H + (offs // BLOCK_W) * rows
+    x = tile_x * BLOCK_W + offs % BLOCK_W
+    if INDEX64:
+        first_row = first_row.to(tl.int64)
+        x = x.to(tl.int64)
+    in_width = x < image_w
+    x = tl.minimum(x, image_w - 1)
+    last_row = tl.zeros_like(first_row) + image_h - 1
+    last_column = tl.zeros_like(x) + image_w - 1
     image_ptr += n * image_stride_n
     grad_pooled_ptr += n * grad_pooled_stride_n * GRAD_POOLED_ALIGN
     grad_image_ptr += n * grad_image_stride_n
@@ -573,10 +585,7 @@ def texture_grad_image_kernel(
     above = tl.zeros([BLOCK, CHANNELS_PAD], ACC)
     here = above
     for step in range(rows + 2):
-        y, x, mask = tile_pixels(first_row + step, tile_x, image_h + 2, image_w, 1, BLOCK, INDEX64)
-        y -= 1
-        last_row = tl.zeros_like(y) + image_h - 1
-        last_column = tl.zeros_like(x) + image_w - 1
+        y = first_row + (step - 1)
         safe_y = tl.minimum(tl.maximum(y, 0), last_row)
         below = tl.zeros([BLOCK, CHANNELS_PAD], ACC)
         left = patch_column(
@@ -610,10 +619,9 @@ def texture_grad_image_kernel(
             here = _add_product(grad, weight, here, PRECISION)
             weight = _load_weight(texture_weight_ptr, 2, 2 - i, CHANNELS, CHANNELS_PAD, F, F_PAD, FILTER_STRIDES)
             below = _add_product(grad, weight, below, PRECISION)
-        y -= 1
-        offsets = (y * grad_image_stride_h + x * grad_image_stride_w)[:, None]
+        offsets = ((y - 1) * grad_image_stride_h + x * grad_image_stride_w)[:, None]
         pointers = grad_image_ptr + (offsets + channel[None, :] * grad_image_stride_c)
-        mask = (mask & (y < image_h) & (step >= 2))[:, None] & (channel < CHANNELS)[None, :]
+        mask = (in_width & (y <= image_h) & (step >= 2))[:, None] & (channel < CHANNELS)[None, :]
         tl.store(pointers, above + tl.load(pointers, mask=mask, other=0.0).to(ACC), mask=mask)
         above = here
         here = below

@@ -129,26 +129,25 @@ def error(x, reference, least=0.0):
     return (difference / scale if scale > 1e-10 else difference).item()
 
 
-def assert_matches_oracle(function, oracle_function, case, device, **extra):
+def assert_matches_oracle(function, oracle_function, case, device, make=make, **extra):
     """Values and gradients of ``function`` against the oracle in float64.
 
     Half precision may cost twice what it costs in eager PyTorch: the median over five draws, since in either a ReLU whose
     input rounds to the other side of zero now and then makes an error of its own size.
     """
     if case.dtype in HALF_FLOOR:
-        draws = [_errors(function, oracle_function, case, device, extra) for _ in range(5)]
+        draws = [_errors(function, oracle_function, make(case, device), case, extra) for _ in range(5)]
         got, eager = (torch.tensor(side).median(dim=0).values for side in zip(*draws, strict=True))
         limit = 2 * eager.clamp(min=HALF_FLOOR[case.dtype])
     else:
-        got = torch.tensor(_errors(function, oracle_function, case, device, extra)[0])
+        got = torch.tensor(_errors(function, oracle_function, make(case, device), case, extra)[0])
         limit = torch.full_like(got, TOLERANCE[case.dtype])
     assert (got <= limit).all(), f"{case}: errors {got.tolist()} of the result and each gradient, allowed {limit.tolist()}"
 
 
-def _errors(function, oracle_function, case, device, extra):
+def _errors(function, oracle_function, inputs, case, extra):
     """Errors of the result and of each gradient, and those of the eager oracle in the case's dtype."""
-    inputs = make(case, device)
-    size = case.size_out
+    size, device = case.size_out, inputs[0].device
     exact_inputs = leaves(inputs, torch.float64)
     shape = oracle_function(*exact_inputs, size, **case.options).shape
     grad_output = torch.randn(shape, dtype=torch.float64, device=device).to(case.dtype)

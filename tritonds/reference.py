@@ -152,7 +152,7 @@ def to_batch(
     resize: Callable[[Tensor, tuple[int, int]], Tensor],
 ) -> Tensor:
     """``resize`` of a batch (N, C, H, W), or of images (C, H, W) one by one: (N, C, h, w)."""
-    if isinstance(image, Tensor) and not letterbox:
+    if isinstance(image, Tensor) and (not letterbox or image.shape[0] == 0):
         return resize(image, size)
     results = []
     for x in image:
