@@ -5,8 +5,9 @@ BIN = $(VENV)/bin
 
 .PHONY: demo test check kernels speed gpu clean
 
-demo: $(VENV)/ready  ## every method on a real photograph: a picture, and a table
+demo: $(VENV)/ready  ## every method on a real photograph, and photographs of several sizes to one batch: pictures and tables
 	TRITON_INTERPRET=1 $(BIN)/tritonds compare --out demo/compare.png
+	$(BIN)/tritonds batch --out demo/batch.png
 
 test: $(VENV)/ready  ## all tests; on a machine without a GPU, the kernels in Triton's interpreter
 	$(BIN)/python -m pytest -n 2

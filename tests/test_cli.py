@@ -278,3 +278,17 @@ def test_save_and_load_keep_everything():
     assert tritonds.DownsizeNet.load(half).out.weight.dtype == torch.bfloat16
     image = torch.rand(1, 1, 13, 17)
     assert torch.equal(loaded(image), net(image))
+
+
+def test_batch_puts_images_of_several_sizes_into_one(photos, tmp_path):
+    result = run("batch", photos / "a.png", photos / "turned.jpg", "--size", "24x24", "--out", tmp_path / "deep" / "batch.png")
+    assert result.exit_code == 0, result.output
+    assert "2 uint8 images to (2, 3, 24, 24)" in result.output
+    for name, pixels, scale, offset in [("a.png", "30x20", "0.8000", "0, 4"), ("turned.jpg", "20x30", "0.8000", "4, 0")]:
+        assert any(all(part in line for part in (name, pixels, scale, offset)) for line in result.output.splitlines())
+    assert pixels_of(tmp_path / "deep" / "batch.png").std() > 0
+
+
+def test_batch_refuses_what_it_cannot_read(photos, tmp_path):
+    for arguments in ([photos / "notes.txt"], [tmp_path / "none.png"], ["--out", tmp_path / "batch.txt"], ["--size", "0x4"]):
+        assert run("batch", *arguments).exit_code == 2

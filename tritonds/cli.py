@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -19,12 +19,16 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
-from . import __version__, methods, ops
+from . import __version__, geometry, methods, ops
+from .functional import Letterboxed
 from .module import DownsizeNet
 
 app = typer.Typer(help="Learned image downsizing.", no_args_is_help=True, add_completion=False)
 console = Console()
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+PICTURES = {".jpeg", ".jpg", ".pdf", ".png", ".svg"}
+SAMPLES = ("astronaut", "chelsea", "coffee", "rocket")
+"""Photographs inside scikit-image, each of another size."""
 MAX_SIDE = 65_535
 """Of a result, in pixels: what JPEG and most other formats allow."""
 
@@ -84,7 +88,7 @@ def compare(
     weights: Weights = None,
 ) -> None:
     """Draw every method side by side, with the coefficient map and the difference to area averaging, and print times."""
-    if out.suffix.lower() not in (".png", ".jpg", ".jpeg", ".pdf", ".svg"):
+    if out.suffix.lower() not in PICTURES:
         raise typer.BadParameter(f"out: expected a .png, .jpg, .pdf or .svg file, got {out}")
     try:
         image = _sample() if photo is None else _read(photo)
@@ -106,8 +110,37 @@ def compare(
     trained = "untrained" if weights is None else str(weights)
     _draw(image, results, networks["downsizenet"].coefficients(image, target), trained, out)
     height, width = image.shape[2:]
-    where = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
-    table.title = f"{width}x{height} to {target[1]}x{target[0]}, float32, {where}, PyTorch {torch.__version__}"
+    table.title = f"{width}x{height} to {target[1]}x{target[0]}, float32, {_where(device)}"
+    console.print(table)
+    console.print(f"wrote {out}", markup=False, soft_wrap=True)
+
+
+@app.command()
+def batch(
+    photos: Annotated[list[Path] | None, typer.Argument(help="image files; without any, photographs of scikit-image")] = None,
+    size: Annotated[str, typer.Option(help="WIDTHxHEIGHT of the batch")] = "224x224",
+    out: Annotated[Path, typer.Option(help="the picture to write")] = Path("batch.png"),
+    weights: Weights = None,
+) -> None:
+    """Downsize images of different sizes to one letterboxed batch, in one call as a detector's input, and draw it."""
+    if out.suffix.lower() not in PICTURES:
+        raise typer.BadParameter(f"out: expected a .png, .jpg, .pdf or .svg file, got {out}")
+    target = _parse_size(size)
+    device = _device()
+    try:
+        images = [_to_uint8(_read(photo)) for photo in photos] if photos else _samples()
+        network = methods.network("downsizenet", weights).to(device)
+    except (OSError, ValueError) as error:
+        raise typer.BadParameter(str(error)) from error
+    images = [image.to(device) for image in images]
+    result, milliseconds = _timed(partial(network, images, target, letterbox=True), device)
+    table = Table("image", "pixels", "scale", "offset")
+    names = [photo.name for photo in photos] if photos else list(SAMPLES)
+    for name, image, scale, offset in zip(names, images, result.scale.tolist(), result.offset.tolist(), strict=True):
+        table.add_row(name, f"{image.shape[2]}x{image.shape[1]}", f"{scale[0]:.4f}", f"{offset[0]:.0f}, {offset[1]:.0f}")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    _draw_batch(images, result, out)
+    table.title = f"{len(images)} uint8 images to {tuple(result.images.shape)} in {milliseconds:.1f} ms, {_where(device)}"
     console.print(table)
     console.print(f"wrote {out}", markup=False, soft_wrap=True)
 
@@ -157,6 +190,11 @@ def _device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def _where(device: torch.device) -> str:
+    name = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
+    return f"{name}, PyTorch {torch.__version__}"
+
+
 def _images(inputs: list[Path], out: Path) -> Iterator[tuple[Path, Path]]:
     """Every input file with the name of its result; those in a folder keep their place below it. ``out`` is not searched."""
     for path in inputs:
@@ -197,6 +235,17 @@ def _sample() -> Tensor:
     return _to_tensor(data.astronaut())
 
 
+def _samples() -> list[Tensor]:
+    """As decoders give them: (3, H, W) of uint8, the channels last in memory."""
+    from skimage import data
+
+    return [torch.from_numpy(np.array(getattr(data, name)())).permute(2, 0, 1) for name in SAMPLES]
+
+
+def _to_uint8(image: Tensor) -> Tensor:
+    return (image[0] * 255).round().to(torch.uint8)
+
+
 def _to_tensor(pixels: np.ndarray) -> Tensor:
     return torch.from_numpy(np.array(pixels)).permute(2, 0, 1)[None].float() / 255
 
@@ -213,7 +262,7 @@ def _resize_file(
     Image.fromarray(_to_pixels(image)).save(destination)
 
 
-def _timed(run: Callable[[], Tensor], device: torch.device) -> tuple[Tensor, float]:
+def _timed(run: Callable[[], Any], device: torch.device) -> tuple[Any, float]:
     """The result and the median of five runs, in milliseconds, after one that does not count."""
     result = run()
     times = []
@@ -269,4 +318,27 @@ def _draw(image: Tensor, results: dict[str, Tensor], coefficients: Tensor, train
         panel = axes[1, column].imshow(difference, vmin=-0.1, vmax=0.1, cmap="RdBu")
         axes[1, column].set_title(f"{name} - area\nlargest {difference.abs().max():.3f}")
     figure.colorbar(panel, ax=axes[1, -1], shrink=0.7)
+    figure.savefig(out, dpi=110)
+
+
+def _draw_batch(images: list[Tensor], result: Letterboxed, out: Path) -> None:
+    """Each image above its part of the batch; around the latter a line where it lies."""
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+
+    figure = Figure(figsize=(3 * len(images), 6.4), layout="constrained")
+    axes = figure.subplots(2, len(images), squeeze=False)
+    size = (result.images.shape[2], result.images.shape[3])
+    for column, image in enumerate(images):
+        above, below = axes[:, column]
+        above.imshow(image.permute(1, 2, 0).cpu().numpy())
+        above.set_title(f"{image.shape[2]}x{image.shape[1]}")
+        below.imshow(_to_pixels(result.images[column : column + 1]))
+        below.set_title(f"{size[1]}x{size[0]}, scale {result.scale[column, 0]:.3f}")
+        corners = torch.tensor([0.0, 0.0, image.shape[2], image.shape[1]])
+        placed = geometry.map_boxes(corners, (image.shape[1], image.shape[2]), size, letterbox=True)
+        left, top, right, bottom = (placed - 0.5).tolist()  # a picture's coordinates are those of its pixels' centres
+        below.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, color="red"))
+        for axis in (above, below):
+            axis.set_axis_off()
     figure.savefig(out, dpi=110)
