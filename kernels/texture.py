@@ -20,6 +20,7 @@ from .tile import (
     bin_last,
     bin_overlap,
     bin_sum,
+    load_along_pixels,
     per_channel,
     region_pixels,
     strip,
@@ -100,7 +101,7 @@ def _patch_pixels(
         pointers += channel
     else:
         pointers += channel.to(row.dtype) * stride_c
-    x = to_acc(tl.load(pointers), ACC)
+    x = to_acc(load_along_pixels(pointers, None), ACC)
     if len(SCALE) > 0:
         x = x * per_channel(SCALE, channel, ACC) + per_channel(OFFSET, channel, ACC)
     return tl.where(inside, x, tl.where((k == BIAS)[:, None], 1.0, 0.0))

@@ -99,6 +99,21 @@ def tap_offsets(y, x, in_h, in_w, out_h, out_w, stride_h, stride_w, TAPS: tl.con
     return row * stride_h + column * stride_w
 
 
+PIXELS_FIRST = tl.constexpr(tuple(int(part) for part in triton.__version__.split(".")[:2]) < (3, 7))
+"""Whether Triton puts the first axis of a load along threads where both are alike to it, instead of the last."""
+
+
+@triton.jit
+def load_along_pixels(pointers, mask):
+    """Load a tile [n, BLOCK], or zeros where not ``mask`` if there is one, neighbouring pixels in neighbouring threads."""
+    if mask is None:
+        return tl.trans(tl.load(tl.trans(pointers))) if PIXELS_FIRST else tl.load(pointers)
+    elif PIXELS_FIRST:
+        return tl.trans(tl.load(tl.trans(pointers), mask=tl.trans(mask), other=0))
+    else:
+        return tl.load(pointers, mask=mask, other=0)
+
+
 @triton.jit
 def to_acc(x, ACC: tl.constexpr):
     """``x`` in the dtype of sums; integers of 8 bits by way of 32, for which GPUs have a fast conversion."""
@@ -128,7 +143,7 @@ def gather(image_ptr, offsets, mask, stride_c, coefficients, output_ptr, output_
     # Without a loop, all channels' loads are in flight together.
     if CHANNELS <= 4 or len(SCALE) > 0:
         for c in tl.static_range(CHANNELS):
-            image = tl.load(image_ptr + offsets, mask=mask, other=0)
+            image = load_along_pixels(image_ptr + offsets, mask)
             total = tl.sum(coefficients * to_acc(image, coefficients.dtype), axis=0)
             if len(SCALE) > 0:
                 total = total * tl.full([1], SCALE[c], total.dtype) + tl.full([1], OFFSET[c], total.dtype)
@@ -139,7 +154,7 @@ def gather(image_ptr, offsets, mask, stride_c, coefficients, output_ptr, output_
             output_ptr += output_stride_c
     else:
         for _ in range(CHANNELS):
-            image = tl.load(image_ptr + offsets, mask=mask, other=0)
+            image = load_along_pixels(image_ptr + offsets, mask)
             total = tl.sum(coefficients * to_acc(image, coefficients.dtype), axis=0)
             if inside is not None:
                 total = tl.where(inside, total, tl.full([1], FILL, total.dtype))
@@ -158,14 +173,14 @@ def gather_backward(image_ptr, offsets, mask, stride_c, grad_output_ptr, grad_of
     grad = zeros
     if len(SCALE) > 0:
         for c in tl.static_range(CHANNELS):
-            image = to_acc(tl.load(image_ptr + offsets, mask=mask, other=0), zeros.dtype)
+            image = to_acc(load_along_pixels(image_ptr + offsets, mask), zeros.dtype)
             grad_output = tl.load(grad_output_ptr + grad_offsets, mask=grad_mask, other=0.0).to(zeros.dtype)
             grad += (grad_output * tl.full([1], SCALE[c], zeros.dtype))[None, :] * image
             image_ptr += stride_c
             grad_output_ptr += grad_stride_c
     else:
         for _ in range(CHANNELS):
-            image = to_acc(tl.load(image_ptr + offsets, mask=mask, other=0), zeros.dtype)
+            image = to_acc(load_along_pixels(image_ptr + offsets, mask), zeros.dtype)
             grad_output = tl.load(grad_output_ptr + grad_offsets, mask=grad_mask, other=0.0)
             grad += grad_output.to(zeros.dtype)[None, :] * image
             image_ptr += stride_c
