@@ -18,7 +18,6 @@ from .network import relu, relu_backward
 from .tile import (
     bin_first,
     bin_last,
-    bin_overlap,
     bin_sum,
     load_along_pixels,
     per_channel,
@@ -149,7 +148,8 @@ def convolve(left, middle, right, filters, SHIFT: tl.constexpr, PRECISION: tl.co
 @triton.jit
 def bin_share(i, j, n_in, n_out, ACC: tl.constexpr):
     """Share of source pixel ``i`` that lies in bin ``j``, of the most that any has: exactly 1 for a whole pixel."""
-    overlap = bin_overlap(i, j, n_in, n_out)
+    start = i * n_out - j * n_in  # of the pixel, from the bin's start on, in units of 1 / n_out source pixels
+    overlap = tl.minimum(start + n_out, n_in) - tl.maximum(start, 0)
     most = tl.minimum(n_in, n_out)
     return tl.where(overlap == most, 1.0, tl.maximum(overlap, 0).to(ACC) * (1.0 / most.to(ACC)))
 
@@ -170,6 +170,12 @@ def bin_range(y, x, image_h, image_w, out_h, out_w, CUT: tl.constexpr):
         last_row = tl.minimum(bin_last(y, image_h, out_h) + 1, last_row)
         last_column = tl.minimum(bin_last(x, image_w, out_w) + 1, last_column)
     return bin_first(y, image_h, out_h), last_row, bin_first(x, image_w, out_w), last_column
+
+
+@triton.jit
+def most_rows(y, image_h, out_h):
+    """Rows of the image that the bins of one tile overlap at most: of one row of pixels, often one less than of any."""
+    return tl.max(bin_last(y, image_h, out_h) - bin_first(y, image_h, out_h), axis=0) + 1
 
 
 @triton.jit
@@ -299,6 +305,7 @@ def convolved_bin_mean(
                 BAND if row + BAND <= BIN_H else 1, PATCH_PAD, BIN_W, CUT, ACC, OPERAND, PRECISION,
             )  # fmt: skip
     else:
+        bin_h = tl.minimum(bin_h, most_rows(y, image_h, out_h))
         for row in range(0, bin_h, BAND):
             total = _add_band(
                 total, image_ptr, stride_c, stride_h, stride_w, filters, first_row + row, last_row, first_column, last_column,
@@ -418,6 +425,7 @@ def _add_bin_gradients(
                 BAND if row + BAND <= BIN_H else 1, PATCH_PAD, BIN_W, CUT, ACC, OPERAND, PRECISION,
             )  # fmt: skip
     else:
+        bin_h = tl.minimum(bin_h, most_rows(y, image_h, out_h))
         for row in range(0, bin_h, BAND):
             grads = _add_band_gradients(
                 grads, grad, image_ptr, stride_c, stride_h, stride_w, filters, first_row + row, last_row, first_column,
