@@ -55,6 +55,8 @@ def run(
         dtypes=_known("dtype", dtype, workloads.DTYPES),
         modes=_known("mode", mode, workloads.MODES),
     )
+    if not cases:
+        raise typer.BadParameter("nothing is measured with all of these options")
     out = out or RESULTS / _file_name(device, quick)
     rows = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

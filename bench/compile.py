@@ -35,10 +35,11 @@ from allpairspy import AllPairs
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from tritonds.kernels import launch as launch_module
+from tritonds.kernels.area_pool import bin_width
 
 from bench.cost import Cost, cost, parse
-from bench.workloads import NAMED
-from tritonds import kernels
+from bench.workloads import MEAN, NAMED, STD
+from tritonds import geometry, kernels
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -75,11 +76,14 @@ class Variant:
     """E, F and M alike."""
     workload: str = "hdx8"
     """Whose sizes."""
+    image: str = ""
+    """Dtype of images that make their texture on the way, uint8 ones normalised; empty if texture is given."""
+    letterbox: bool = False
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """What the compiler made of a launch; the counts are None where the target has no disassembler here.
+    """What the compiler made of a launch; the counts are None where nothing was disassembled.
 
     The cost is predicted for sm_90 alone.
     """
@@ -115,39 +119,44 @@ def record(operator: Callable[..., None], *arguments: object) -> list[Launch]:
 def launches_of(variant: Variant, parts: bool) -> list[Launch]:
     """Forward and backward launches.
 
-    With ``parts``, also those of the operators that do a part of the work each.
+    With ``parts``, also those of the operators that do a part of the work each, and of the gradient to the image.
     """
-    dtype = {name: dtype for dtype, name in POINTERS.items()}[variant.dtype]
-    layout = torch.channels_last if variant.channels_last else torch.contiguous_format
+    return _from_image(variant, parts) if variant.image else _from_texture(variant, parts)
 
-    def features(*shape: int) -> torch.Tensor:
-        return torch.empty(*shape, dtype=dtype, device="meta").contiguous(memory_format=layout)
 
-    def weight(*shape: int) -> torch.Tensor:
-        return torch.empty(*shape, dtype=dtype, device="meta")
+def _tensor(variant: Variant, *shape: int, dtype: str = "") -> torch.Tensor:
+    """Of the variant's dtype or another; of four dimensions, in the variant's layout."""
+    layout = torch.channels_last if variant.channels_last and len(shape) == 4 else torch.contiguous_format
+    names = {name: dtype for dtype, name in POINTERS.items()}
+    return torch.empty(*shape, dtype=names[dtype or variant.dtype], device="meta").contiguous(memory_format=layout)
 
-    workload = NAMED[variant.workload]
-    batch, size = workload.batch, workload.size
-    image, output = features(batch, 3, *workload.image), features(batch, 3, *size)
+
+def _weights(variant: Variant) -> list[torch.Tensor]:
+    """The coefficient network's."""
     channels = variant.channels
-    texture = features(batch, channels, *workload.image) if variant.texture else None
-    weights = [weight(channels, 2 * variant.taps), weight(channels)] if variant.distance else []
+    weights = [_tensor(variant, channels, 2 * variant.taps), _tensor(variant, channels)] if variant.distance else []
     width = channels * (variant.texture + variant.distance)
     for _ in range(variant.layers):
-        weights += [weight(channels, width), weight(channels)]
+        weights += [_tensor(variant, channels, width), _tensor(variant, channels)]
         width = channels
-    weights += [weight(variant.taps**2, width), weight(variant.taps**2)]
-    grad_texture = None if texture is None else torch.empty_like(texture)
-    grads = (grad_texture, weight(sum(t.numel() for t in weights)))
+    return [*weights, _tensor(variant, variant.taps**2, width), _tensor(variant, variant.taps**2)]
+
+
+def _from_texture(variant: Variant, parts: bool) -> list[Launch]:
+    workload = NAMED[variant.workload]
+    batch, size = workload.batch, workload.size
+    image, output = _tensor(variant, batch, 3, *workload.image), _tensor(variant, batch, 3, *size)
+    texture = _tensor(variant, batch, variant.channels, *workload.image) if variant.texture else None
+    weights = _weights(variant)
+    grads = (None if texture is None else torch.empty_like(texture), _flat_like(weights))
     options = (variant.taps, variant.prior)
 
     network = (texture, weights, variant.distance)
     launches = record(kernels.downsize, image, *network, output, *options)
     launches += record(kernels.downsize_backward, output, image, *network, None, *grads, *options)
     if parts:
-        to_image = record(kernels.downsize_backward, output, image, *network, torch.empty_like(image), *grads, *options)
-        launches += [dataclasses.replace(launch, operator="downsize_backward, to the image too") for launch in to_image]
-        a = features(batch, variant.taps**2, *size)
+        launches += _to_image(kernels.downsize_backward, output, image, *network, torch.empty_like(image), *grads, *options)
+        a = _tensor(variant, batch, variant.taps**2, *size)
         launches += record(kernels.coefficients, workload.image, *network, a, *options)
         launches += record(kernels.coefficients_backward, a, workload.image, *network, *grads, *options)
         launches += record(kernels.weighted_gather2d, image, a, output, variant.taps)
@@ -157,8 +166,51 @@ def launches_of(variant: Variant, parts: bool) -> list[Launch]:
     return launches
 
 
+def _from_image(variant: Variant, parts: bool) -> list[Launch]:
+    workload = NAMED[variant.workload]
+    images = _images(variant)
+    output = _tensor(variant, workload.batch, 3, *workload.size)
+    filter = _tensor(variant, variant.channels, 3, 3, 3).contiguous(memory_format=torch.channels_last)  # as the layer has it
+    filters = [filter, _tensor(variant, variant.channels)] if variant.texture else []
+    weights = _weights(variant)
+    normalized = variant.image == "u8"
+    scale = tuple(1 / (255 * s) for s in STD) if normalized else ()
+    offset = tuple(-m / s for m, s in zip(MEAN, STD, strict=True)) if normalized else ()
+    options = (variant.taps, variant.prior, scale, offset, 0.0 if variant.letterbox else None)
+
+    network = (images, filters, weights, variant.distance)
+    grad_weights = _flat_like([*filters, *weights])
+    launches = record(kernels.downsize_image, *network, output, *options)
+    launches += record(kernels.downsize_image_backward, output, *network, None, grad_weights, *options)
+    if parts and images[0].ndim == 4 and images[0].is_floating_point():
+        grad_image = torch.empty_like(images[0])
+        launches += _to_image(kernels.downsize_image_backward, output, *network, grad_image, grad_weights, *options)
+    return launches
+
+
+def _images(variant: Variant) -> list[torch.Tensor]:
+    """One batch, or images (C, H, W) that differ in size."""
+    workload = NAMED[variant.workload]
+    sizes = workload.sizes or [workload.image]
+    batches = [_tensor(variant, 1 if workload.sizes else workload.batch, 3, *size, dtype=variant.image) for size in sizes]
+    return [batch[0] for batch in batches] if workload.sizes else batches
+
+
+def _flat_like(weights: list[torch.Tensor]) -> torch.Tensor:
+    """Where their gradients are written."""
+    return weights[-1].new_empty(sum(t.numel() for t in weights))
+
+
+def _to_image(operator: Callable[..., None], *arguments: object) -> list[Launch]:
+    launches = record(operator, *arguments)
+    return [dataclasses.replace(launch, operator=f"{launch.operator}, to the image too") for launch in launches]
+
+
 def default_variants() -> list[Variant]:
-    """The default network, with and without antialiasing prior, in both layouts; and its fastest form at other scales."""
+    """The default network, with and without antialiasing prior, in both layouts; and its fastest form at other scales.
+
+    Then the same made of images: of uint8, of different sizes, and of floating point.
+    """
     networks = [(dtype, 2, "none") for dtype in ("bf16", "fp16", "fp32")]
     networks += [(dtype, 4, "antialias") for dtype in ("bf16", "fp32")]
     variants = [
@@ -167,37 +219,67 @@ def default_variants() -> list[Variant]:
         for channels_last in (True, False)
     ]
     elsewhere = [Variant(workload=name) for name in ("poster160", "seg768", "uhd")]
-    return [*variants, *elsewhere, Variant(workload="seg768", channels_last=False)]
+    decoded = Variant(image="u8")
+    images = [
+        decoded,
+        dataclasses.replace(decoded, taps=4, prior="antialias"),
+        dataclasses.replace(decoded, workload="seg768"),
+        dataclasses.replace(decoded, workload="ragged32"),
+        dataclasses.replace(decoded, workload="ragged32", letterbox=True),
+        dataclasses.replace(decoded, channels_last=False),
+        Variant(dtype="fp32", image="fp32"),
+        Variant(dtype="bf16", image="bf16"),
+    ]
+    return [*variants, *elsewhere, Variant(workload="seg768", channels_last=False), *images]
 
 
 def covering_variants() -> list[Variant]:
-    """A small set in which every two choices occur together."""
-    choices = {
-        "dtype": list(POINTERS.values()),
-        "taps": [1, 2, 3, 4, 6, 8],
-        "prior": ["none", "bilinear", "antialias"],
-        "texture": [True, False],
-        "distance": [True, False],
-        "layers": [0, 1, 2, 3],
-        "channels_last": [True, False],
-        "channels": [16, 5, 32],
-    }
+    """Two small sets, of given texture and of images, in each of which every two choices occur together."""
+    # Their order decides how small the sets are, and that most rows have both texture and distances.
+    dtypes = _choice("dtype", "fp16", "bf16", "fp32", "fp64")
+    inputs = [{"texture": True, "distance": True}, {"texture": True, "distance": False}, {"texture": False, "distance": True}]
+    layouts = _choice("channels_last", True, False)
+    texture = [
+        dtypes,
+        _choice("taps", 1, 2, 3, 4, 6, 8),
+        _choice("layers", 0, 1, 2, 3),
+        _choice("channels", 16, 5, 32),
+        inputs,
+        _choice("prior", "none", "bilinear", "antialias"),
+        layouts,
+    ]
+    images = [
+        dtypes,
+        inputs,
+        [*_choice("workload", "ragged32", "hdx8", "seg768"), {"workload": "ragged32", "letterbox": True}],
+        _choice("image", "u8", "as weights"),
+        _choice("taps", 2, 3, 8),
+        layouts,
+        _choice("channels", 16, 32, 5),
+    ]
+    return [_chosen(row) for choices in (texture, images) for row in AllPairs(choices)]
 
-    def valid(row: list[Any]) -> bool:
-        return len(row) < 5 or row[3] or row[4]  # texture or distance
 
-    return [Variant(*row) for row in AllPairs(list(choices.values()), filter_func=valid)]
+def _choice(field: str, *values: Any) -> list[dict[str, Any]]:
+    return [{field: value} for value in values]
+
+
+def _chosen(row: list[dict[str, Any]]) -> Variant:
+    fields = {name: value for choice in row for name, value in choice.items()}
+    if fields.get("image") == "as weights":
+        fields["image"] = fields["dtype"]
+    return Variant(**fields)
 
 
 @dataclass(frozen=True)
 class Binary:
-    """A compiled kernel: the fields that it gives to :class:`Compiled`, and its machine code where that can be read here."""
+    """A compiled kernel: the fields that it gives to :class:`Compiled`, and its machine code if it was disassembled."""
 
     figures: dict[str, Any]
     sass: str | None
 
 
-def compile_launch(launch: Launch, target: str) -> Binary:
+def compile_launch(launch: Launch, target: str, disassemble: bool) -> Binary:
     """Compile one recorded launch for ``target``, a key of :data:`TARGETS`."""
     options = {key: launch.arguments[key] for key in ("num_warps", "num_stages")}
     start = time.perf_counter()
@@ -210,11 +292,13 @@ def compile_launch(launch: Launch, target: str) -> Binary:
         file.write(compiled.asm["cubin"])
         file.flush()
         usage = _run("cuobjdump", "-res-usage", file.name)
-        sass = _run("nvdisasm", "-c", "-gi", file.name)
+        sass = _run("nvdisasm", "-c", "-gi", file.name) if disassemble else None
+    figures["registers"] = int(re.findall(r"REG:(\d+)", usage)[-1])
+    figures["stack_bytes"] = int(re.findall(r"STACK:(\d+)", usage)[-1])
+    if sass is None:
+        return Binary(figures, None)
     loads = re.findall(r"LDG\.E[.\w]*", sass)
     figures |= {
-        "registers": int(re.findall(r"REG:(\d+)", usage)[-1]),
-        "stack_bytes": int(re.findall(r"STACK:(\d+)", usage)[-1]),
         "instructions": len(parse(sass)[0]),
         "loads": len(loads),
         "wide_loads": sum(".128" in load for load in loads),
@@ -223,8 +307,10 @@ def compile_launch(launch: Launch, target: str) -> Binary:
 
 
 def _cost(launch: Launch, variant: Variant, binary: Binary) -> Cost:
+    """Of images that differ in size, the launch has the first and a table of all."""
     workload = NAMED[variant.workload]
     tensors = [value for value in launch.arguments.values() if isinstance(value, torch.Tensor)]
+    tensors += _images(variant)[1:] if workload.sizes else []
     assert binary.sass is not None
     return cost(
         binary.sass,
@@ -234,7 +320,14 @@ def _cost(launch: Launch, variant: Variant, binary: Binary) -> Cost:
         binary.figures["shared_bytes"],
         pixels=workload.batch * workload.size[0] * workload.size[1],
         moved=sum(tensor.numel() * tensor.itemsize for tensor in tensors),
+        images=[_bins(size, workload.size, variant.letterbox) for size in workload.sizes],
     )
+
+
+def _bins(size_in: tuple[int, int], size_out: tuple[int, int], letterbox: bool) -> dict[str, int]:
+    """Rows and columns of an image's bins, which kernels take from the table."""
+    region, _ = geometry.place(size_in, size_out, letterbox)
+    return {"bin_h": bin_width(size_in[0], region[0]), "bin_w": bin_width(size_in[1], region[1])}
 
 
 def _source(launch: Launch) -> ASTSource:
@@ -269,10 +362,12 @@ def _run(tool: str, *arguments: str) -> str:
     return subprocess.run([NVIDIA_TOOLS / tool, *arguments], check=True, capture_output=True, text=True).stdout
 
 
-def compile_all(variants: list[Variant], targets: list[str], parts_of: Callable[[int], bool]) -> Iterator[Compiled]:
+def compile_all(
+    variants: list[Variant], targets: list[str], parts_of: Callable[[int], bool], disassemble: bool
+) -> Iterator[Compiled]:
     """Compile the launches of ``variants``, one after the other; also the partial operators' where ``parts_of`` their index.
 
-    What several launches share is compiled once. Each has its cost, which depends on the sizes too.
+    What several launches share is compiled once. If disassembled, each has its cost, which depends on the sizes too.
     """
     made: dict[tuple[str, ...], Binary] = {}
     for index, variant in enumerate(variants):
@@ -281,7 +376,7 @@ def compile_all(variants: list[Variant], targets: list[str], parts_of: Callable[
             for target in targets:
                 key = (launch.kernel.fn.__name__, str(source.signature), str(source.constants), target)
                 if key not in made:
-                    made[key] = compile_launch(launch, target)
+                    made[key] = compile_launch(launch, target, disassemble)
                 binary = made[key]
                 priced = binary.sass is not None and target == "sm_90"
                 cost = _cost(launch, variant, binary) if priced else None
@@ -310,6 +405,7 @@ def _cells(row: Compiled) -> dict[str, str]:
         "workload": v.workload,
         "dtype": v.dtype,
         "layout": "NHWC" if v.channels_last else "NCHW",
+        "images": f"{v.image} letterboxed" if v.letterbox else v.image,
         "K": str(v.taps) if v.prior == "none" else f"{v.taps} {v.prior}",
         "network": f"{inputs}={v.channels}, {v.layers} hidden",
         "warps": str(row.warps),
@@ -340,8 +436,9 @@ def main(
         variants = covering_variants()[part::parts]
     with tempfile.TemporaryDirectory() as cache:
         os.environ["TRITON_CACHE_DIR"] = cache  # nothing compiled before, so that the time is that of compiling
-        # Of the default network all operators; of the covering set those of every third choice.
-        rows = list(compile_all(variants, target, (lambda index: index % 3 == 0) if cover else (lambda index: index == 0)))
+        # The gradient to every image; the other parts of the default network, or of every fourth choice of the covering sets.
+        every = 4 if cover else len(variants)
+        rows = list(compile_all(variants, target, lambda i: i % every == 0 or bool(variants[i].image), disassemble=not cover))
     if as_json:
         versions = {"triton": triton.__version__, "date": str(datetime.date.today())}
         print(json.dumps(versions | {"rows": [dataclasses.asdict(row) for row in rows]}, indent=1))

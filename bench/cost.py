@@ -5,6 +5,8 @@ The model, and what it assumes:
 - Every warp runs every instruction that is not inside a loop once, and those inside a loop as often as the loop's source line
   says: ``for row in range(bin_h)``, with ``bin_h`` as the launcher passed it. Branches that skip code are not taken.
   Subroutines (divisions in 64 bits and in float64) count once, however many call them.
+- Images of different sizes in one launch have loops of different lengths: the mean over the images is counted, since each
+  has the same share of the programs' work, the results being of one size.
 - Time is the largest of three floors, and nothing is lost between them: the issue slots (one instruction a cycle for each of a
   multiprocessor's four schedulers), the busiest execution pipe, and the bytes of all tensors, each moved once at the rate of a
   large copy. Latencies, caches, bank conflicts and the launch itself are left out, so the model is a lower bound.
@@ -18,6 +20,7 @@ measures the last of these where it runs.
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,9 +124,10 @@ def loops(instructions: list[Instruction], labels: dict[str, int], names: dict[s
         if first >= last:
             continue
         assert instruction.line is not None, "a loop without a source line"
-        trips = _iterations(instruction.line, names)
-        step = _step(instructions, first, last)
-        if step > 1:
+        iterations = _iterations(instruction.line, names)
+        trips = len(iterations)
+        step = _step(instructions, first, last) // iterations.step
+        if step > 1:  # unrolled by the compiler
             unrolled[instruction.line] = step
             trips //= step
         elif instruction.line in unrolled:  # the remainder of a loop that the compiler unrolled
@@ -132,19 +136,20 @@ def loops(instructions: list[Instruction], labels: dict[str, int], names: dict[s
     return found
 
 
-def _iterations(line: Source, names: dict[str, Any]) -> int:
-    """How often the ``for`` statement on a source line iterates."""
+def _iterations(line: Source, names: dict[str, Any]) -> range:
+    """What the ``for`` statement on a source line iterates over."""
     with open(line[0]) as file:
         text = file.read().splitlines()[line[1] - 1]
     match = re.search(r"for \w+ in (range\(.*\)):", text)
     if match is None:
         raise ValueError(f"{line[0]}:{line[1]} ends a loop in the machine code, and is no for statement: {text.strip()}")
     expression = match[1].replace("tl.num_programs(0)", "num_programs")
-    return len(eval(expression, {"range": range}, names))
+    iterations: range = eval(expression, {"range": range}, names)
+    return iterations
 
 
 def _step(instructions: list[Instruction], first: int, last: int) -> int:
-    """How many iterations one round of a loop makes: what its counter, compared at its end, grows or shrinks by."""
+    """What a loop's counter, compared at its end, grows or shrinks by in one round; 1 if that is not known when compiling."""
     predicate = instructions[last].predicate.lstrip("@!")
     tests = [i for i in range(first, last) if _compares(instructions[i], predicate)]
     while tests and ".EX" in instructions[tests[-1]].opcode:  # the upper half of a 64-bit counter
@@ -175,17 +180,27 @@ def pipe(opcode: str) -> tuple[str, float]:
 
 
 def cost(
-    sass: str, arguments: dict[str, Any], programs: int, registers: int, shared_bytes: int, pixels: int, moved: int
+    sass: str,
+    arguments: dict[str, Any],
+    programs: int,
+    registers: int,
+    shared_bytes: int,
+    pixels: int,
+    moved: int,
+    images: Sequence[dict[str, Any]] = (),
 ) -> Cost:
-    """Cost of a launch of ``programs`` programs that computes ``pixels`` pixels and moves ``moved`` bytes."""
+    """Cost of a launch of ``programs`` programs that computes ``pixels`` pixels and moves ``moved`` bytes.
+
+    Where images differ in size, ``images`` has of each those arguments that the kernel takes from a table.
+    """
     instructions, labels = parse(sass)
     warps = arguments["num_warps"]
     names = {"pid": 0, "num_programs": programs, "repeats_y": 1, "repeats_x": 1, **arguments}
-    found = loops(instructions, labels, names)
+    found = [loops(instructions, labels, names | image) for image in images or ({},)]
     issued = 0.0
     busy: dict[str, float] = {}
     for index, instruction in enumerate(instructions):
-        runs = math.prod(loop.trips for loop in found if loop.first <= index <= loop.last)
+        runs = sum(_runs(index, of_image) for of_image in found) / len(found)
         name, cycles = pipe(instruction.opcode)
         issued += runs
         busy[name] = busy.get(name, 0.0) + runs * cycles
@@ -200,6 +215,11 @@ def cost(
         pipe_us=busy[busiest] * seconds_per_cycle * 1e6,
         bandwidth_us=moved / COPY_BYTES_PER_SECOND * 1e6,
     )
+
+
+def _runs(index: int, found: list[Loop]) -> int:
+    """How often an instruction runs in one program."""
+    return math.prod(loop.trips for loop in found if loop.first <= index <= loop.last)
 
 
 def _occupancy(registers: int, shared_bytes: int, warps: int) -> float:

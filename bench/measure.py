@@ -80,7 +80,7 @@ def run(cases: Sequence[Case], device: torch.device, out: pathlib.Path, *, quick
 
 def measure(case: Case, problem: providers.Problem, copy_gb_per_s: float, quick: bool) -> Row:
     """Check a provider, then time it; a wrong one is not timed."""
-    if problem.image.is_cuda:
+    if problem.device.type == "cuda":
         torch.cuda.empty_cache()  # what the one before left is of other sizes
     function, inputs = providers.build(case.provider, problem)
     errors = providers.errors(case.provider, problem, function, inputs)
@@ -95,8 +95,8 @@ def measure(case: Case, problem: providers.Problem, copy_gb_per_s: float, quick:
 
     with torch.inference_mode(not inputs):
         timed = call if inputs else function
-        row |= _timing(timed, problem.image.device, quick)
-        row |= _on_gpu(timed) if problem.image.is_cuda else {"peak_bytes": None, "launches": None, "host_us": None}
+        row |= _timing(timed, problem.device, quick)
+        row |= _on_gpu(timed) if problem.device.type == "cuda" else {"peak_bytes": None, "launches": None, "host_us": None}
     necessary = case.workload.necessary_bytes(providers.PROVIDERS[case.provider].kind, case.mode)
     gb_per_s = necessary / row["median_ms"] / 1e6
     row |= {"necessary_bytes": necessary, "gb_per_s": gb_per_s, "copy_share": gb_per_s / copy_gb_per_s}

@@ -13,16 +13,20 @@ from rich.markup import escape
 from rich.table import Table
 
 from .measure import SCHEMA, Row
-from .providers import PROVIDERS
+from .providers import COPIES, PROVIDERS
 from .workloads import AUTOTUNED, MODES, NAMED, SWEEPS, Workload
 
-EAGER = {"operator": ("reference",), "network": ("net-eager",)}
+BILINEAR = {"image": "image-bilinear-aa", "image-interpolation": "image-bilinear-aa"}
+"""What a kind replaces, where that is not bilinear-aa."""
+EAGER = {"operator": ("reference",), "network": ("net-eager",), "image": ("image-composed", "image-eager")}
 COMPILED = {"operator": ("reference-compiled", AUTOTUNED), "network": ("net-compiled",)}
-"""Peers in plain PyTorch; against several, the fastest counts."""
+"""Peers in plain PyTorch, or for images in several steps; against several, the fastest counts."""
 
 CPU_COLUMNS = (
     "reference", "reference-compiled", "net-eager", "net-compiled", "bilinear", "bilinear-aa", "bicubic-aa", "area", "copy",
 )  # fmt: skip
+CPU_IMAGE_COLUMNS = ("image-eager", "image-bilinear-aa", "image-copy")
+IMAGES = "From uint8 images to a normalised batch:"
 NOT_MEASURED = {
     "predicted": "not predicted yet: `python -m bench.compile --json > bench/results/kernels/sm_90.json`",
     "cpu": "not measured yet: `python -m bench` fills this table.",
@@ -47,7 +51,8 @@ def read(path: pathlib.Path) -> dict[str, Any]:
 
 def workload_of(row: Row) -> Workload:
     fields = row["workload"]
-    return Workload(**fields | {"image": tuple(fields["image"]), "size": tuple(fields["size"])})
+    sizes = tuple(tuple(size) for size in fields.get("sizes", ()))
+    return Workload(**fields | {"image": tuple(fields["image"]), "size": tuple(fields["size"]), "sizes": sizes})
 
 
 def grouped(rows: Sequence[Row]) -> dict[tuple[Workload, str], Group]:
@@ -71,7 +76,9 @@ def rich_tables(rows: Sequence[Row]) -> list[Table]:
 
 
 def _rich_table(workload: Workload, mode: str, group: Group) -> Table:
-    shape = f"{workload.batch}x{workload.channels}x{workload.image[0]}x{workload.image[1]}"
+    image = f"{workload.image[0]}x{workload.image[1]}"
+    image = f"(up to {image})" if workload.sizes else image
+    shape = f"{workload.batch}x{workload.channels}x{image}"
     network = f"K={workload.taps}, F={workload.features}, M={workload.hidden}, layers={workload.layers}"
     title = f"{workload.name} ({shape} to {workload.size[0]}x{workload.size[1]}, {network})"
     table = Table(title=f"{title}, {workload.dtype}, {workload.layout}, {mode}", title_justify="left", box=SIMPLE_HEAD)
@@ -101,7 +108,7 @@ def _cells(group: Group, provider: str) -> dict[str, str]:
         "MiB": digits(None if peak is None else peak / 2**20),
         "launches": digits(row.get("launches")),
         "host µs": digits(row.get("host_us")),
-        "vs bilinear-aa": times(speedup(group, provider, ["bilinear-aa"])),
+        "vs bilinear-aa": times(speedup(group, provider, [BILINEAR.get(kind, "bilinear-aa")])),
         "vs eager": times(speedup(group, provider, EAGER.get(kind, ()))),
         "vs compiled": times(speedup(group, provider, COMPILED.get(kind, ()))),
     }
@@ -155,17 +162,20 @@ def _with_section(readme: str, name: str, text: str) -> str:
 
 
 def _cpu_table(result: dict[str, Any]) -> str:
-    """Milliseconds forward, of named workloads."""
-    lines = []
-    for (workload, mode), group in grouped(result["rows"]).items():
-        if mode == "forward" and workload.name in NAMED:
-            cells = [digits(group[p]["median_ms"]) if _measured(group, p) else "" for p in CPU_COLUMNS]
-            lines.append([f"{workload.name}, K={workload.taps}, {workload.layout}", *cells])
-    return _markdown(["ms, forward", *CPU_COLUMNS], lines)
+    """Milliseconds forward, of named workloads: of float images, and of uint8 ones if they were measured."""
+    tables = []
+    for columns in (CPU_COLUMNS, CPU_IMAGE_COLUMNS):
+        lines = []
+        for (workload, mode), group in grouped(result["rows"]).items():
+            cells = [digits(group[p]["median_ms"]) if _measured(group, p) else "" for p in columns]
+            if mode == "forward" and workload.name in NAMED and any(cells):
+                lines.append([f"{workload.name}, K={workload.taps}, {workload.layout}", *cells])
+        tables.append((["ms, forward", *columns], lines))
+    return _with_images(*tables)
 
 
 def _gpu_table(result: dict[str, Any]) -> str:
-    """The fused operator and network on the headline workloads."""
+    """The fused operator and network on the headline workloads; then images, if they were measured."""
     header = ["workload, mode", "fused ms", "of copy", "vs reference", "vs compiled", "MiB", "launches", "host µs"]
     lines = []
     for (workload, mode), group in _headline(result).items():
@@ -174,7 +184,29 @@ def _gpu_table(result: dict[str, Any]) -> str:
             fused = [cells[name] for name in ("ms", "of copy", "vs eager", "vs compiled", "MiB", "launches", "host µs")]
             network = _cells(group, "net-fused") if _measured(group, "net-fused") else {}
             lines.append([f"{workload.name}, {mode}", *fused, network.get("ms", ""), network.get("vs bilinear-aa", "")])
-    return _markdown([*header, "net-fused ms", "net-fused vs bilinear-aa"], lines)
+    header += ["net-fused ms", "net-fused vs bilinear-aa"]
+    return _with_images((header, lines), _gpu_image_table(result))
+
+
+def _gpu_image_table(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """One launch, beside a copy, the same in several steps, and antialiased interpolation."""
+    header = ["workload, mode", "image-fused ms", "times image-copy", "vs image-composed", "vs image-bilinear-aa"]
+    lines = []
+    for (workload, mode), group in _headline(result).items():
+        if _measured(group, "image-fused"):
+            cells = _cells(group, "image-fused")
+            peers = [times(speedup(group, "image-fused", [peer])) for peer in ("image-composed", "image-bilinear-aa")]
+            floor = times(speedup(group, "image-copy", ["image-fused"]))
+            composed = _cells(group, "image-composed")["MiB"] if _measured(group, "image-composed") else ""
+            line = [cells["ms"], floor, *peers, cells["MiB"], composed, cells["launches"], cells["host µs"]]
+            lines.append([f"{workload.name}, {mode}", *line])
+    return [*header, "MiB", "image-composed MiB", "launches", "host µs"], lines
+
+
+def _with_images(table: tuple[list[str], list[list[str]]], images: tuple[list[str], list[list[str]]]) -> str:
+    """Header and lines of a table, and of a second one, of images, unless it has no line."""
+    text = _markdown(*table)
+    return f"{text}\n\n{IMAGES}\n\n{_markdown(*images)}" if images[1] else text
 
 
 TABLES = {"cpu": _cpu_table, "gpu": _gpu_table}
@@ -182,22 +214,29 @@ TABLES = {"cpu": _cpu_table, "gpu": _gpu_table}
 
 def _predicted_table(compiled: dict[str, Any]) -> str:
     """Forward and backward passes in the fastest form, with the kernels of each pass added up."""
-    passes: dict[tuple[str, int, str], list[dict[str, Any]]] = {}
+    passes: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in compiled["rows"]:
         variant, operator = row["variant"], row["operator"]
-        fastest = variant["dtype"] == "bf16" and variant["channels_last"]
-        if fastest and operator in PASSES:
-            passes.setdefault((variant["workload"], variant["taps"], PASSES[operator]), []).append(row["cost"])
+        images = variant.get("image", "")
+        fastest = variant["dtype"] == "bf16" and variant["channels_last"] and images in ("", "u8")
+        if fastest and operator in PASSES and not variant.get("letterbox"):
+            name = f"{variant['workload']}{', uint8 images' if images else ''}, K={variant['taps']}"
+            passes.setdefault((name, PASSES[operator]), []).append(row["cost"])
     lines = []
-    for (workload, taps, mode), costs in passes.items():
-        fields = [sum(c[name] for c in costs) for name in ("instructions_per_pixel", "issue_us", "pipe_us", "bandwidth_us")]
+    for (name, mode), costs in passes.items():
+        fields = [sum(c[field] for c in costs) for field in ("instructions_per_pixel", "issue_us", "pipe_us", "bandwidth_us")]
         total = sum(max(c["issue_us"], c["pipe_us"], c["bandwidth_us"]) for c in costs)
-        lines.append([f"{workload}, K={taps}, {mode}", *(digits(x) for x in fields), digits(total)])
+        lines.append([f"{name}, {mode}", *(digits(x) for x in fields), digits(total)])
     header = ["workload, pass", "instructions per output pixel", "issue µs", "busiest pipe µs", "bytes µs", "predicted µs"]
     return f"{_markdown(header, lines)}\n\nTriton {compiled['triton']}, sm_90, {compiled['date']}; `make kernels`."
 
 
-PASSES = {"downsize": "forward", "downsize_backward": "backward"}
+PASSES = {
+    "downsize": "forward",
+    "downsize_backward": "backward",
+    "downsize_image": "forward",
+    "downsize_image_backward": "backward",
+}
 
 
 def _headline(result: dict[str, Any]) -> dict[tuple[Workload, str], Group]:
@@ -265,9 +304,9 @@ def _draw_sweep(sweep: str, groups: dict[Workload, Group], copy_gb_per_s: float)
                 label=provider,
             )
             floors[PROVIDERS[provider].kind] = [(x, row["necessary_bytes"] / copy_gb_per_s / 1e6) for x, row in measured]
-    floors.pop("copy", None)
     for kind, points in floors.items():
-        axis.plot(*zip(*points, strict=True), linestyle="--", color="grey", linewidth=1, label=f"floor: {kind}")
+        if kind not in COPIES:
+            axis.plot(*zip(*points, strict=True), linestyle="--", color="grey", linewidth=1, label=f"floor: {kind}")
     if min(map(_position, groups)) > 0:
         axis.set_xscale("log")
     axis.set_xticks([_position(w) for w in groups], labels=[f"{_position(w):g}" for w in groups], minor=False)
@@ -287,7 +326,7 @@ def _draw_roofline(groups: dict[Workload, Group], copy_gb_per_s: float) -> Figur
     figure, axis = _figure()
     intensities = []
     for provider, implementation in PROVIDERS.items():
-        if implementation.kind not in ("operator", "network"):
+        if implementation.kind not in ("operator", "network", "image"):
             continue
         points = []
         for workload, group in groups.items():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -10,6 +11,8 @@ import torch
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 MODES = ("forward", "forward+backward")
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""By which uint8 images are normalised: ImageNet's."""
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,7 @@ class Workload:
     name: str
     batch: int
     image: tuple[int, int]
+    """Height and width; the largest of each if ``sizes`` differ."""
     size: tuple[int, int]
     features: int = 16
     """Channels of the texture."""
@@ -30,11 +34,13 @@ class Workload:
     dtype: str = "fp32"
     channels_last: bool = True
     channels: int = 3
+    sizes: tuple[tuple[int, int], ...] = ()
+    """Of every image, if they differ; none if all are of size ``image``."""
 
     @property
     def pixels(self) -> int:
         """Pixels of all images together, before resizing."""
-        return self.batch * self.image[0] * self.image[1]
+        return sum(height * width for height, width in self.sizes or [self.image] * self.batch)
 
     @property
     def layout(self) -> str:
@@ -47,15 +53,15 @@ class Workload:
         kind              forward                   the backward pass adds
         ================  ========================  ==================================================
         operator, copy    image, texture, output    image, texture and grad_output; writes grad_texture
-        network           image, output             image and grad_output; writes gradients of weights alone
+        network, image*   image, output             image and grad_output; writes gradients of weights alone
         interpolation     image, output             grad_output; writes grad_image
         ================  ========================  ==================================================
 
-        The operator's and the network's backward passes read their inputs again, since they recompute. A copy moves the
-        operator's bytes, half of them read and half written.
+        The backward passes of operator, network and image read their inputs again, since they recompute. Images of the kinds
+        image* are uint8. A copy moves the operator's bytes, an image-copy those of image, half read and half written.
         """
         element = DTYPES[self.dtype].itemsize
-        image = self.pixels * self.channels * element
+        image = self.pixels * self.channels * (1 if kind.startswith("image") else element)
         texture = self.pixels * self.features * element
         output = self.batch * self.channels * self.size[0] * self.size[1] * element
         backward = mode == "forward+backward"
@@ -64,7 +70,7 @@ class Workload:
         return image + output + backward * (image + output)
 
     def flops(self, kind: str) -> int:
-        """Forward, of an operator or network; a multiplication and its addition are two. As tritonds.flops counts."""
+        """Forward, of an operator, network or image; a multiplication and its addition are two. As tritonds.flops counts."""
         layers = [(self.hidden, 2 * self.taps)]
         width = self.hidden + self.features
         for _ in range(self.layers):
@@ -74,7 +80,15 @@ class Workload:
         products = sum(out * inner for out, inner in layers) + self.taps**2 * self.channels
         pooling = 2 * self.features * self.pixels
         convolution = 2 * 9 * self.channels * self.features * self.pixels
-        return 2 * self.batch * self.size[0] * self.size[1] * products + pooling + convolution * (kind == "network")
+        return 2 * self.batch * self.size[0] * self.size[1] * products + pooling + convolution * (kind != "operator")
+
+
+def _ragged(name: str, batch: int, least: int, most: int, size: tuple[int, int]) -> Workload:
+    """Images of ``least`` to ``most`` pixels a side, drawn once: the same in every run."""
+    draw = random.Random(0)
+    sizes = tuple((draw.randint(least, most), draw.randint(least, most)) for _ in range(batch))
+    largest = (max(height for height, _ in sizes), max(width for _, width in sizes))
+    return Workload(name, batch, largest, size, sizes=sizes)
 
 
 NAMED = {
@@ -89,6 +103,7 @@ NAMED = {
         Workload("hd", 1, (1080, 1920), (540, 960)),
         Workload("hdx8", 8, (1080, 1920), (540, 960)),
         Workload("uhd", 1, (2160, 3840), (720, 1280)),
+        _ragged("ragged32", 32, 512, 2048, (512, 512)),
     )
 }
 PRIORS = {2: None, 4: "antialias"}
@@ -164,6 +179,8 @@ _COMPILED = ("reference-compiled", "net-compiled", "net-fused-compiled")
 _NAMES = ("hdx8", "seg768", "poster160", "hd", "uhd", "poster160x32", "poster165x32", "seg513", "poster165")
 _UNCOMPILED = ("fused", "reference", "net-fused", "net-eager", "bilinear-aa", "copy")
 _SWEPT = ("fused", "net-fused", "reference", "bilinear-aa", "copy")
+_IMAGE = ("image-fused", "image-composed", "image-bilinear-aa", "image-copy")
+_CPU_IMAGE = ("image-eager", "image-bilinear-aa", "image-copy")
 _CPU_EAGER = ("reference", "net-eager", *_INTERPOLATIONS, "copy")
 _CPU_COMPILED = ("reference-compiled", "net-compiled")
 _BOTH = (True, False)
@@ -172,6 +189,7 @@ _BOTH = (True, False)
 PLANS = {
     "cuda": (
         Block(_NAMES[:3], ("fused", "reference", "net-fused", "net-eager", *_INTERPOLATIONS, "copy")),
+        Block(("hdx8", "ragged32"), _IMAGE),
         Block(AUTOTUNED_WORKLOADS, ("reference-compiled", AUTOTUNED), modes=("forward",)),
         Block(("hdx8",), _COMPILED, modes=("forward+backward",)),
         Block(("hdx8",), ("fused", "copy"), ("fp32", "fp16"), modes=("forward",)),
@@ -180,13 +198,16 @@ PLANS = {
         Block(_NAMES[:3], _COMPILED),
         Block(_NAMES, _UNCOMPILED, taps=(4,)),
         Block(_NAMES, _UNCOMPILED, dtypes=("fp32",)),
+        Block(_NAMES, _IMAGE),
         Block(("pixels", "batch", "scale"), _SWEPT),
         Block(_NAMES, ("fused", "bilinear-aa", "copy"), tuple(DTYPES), _BOTH, (2, 4), ("forward",)),
         Block(("taps", "features", "width", "layers"), _SWEPT),
         Block(_NAMES[3:], _COMPILED),
+        Block(("hdx8", "ragged32"), _IMAGE, ("fp32", "fp16")),
     ),
     "cpu": (
         Block(("poster160", "seg513", "hd"), _CPU_EAGER, ("fp32",), _BOTH),
+        Block(("hd",), _CPU_IMAGE, ("fp32",), modes=("forward",)),
         Block(("hd",), _CPU_EAGER, ("fp32",), _BOTH, (4,)),
         # Compiled by PyTorch 2.13, the channels-first backward pass writes past its memory where sizes do not divide.
         Block(("hd", "seg513", "poster160"), _CPU_COMPILED, ("fp32",), _BOTH, modes=("forward",)),
@@ -211,7 +232,7 @@ def plan(
     """What to measure, in order; each non-empty argument replaces that axis of the default selection."""
     blocks = PLANS[device_type]
     if quick:
-        blocks = (dataclasses.replace(blocks[0], names=("poster160",), layouts=(True,)),)
+        blocks = tuple(dataclasses.replace(block, names=("poster160",), layouts=(True,)) for block in blocks[:2])
     cases = []
     for block in blocks:
         # Named workloads are replaced by named ones and sweeps by sweeps, whose providers differ.
@@ -223,8 +244,15 @@ def plan(
             dtypes=tuple(dtypes) or block.dtypes,
             modes=tuple(modes) or block.modes,
         )
-        cases += [case for case in replaced.cases() if _affordable(case, device_type, asked=bool(providers))]
+        cases += [case for case in replaced.cases() if _possible(case) and _affordable(case, device_type, bool(providers))]
     return list(dict.fromkeys(cases))
+
+
+def _possible(case: Case) -> bool:
+    """Images of different sizes are for the image providers; interpolating uint8 images has no gradient."""
+    if case.workload.sizes and not case.provider.startswith("image-"):
+        return False
+    return case.mode == "forward" or case.provider != "image-bilinear-aa"
 
 
 def _affordable(case: Case, device_type: str, asked: bool) -> bool:

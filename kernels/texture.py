@@ -175,7 +175,8 @@ def bin_range(y, x, image_h, image_w, out_h, out_w, CUT: tl.constexpr):
 @triton.jit
 def most_rows(y, image_h, out_h):
     """Rows of the image that the bins of one tile overlap at most: of one row of pixels, often one less than of any."""
-    return tl.max(bin_last(y, image_h, out_h) - bin_first(y, image_h, out_h), axis=0) + 1
+    rows = bin_last(y, image_h, out_h) - bin_first(y, image_h, out_h) + 1
+    return tl.max(rows.to(tl.int32), axis=0)
 
 
 @triton.jit
