@@ -10,7 +10,7 @@ from torch import Tensor
 from tritonds import geometry
 
 from .area_pool import bin_width
-from .launch import layout, needs_int64
+from .launch import Layout, needs_int64
 
 COLUMNS = tl.constexpr(16)
 """Of the table, which kernels read by position: a pointer and :class:`Picture`'s fields in order, then padding."""
@@ -75,4 +75,8 @@ def _row(image: Tensor, size: tuple[int, int], letterboxed: bool) -> list[int]:
 
 def tables_need_int64(images: Sequence[Tensor], size: tuple[int, int]) -> bool:
     """Whether any of ``images`` (C, H, W) needs 64-bit geometry or offsets."""
-    return any(needs_int64([(x.shape[1], size[0]), (x.shape[2], size[1])], [layout(x.unsqueeze(0))]) for x in images)
+    for image in images:
+        channels, height, width = image.shape
+        if needs_int64([(height, size[0]), (width, size[1])], [Layout((1, channels, height, width), (0, *image.stride()))]):
+            return True
+    return False

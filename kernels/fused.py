@@ -29,6 +29,7 @@ from .launch import (
     aligned_strides,
     dot_precision,
     launch,
+    launch_with,
     layout,
     needs_int64,
     next_power_of_2,
@@ -837,7 +838,7 @@ def _filter_shape(arguments: dict[str, Any], dtype: torch.dtype) -> tuple[int, i
 
 def _forward(call: Call, output: Tensor) -> None:
     programs, arguments = _forward_plan(_problem(call, output))
-    launch(downsize_kernel, programs, output.device, output_ptr=output, **_pointers(call), **arguments)
+    launch_with(downsize_kernel, programs, output.device, arguments | _pointers(call) | {"output_ptr": output})
 
 
 @functools.lru_cache(maxsize=1024)  # it takes longer than the launch itself

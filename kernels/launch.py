@@ -1,6 +1,5 @@
 """What every launcher shares: the launch itself, dtypes, tile shapes, strides and index width."""
 
-import contextlib
 import math
 from typing import Any, NamedTuple
 
@@ -15,27 +14,28 @@ INTERPRETED = isinstance(tl.cdiv, InterpretedFunction)
 
 
 def launch(kernel: Any, programs: int, device: torch.device, **arguments: Any) -> None:
-    """Run ``programs`` instances of ``kernel`` on ``device``; none for an empty output.
+    """Run ``programs`` instances of ``kernel`` on ``device``; none for an empty output."""
+    launch_with(kernel, programs, device, arguments)
+
+
+def launch_with(kernel: Any, programs: int, device: torch.device, arguments: dict[str, Any]) -> None:
+    """The same, for arguments that are a dictionary already: some sixty, which take a microsecond to copy.
 
     One stage: many small programs hide each other's latency, and copies of tiles in shared memory would let fewer of them run.
     """
     if programs == 0:
         return
-    with _current(device):
-        arguments["num_stages"] = 1
+    arguments["num_stages"] = 1
+    if device.type != "cuda" or device.index == torch.cuda.current_device():
         run(kernel, programs, arguments)
+    else:  # Triton launches on the current device
+        with torch.cuda.device(device):
+            run(kernel, programs, arguments)
 
 
 def run(kernel: Any, programs: int, arguments: dict[str, Any]) -> None:
     """The one place where a kernel starts, which the ahead-of-time compilation replaces to see what would run."""
     kernel[(programs,)](**arguments)
-
-
-def _current(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """Triton launches on the current device, which need not be the tensors'."""
-    if device.type != "cuda" or device.index == torch.cuda.current_device():
-        return contextlib.nullcontext()
-    return torch.cuda.device(device)
 
 
 def accumulator(dtype: torch.dtype) -> tl.dtype:
@@ -105,7 +105,8 @@ def layout(x: Tensor | None) -> Layout | None:
 def needs_int64(axes: list[tuple[int, int]], layouts: list[Layout | None]) -> bool:
     """Whether the geometry of an (n_in, n_out) axis, or an offset inside one image, overflows 32 bits."""
     # The largest integer is distance_numerator's, up to (2 * (n + 8) + 1) * n for either n, on top of the other's.
-    if any(2 * (max(axis) + 9) * max(axis) * 2 > MAX_INT32 for axis in axes):
+    largest = max([max(axis) for axis in axes], default=0)
+    if 4 * (largest + 9) * largest > MAX_INT32:
         return True
     return any(x is not None and _extent(x) > MAX_INT32 for x in layouts)
 

@@ -159,11 +159,12 @@ def downsize_image(
     filters = _cast(filters, device_type)
     images = _cast(images, device_type)
     _check_dtype("weights", flat[0])
+    weights_dtype, device = flat[0].dtype, flat[0].device
     for tensor in [*filters, *flat]:
-        _check_alike("weights", tensor, "all of them", flat[0])
-    for x in images:
-        _check_like_weights(x, flat[0])
-    dtype = out_dtype or flat[0].dtype
+        if tensor.dtype != weights_dtype or tensor.device != device:
+            _check_alike("weights", tensor, "all of them", flat[0])
+    _check_like_weights(images[0], flat[0])  # and the others are like it
+    dtype = out_dtype or weights_dtype
     given = images[0] if isinstance(image, Tensor) else images
     distance = weights.distance_weight is not None
     if _use_triton(backend, images[0]):
@@ -359,11 +360,10 @@ def check_image(image: Tensor | Sequence[Tensor], channels: int, size: tuple[int
     images = _check_images(image)
     if images[0].shape[-3] != channels:
         raise ValueError(f"image: expected {channels} channels, got shape {tuple(images[0].shape)}")
-    for x in images:
-        if _autocasts(x.device.type) and x.dtype != torch.uint8:
-            _check_dtype("image", x)
-        else:
-            _check_like_weights(x, parameter)
+    if _autocasts(images[0].device.type) and images[0].dtype != torch.uint8:
+        _check_dtype("image", images[0])
+    else:
+        _check_like_weights(images[0], parameter)
     _check_size(size)
 
 
@@ -374,7 +374,7 @@ def check_normalization(
     for name, values in (("mean", mean), ("std", std)):
         if values is None:
             continue
-        if not isinstance(values, (tuple, list)) or not all(isinstance(v, numbers.Real) for v in values):
+        if not isinstance(values, (tuple, list)) or not all(type(v) is float or isinstance(v, numbers.Real) for v in values):
             raise TypeError(f"{name}: expected a list of numbers, got {values!r}")
         if len(values) != channels or not all(math.isfinite(v) for v in values):
             raise ValueError(f"{name}: expected {channels} finite numbers, one for each channel, got {values!r}")
@@ -451,7 +451,8 @@ def _check_images(image: Tensor | Sequence[Tensor]) -> list[Tensor]:
             raise ValueError(f"{name}: expected shape (channels, height, width), each at least 1, got {tuple(x.shape)}")
         if x.shape[0] != image[0].shape[0]:
             raise ValueError(f"{name}: expected the first image's {image[0].shape[0]} channels, got {x.shape[0]}")
-        _check_alike(name, x, "the first image", image[0])
+        if x.dtype != image[0].dtype or x.device != image[0].device:
+            _check_alike(name, x, "the first image", image[0])
     return list(image)
 
 
@@ -479,7 +480,7 @@ def _check_like_weights(image: Tensor, weight: Tensor) -> None:
 
 
 def _check_fill(fill: float) -> None:
-    if not isinstance(fill, numbers.Real) or isinstance(fill, bool):
+    if type(fill) is not float and (not isinstance(fill, numbers.Real) or isinstance(fill, bool)):
         raise TypeError(f"fill: expected a number, got {fill!r}")
 
 

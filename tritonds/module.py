@@ -159,9 +159,11 @@ class DownsizeNet(nn.Module):
         """Whether one launch does all: with hooks or another kind of convolution, only calling the submodules is right."""
         if not functional.uses_triton(self.backend, image):
             return False
-        parts = [] if self.texture is None else list(self.texture)
-        plain = not parts or (len(parts) == 2 and type(parts[0]) is nn.Conv2d and type(parts[1]) is nn.ReLU)
-        return plain and not any(_has_hooks(module) for module in self.modules() if module is not self)
+        if self.texture is None:
+            return True
+        parts = list(self.texture)
+        plain = len(parts) == 2 and type(parts[0]) is nn.Conv2d and type(parts[1]) is nn.ReLU
+        return plain and not any(_has_hooks(module) for module in (self.texture, *parts))
 
     def _normalized(self, image: Tensor) -> Tensor:
         if self.mean is None and self.std is None and image.dtype != torch.uint8:

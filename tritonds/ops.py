@@ -428,8 +428,8 @@ downsize_backward = _define_backward(
 def _images_memory_format(images: Sequence[Tensor]) -> torch.memory_format:
     if images[0].dim() == 4:
         return memory_format_of(images[0])
-    formats = [memory_format_of(image.unsqueeze(0)) for image in images]
-    return torch.channels_last if all(f == torch.channels_last for f in formats) else torch.contiguous_format
+    last = all(image.stride(0) == 1 and not image.is_contiguous() for image in images)
+    return torch.channels_last if last else torch.contiguous_format
 
 
 def _downsize_image(
