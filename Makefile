@@ -28,7 +28,7 @@ speed: $(VENV)/ready  ## measure what runs here, next to its peers; results in b
 RESULTS ?= bench/results
 TEST_SECONDS ?= 240
 BENCH_SECONDS ?= 150
-GPU_TESTS = $(addprefix tests/test_,parity.py gradcheck.py invariants.py ops.py module.py errors.py)
+GPU_TESTS = $(addprefix tests/test_,image.py parity.py gradcheck.py invariants.py ops.py module.py errors.py)
 gpu:  ## on a machine with a GPU: the tests that need one, then the benchmark and its plots
 	$(PYTHON) -c "import tritonds.kernels" 2>/dev/null || $(PYTHON) -m pip install --quiet --no-deps --no-build-isolation --editable .
 	mkdir -p $(RESULTS)

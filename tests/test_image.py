@@ -655,6 +655,38 @@ def test_flops_count_the_convolution(device):
     assert counts[0] == 4 * (network + texture) + 2 * gather
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("ragged", [False, True])
+def test_cuda_graphs_replay(ragged, device):
+    net = net_of("triton", out_dtype=torch.bfloat16).to(device).requires_grad_(False)
+    images = images_of(SIZES, device) if ragged else torch.randint(256, (2, 3, 12, 16), dtype=torch.uint8, device=device)
+    net(images)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y = net(images)
+    for image in images:
+        image.copy_(255 - image)
+    torch.cuda.empty_cache()
+    graph.replay()
+    assert torch.equal(y, net(images))
+
+
+@pytest.mark.gpu
+def test_large_batches_repeat(device):
+    net = net_of("triton", (270, 480)).to(device, torch.bfloat16)
+    sizes = [(540, 960), (1080, 1920), (700, 500), (333, 1111)]
+    images = [torch.randint(256, (3, *size), dtype=torch.uint8, device=device) for size in sizes]
+    parameters = list(net.parameters())
+    runs = []
+    for _ in range(3):
+        y = net(images)
+        runs.append([y, *torch.autograd.grad(y.float().square().sum(), parameters)])
+        for row, image in zip(y, images, strict=True):
+            assert torch.equal(row, net(image.unsqueeze(0))[0])
+    for other in runs[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(runs[0], other, strict=True))
+
+
 class TestErrors:
     weights = tritonds.CoefficientWeights(None, None, (), (), torch.zeros(4, 2), torch.zeros(4))
     image = torch.zeros(1, 3, 8, 8)
