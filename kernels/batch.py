@@ -66,10 +66,8 @@ def _row(image: Tensor, size: tuple[int, int], letterboxed: bool) -> list[int]:
     """A row of the table, padded to its columns."""
     image_size = (image.shape[1], image.shape[2])
     region, offset = geometry.letterbox(image_size, size) if letterboxed else (size, (0, 0))
-    # A stride that no pixel is reached by may be anything, also too large for 32 bits.
-    strides = [stride if length > 1 else 0 for length, stride in zip(image.shape, image.stride(), strict=True)]
     bins = [bin_width(*axis) for axis in zip(image_size, region, strict=True)]
-    row = [image.data_ptr(), *strides, *image_size, *region, *offset, *bins]
+    row = [image.data_ptr(), *image.stride(), *image_size, *region, *offset, *bins]
     return row + [0] * (COLUMNS.value - len(row))
 
 
