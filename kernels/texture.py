@@ -81,17 +81,22 @@ def load_filters(
 
 
 @triton.jit
-def _patch_pixels(
-    k, image_ptr, stride_c, stride_h, stride_w, first_row, last_row, column, last_column,
-    CHANNELS: tl.constexpr, CHANNELS_LAST: tl.constexpr, SCALE: tl.constexpr, OFFSET: tl.constexpr, USED: tl.constexpr,
-    BIAS: tl.constexpr, ACC: tl.constexpr,
+def patch_column(
+    image_ptr, stride_c, stride_h, stride_w, first_row, last_row, column, last_column,
+    CHANNELS: tl.constexpr, CHANNELS_LAST: tl.constexpr, SCALE: tl.constexpr, OFFSET: tl.constexpr,
+    BAND: tl.constexpr, USED: tl.constexpr, PATCH_PAD: tl.constexpr, ACC: tl.constexpr, OPERAND: tl.constexpr,
 ):  # fmt: skip
-    """Elements ``k`` [n] of :func:`patch_column`: [n, BLOCK]."""
-    channel = (k % CHANNELS)[:, None]
-    row = first_row[None, :] + (k // CHANNELS)[:, None]
+    """Rows ``first_row`` to ``first_row + BAND + 1`` of the image at one column each, [BLOCK, PATCH_PAD]; then a 1.
+
+    Zero outside the image, past ``last_row`` and ``last_column``, and past the patches of the first USED rows: what a bin does
+    not cover must not reach it, not even times a weight of zero. SCALE and OFFSET, one a channel, normalise the pixels.
+    """
+    k = tl.arange(0, PATCH_PAD)[:, None]
+    channel = k % CHANNELS
+    row = first_row[None, :] + k // CHANNELS
     # As unsigned numbers, those before the first are past the last.
     rows = tl.where(unsigned(column) <= unsigned(last_column), last_row + 1, 0)
-    inside = (unsigned(row) < unsigned(rows)[None, :]) & (k < (USED + 2) * CHANNELS)[:, None]
+    inside = (unsigned(row) < unsigned(rows)[None, :]) & (k < (USED + 2) * CHANNELS)
     # Loads without a mask, of the nearest pixel: what lies outside is replaced once, after it was normalised.
     row = tl.minimum(tl.maximum(row, 0), last_row[None, :])
     column = tl.minimum(tl.maximum(column, 0), last_column)
@@ -103,24 +108,7 @@ def _patch_pixels(
     x = to_acc(load_along_pixels(pointers, None), ACC)
     if len(SCALE) > 0:
         x = x * per_channel(SCALE, channel, ACC) + per_channel(OFFSET, channel, ACC)
-    return tl.where(inside, x, tl.where((k == BIAS)[:, None], 1.0, 0.0))
-
-
-@triton.jit
-def patch_column(
-    image_ptr, stride_c, stride_h, stride_w, first_row, last_row, column, last_column,
-    CHANNELS: tl.constexpr, CHANNELS_LAST: tl.constexpr, SCALE: tl.constexpr, OFFSET: tl.constexpr,
-    BAND: tl.constexpr, USED: tl.constexpr, PATCH_PAD: tl.constexpr, ACC: tl.constexpr, OPERAND: tl.constexpr,
-):  # fmt: skip
-    """Rows ``first_row`` to ``first_row + BAND + 1`` of the image at one column each, [BLOCK, PATCH_PAD]; then a 1.
-
-    Zero outside the image, past ``last_row`` and ``last_column``, and past the patches of the first USED rows: what a bin does
-    not cover must not reach it, not even times a weight of zero. SCALE and OFFSET, one a channel, normalise the pixels.
-    """
-    x = _patch_pixels(
-        tl.arange(0, PATCH_PAD), image_ptr, stride_c, stride_h, stride_w, first_row, last_row, column, last_column,
-        CHANNELS, CHANNELS_LAST, SCALE, OFFSET, USED, (BAND + 2) * CHANNELS, ACC,
-    )  # fmt: skip
+    x = tl.where(inside, x, tl.where(k == (BAND + 2) * CHANNELS, 1.0, 0.0))
     # A sum over one element each, where Triton stops looking for the dtype that an operand was loaded in: the layout that it
     # has for operands of 8 bits costs several moves a matrix product.
     x = tl.sum(x[:, :, None], axis=2)
@@ -140,9 +128,9 @@ def _add_product(column, filter, total, PRECISION: tl.constexpr):
 @triton.jit
 def convolve(left, middle, right, filters, SHIFT: tl.constexpr, PRECISION: tl.constexpr, ACC: tl.constexpr):
     """Features before ReLU: [BLOCK, F_PAD]."""
-    z = tl.dot(left, filters[3 * SHIFT], input_precision=PRECISION, out_dtype=ACC)
-    z = tl.dot(middle, filters[3 * SHIFT + 1], z, input_precision=PRECISION, out_dtype=ACC)
-    return tl.dot(right, filters[3 * SHIFT + 2], z, input_precision=PRECISION, out_dtype=ACC)
+    z = _product(left, filters[3 * SHIFT], PRECISION, ACC)
+    z = _add_product(middle, filters[3 * SHIFT + 1], z, PRECISION)
+    return _add_product(right, filters[3 * SHIFT + 2], z, PRECISION)
 
 
 @triton.jit
