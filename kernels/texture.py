@@ -24,7 +24,6 @@ from .tile import (
     region_pixels,
     strip,
     tile_pixels,
-    to_acc,
     unsigned,
 )
 
@@ -105,7 +104,7 @@ def patch_column(
         pointers += channel
     else:
         pointers += channel.to(row.dtype) * stride_c
-    x = to_acc(load_along_pixels(pointers, None), ACC)
+    x = load_along_pixels(pointers, None).to(ACC)
     if len(SCALE) > 0:
         x = x * per_channel(SCALE, channel, ACC) + per_channel(OFFSET, channel, ACC)
     x = tl.where(inside, x, tl.where(k == (BAND + 2) * CHANNELS, 1.0, 0.0))

@@ -115,15 +115,6 @@ def load_along_pixels(pointers, mask):
 
 
 @triton.jit
-def to_acc(x, ACC: tl.constexpr):
-    """``x`` in the dtype of sums; integers of 8 bits by way of 32, for which GPUs have a fast conversion."""
-    if x.dtype == tl.uint8:
-        return x.to(ACC)
-    else:
-        return x.to(ACC)
-
-
-@triton.jit
 def per_channel(values: tl.constexpr, channel, ACC: tl.constexpr):
     """``values`` of the image's channels, at ``channel``; a value for each that is known when compiling costs nothing."""
     result = tl.full(channel.shape, values[0], ACC)
@@ -144,7 +135,7 @@ def gather(image_ptr, offsets, mask, stride_c, coefficients, output_ptr, output_
     if CHANNELS <= 4 or len(SCALE) > 0:
         for c in tl.static_range(CHANNELS):
             image = load_along_pixels(image_ptr + offsets, mask)
-            total = tl.sum(coefficients * to_acc(image, coefficients.dtype), axis=0)
+            total = tl.sum(coefficients * image.to(coefficients.dtype), axis=0)
             if len(SCALE) > 0:
                 total = total * tl.full([1], SCALE[c], total.dtype) + tl.full([1], OFFSET[c], total.dtype)
             if inside is not None:
@@ -155,7 +146,7 @@ def gather(image_ptr, offsets, mask, stride_c, coefficients, output_ptr, output_
     else:
         for _ in range(CHANNELS):
             image = load_along_pixels(image_ptr + offsets, mask)
-            total = tl.sum(coefficients * to_acc(image, coefficients.dtype), axis=0)
+            total = tl.sum(coefficients * image.to(coefficients.dtype), axis=0)
             if inside is not None:
                 total = tl.where(inside, total, tl.full([1], FILL, total.dtype))
             tl.store(output_ptr + output_offsets, total, mask=output_mask)
@@ -173,14 +164,14 @@ def gather_backward(image_ptr, offsets, mask, stride_c, grad_output_ptr, grad_of
     grad = zeros
     if len(SCALE) > 0:
         for c in tl.static_range(CHANNELS):
-            image = to_acc(load_along_pixels(image_ptr + offsets, mask), zeros.dtype)
+            image = load_along_pixels(image_ptr + offsets, mask).to(zeros.dtype)
             grad_output = tl.load(grad_output_ptr + grad_offsets, mask=grad_mask, other=0.0).to(zeros.dtype)
             grad += (grad_output * tl.full([1], SCALE[c], zeros.dtype))[None, :] * image
             image_ptr += stride_c
             grad_output_ptr += grad_stride_c
     else:
         for _ in range(CHANNELS):
-            image = to_acc(load_along_pixels(image_ptr + offsets, mask), zeros.dtype)
+            image = load_along_pixels(image_ptr + offsets, mask).to(zeros.dtype)
             grad_output = tl.load(grad_output_ptr + grad_offsets, mask=grad_mask, other=0.0)
             grad += grad_output.to(zeros.dtype)[None, :] * image
             image_ptr += stride_c

@@ -292,3 +292,15 @@ def test_batch_puts_images_of_several_sizes_into_one(photos, tmp_path):
 def test_batch_refuses_what_it_cannot_read(photos, tmp_path):
     for arguments in ([photos / "notes.txt"], [tmp_path / "none.png"], ["--out", tmp_path / "batch.txt"], ["--size", "0x4"]):
         assert run("batch", *arguments).exit_code == 2
+
+
+def test_results_of_networks_that_normalise_are_pictures(photos, tmp_path):
+    """Also of those in half precision: untrained, they are what they are without."""
+    options = dict(taps=4, prior="antialias", mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])
+    tritonds.DownsizeNet(**options).bfloat16().save(tmp_path / "net.pt")
+    for name, arguments in [("plain", []), ("normalised", ["--weights", tmp_path / "net.pt"])]:
+        result = run("resize", photos / "a.png", "--size", "15x10", "--out", tmp_path / name, *arguments)
+        assert result.exit_code == 0, result.output
+    difference = pixels_of(tmp_path / "plain" / "a.png").astype(int) - pixels_of(tmp_path / "normalised" / "a.png")
+    assert np.abs(difference).max() <= 1
+    assert run("batch", photos / "a.png", "--out", tmp_path / "b.png", "--weights", tmp_path / "net.pt").exit_code == 0

@@ -555,6 +555,55 @@ def test_layers_of_either_backend_agree_on_lists(options, device):
     torch.testing.assert_close(y, z, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"padding_mode": "reflect", "padding": 1},
+        {"padding": 2, "dilation": 2},
+        {"padding": 0},
+        {"kernel_size": 1},
+        {"padding": 1, "bias": False},
+        {"padding": 1, "stride": 2},
+        {},
+    ],
+)
+def test_other_convolutions_are_called(options, device):
+    """Whatever a user puts in the place of the layer's own."""
+    nets = [net_of(backend).to(device) for backend in BACKENDS]
+    torch.manual_seed(2)
+    nets[0].texture[0] = torch.nn.Conv2d(3, 6, **{"kernel_size": 3, "padding": 0} | options).to(device)
+    nets[1].texture[0] = nets[0].texture[0]
+    image = torch.rand(1, 3, 12, 16, device=device)
+    torch.testing.assert_close(nets[0](image), nets[1](image), rtol=1e-5, atol=1e-6)
+
+
+@each_backend
+def test_pixels_are_normalised_in_float32_whatever_the_activations_are_in(backend, device):
+    image = torch.randint(256, (1, 3, 40, 40), dtype=torch.uint8, device=device)
+    options = dict(taps=4, prior="antialias", mean=MEAN[:3], std=STD[:3], out_dtype=torch.float32)
+    net = DownsizeNet((20, 20), backend=backend, **options).to(device, torch.float16)  # untrained: no activation counts
+    mean, std = (torch.tensor(v[:3], device=device).view(-1, 1, 1) for v in (MEAN, STD))
+    expected = F.interpolate((image / 255 - mean) / std, (20, 20), mode="bilinear", antialias=True)
+    torch.testing.assert_close(net(image), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_images_made_in_inference_mode_train(device):
+    net = net_of("triton").to(device)
+    with torch.inference_mode():
+        images = images_of(SIZES[:2], device)
+    net(images).sum().backward()
+    assert all(p.grad is not None for p in net.parameters())
+
+
+def test_networks_pickled_before_there_were_options(device):
+    net = net_of("triton").to(device)
+    plain = DownsizeNet((6, 8)).to(device)
+    for name in ("mean", "std", "out_dtype"):
+        del plain.__dict__[name], net.__dict__[name]
+    image = torch.rand(1, 3, 12, 16, device=device)
+    assert plain(image).shape == net(image).shape == (1, 3, 6, 8)
+
+
 def test_distance_only_layers_take_lists(device):
     images = images_of(SIZES, device)
     nets = [DownsizeNet((6, 8), texture_channels=0, mean=MEAN[:3], std=STD[:3], backend=b).to(device) for b in BACKENDS]
@@ -586,6 +635,12 @@ def test_autocast(backend, device):
     assert error(listed, exact.double()) < 2e-2
     y.float().square().sum().backward()
     assert all(p.grad.dtype == torch.float32 for p in net.parameters())
+
+
+def test_letterboxes_of_a_pixel_keep_the_memory_format(device):
+    image = torch.rand(1, 3, 20, 1, device=device).contiguous(memory_format=torch.channels_last)
+    strides = [net_of(backend, (1, 4)).to(device)(image, letterbox=True).images.stride() for backend in BACKENDS]
+    assert strides[0] == strides[1]
 
 
 @each_backend
@@ -632,6 +687,20 @@ def test_compiles_whole(letterbox, device):
     parameters = list(net.parameters())
     for a, b in zip(torch.autograd.grad(y.sum(), parameters), torch.autograd.grad(z.sum(), parameters), strict=True):
         assert torch.equal(a, b)
+
+
+def test_compiles_for_any_mean(device):
+    """Which PyTorch makes a symbol of once it has seen two."""
+
+    def call(net, image):
+        return net(image)
+
+    compiled = torch.compile(call, fullgraph=True, backend="aot_eager", dynamic=True)
+    image = torch.randint(256, (1, 3, 12, 16), dtype=torch.uint8, device=device)
+    for mean in ([0.5, 0.5, 0.5], [0.1, 0.2, 0.3]):
+        net = net_of("triton").to(device)
+        net.mean = mean
+        assert torch.equal(compiled(net, image), net(image))
 
 
 def test_exports(device):
@@ -727,15 +796,18 @@ class TestErrors:
             ({"filters": (torch.zeros(2, 3, 5, 5), torch.zeros(2))}, ValueError, "texture_weight: expected shape"),
             ({"filters": (torch.zeros(2, 3, 3, 3), torch.zeros(3))}, ValueError, r"texture_bias: expected shape \(2,\)"),
             ({"filters": (torch.zeros(2, 3, 3, 3), None)}, ValueError, "expected both or neither"),
-            ({"filters": (torch.zeros(2, 3, 3, 3).half(), torch.zeros(2))}, TypeError, "weights: expected the dtype"),
+            ({"filters": (torch.zeros(2, 3, 3, 3).half(), torch.zeros(2))}, TypeError, "texture_weight: expected the dtype"),
             ({"filters": (torch.zeros(3, 3, 3, 3), torch.zeros(3))}, ValueError, "weights: expected out weight of shape"),
             ({"mean": 0.5}, TypeError, "mean: expected a list of numbers"),
             ({"mean": [0.5]}, ValueError, "mean: expected 3 finite numbers"),
-            ({"std": [1.0, 0.0, 1.0]}, ValueError, "std: expected numbers above 0"),
+            ({"std": [1.0, 0.0, 1.0]}, ValueError, "std: expected numbers above"),
             ({"std": [1.0, float("nan"), 1.0]}, ValueError, "std: expected 3 finite numbers"),
             ({"out_dtype": torch.int8}, TypeError, "out_dtype: expected float16"),
             ({"out_dtype": "half"}, TypeError, "out_dtype: expected a torch.dtype"),
             ({"fill": "black"}, TypeError, "fill: expected a number"),
+            ({"fill": float("nan")}, ValueError, "fill: expected a finite number of torch.float32"),
+            ({"fill": 70_000, "out_dtype": torch.float16}, ValueError, "fill: expected a finite number of torch.float16"),
+            ({"std": [1.0, 1e-40, 1.0]}, ValueError, "std: expected numbers above"),
             ({"size": (0, 4)}, ValueError, "size: expected"),
             ({"taps": 9}, ValueError, "taps: expected"),
             ({"backend": "cuda"}, ValueError, "backend: expected"),
@@ -754,3 +826,7 @@ class TestErrors:
             DownsizeNet((4, 4))(torch.zeros(1, 3, 8, 8, dtype=torch.int64))
         with pytest.raises(ValueError, match="image: expected 3 channels"):
             DownsizeNet((4, 4))([torch.zeros(1, 8, 8)])
+        with pytest.raises(TypeError, match=r"image: expected a torch\.Tensor, got list"):
+            DownsizeNet((4, 4)).coefficients([torch.zeros(3, 8, 8)])
+        with pytest.raises(TypeError, match="fill: expected a number"):
+            DownsizeNet((4, 4), texture_layers=2)(torch.zeros(1, 3, 8, 8), letterbox=True, fill="black")

@@ -21,6 +21,8 @@ MAX_FUSED_CHANNELS = 64
 """Widest E, F or M that one program holds in its registers in half precision; half as many otherwise."""
 MAX_FUSED_IMAGE_CHANNELS = 10
 """Most channels of an image whose 3x3 patches one program holds, too."""
+SMALLEST_STD = 1e-30
+"""What images are divided by, such that float32 holds the inverse and what is multiplied by it."""
 
 
 class Letterboxed(NamedTuple):
@@ -129,8 +131,8 @@ def downsize_image(
         fill: the result's value around letterboxed images; it is not normalised.
 
     Returns:
-        (N, C, h, w) of ``out_dtype``, channels-last if all images are (C last); with ``letterbox`` :class:`Letterboxed`. On
-        Triton, each image's row has the same bits as if that image were alone.
+        (N, C, h, w) of ``out_dtype``, channels-last if all images are (C last); with ``letterbox`` :class:`Letterboxed`. In
+        one launch of Triton's, each image's row has the same bits as if that image were alone.
 
     Raises:
         TypeError, ValueError, RuntimeError: as in :func:`downsize`.
@@ -138,7 +140,7 @@ def downsize_image(
     Arithmetic is in float32 (float64 for float64 weights), with activations in the weights' dtype. Under autocast weights and
     float images are cast to its dtype. Differentiable in float images and all weights; Triton saves the inputs alone, and
     computes the rest again. It resizes one by one, which gives the same, the images of a list of which one wants a gradient.
-    Textures of more than 64 channels (32 but in half precision), or of images of more than 10, are convolved by PyTorch first.
+    Networks wider than 64 channels (32 but in half precision), and textures of images of more than 10, take several steps.
 
     Source: the method's poster; normalisation is torchvision's, letterboxes are those of object detectors.
 
@@ -151,7 +153,6 @@ def downsize_image(
     size = _check_size(size)
     check_options(size, taps, prior, backend)
     check_normalization(images[0].shape[-3], mean, std, out_dtype)
-    _check_fill(fill)
     filters = _check_filters(texture_weight, texture_bias, images[0].shape[-3])
     _check_weights(weights, filters[0].shape[0] if filters else 0, taps)
     device_type = images[0].device.type
@@ -160,11 +161,14 @@ def downsize_image(
     images = _cast(images, device_type)
     _check_dtype("weights", flat[0])
     weights_dtype, device = flat[0].dtype, flat[0].device
-    for tensor in [*filters, *flat]:
+    for tensor in flat:
         if tensor.dtype != weights_dtype or tensor.device != device:
-            _check_alike("weights", tensor, "all of them", flat[0])
-    _check_like_weights(images[0], flat[0])  # and the others are like it
+            _check_alike("weights", tensor, "the first of them", flat[0])
+    for name, tensor in zip(("texture_weight", "texture_bias"), filters, strict=False):
+        _check_alike(name, tensor, "the weights", flat[0])
+    _check_like_weights(images[0], flat[0])  # the other images' dtype and device are those of the first
     dtype = out_dtype or weights_dtype
+    check_fill(fill, dtype)
     given = images[0] if isinstance(image, Tensor) else images
     distance = weights.distance_weight is not None
     if _use_triton(backend, images[0]):
@@ -376,19 +380,24 @@ def check_normalization(
             continue
         if not isinstance(values, (tuple, list)) or not all(type(v) is float or isinstance(v, numbers.Real) for v in values):
             raise TypeError(f"{name}: expected a list of numbers, got {values!r}")
-        if len(values) != channels or not all(math.isfinite(v) for v in values):
+        # Comparisons, and no function of ``math``: torch.compile may see these numbers as symbols.
+        if len(values) != channels or not all(-math.inf < v < math.inf for v in values):
             raise ValueError(f"{name}: expected {channels} finite numbers, one for each channel, got {values!r}")
-        if name == "std" and not all(v > 0 for v in values):
-            raise ValueError(f"std: expected numbers above 0, got {values!r}")
+        if name == "std" and not all(v > SMALLEST_STD for v in values):
+            raise ValueError(f"std: expected numbers above {SMALLEST_STD}, got {values!r}")
     if out_dtype is not None and not isinstance(out_dtype, torch.dtype):
         raise TypeError(f"out_dtype: expected a torch.dtype, got {out_dtype!r}")
     if out_dtype is not None and out_dtype not in DTYPES:
         raise TypeError(f"out_dtype: expected float16, bfloat16, float32 or float64, got {out_dtype}")
 
 
-def uses_triton(backend: str, image: Tensor | Sequence[Tensor]) -> bool:
-    """Whether ``backend`` means Triton for ``image``."""
-    return _use_triton(backend, image if isinstance(image, Tensor) else image[0])
+def check_fill(fill: float, dtype: torch.dtype) -> None:
+    """Raise unless ``fill`` is a number that ``dtype`` holds."""
+    if type(fill) is not float and (not isinstance(fill, numbers.Real) or isinstance(fill, bool)):
+        raise TypeError(f"fill: expected a number, got {fill!r}")
+    most = torch.finfo(dtype).max
+    if not -most <= fill <= most:
+        raise ValueError(f"fill: expected a finite number of {dtype}, got {fill!r}")
 
 
 def _prepare(
@@ -477,11 +486,6 @@ def _check_like_weights(image: Tensor, weight: Tensor) -> None:
         raise TypeError(f"image: expected uint8 or the weights' dtype, {weight.dtype}, got {image.dtype}")
     if image.device != weight.device:
         raise ValueError(f"image: expected the weights' device, {weight.device}, got {image.device}")
-
-
-def _check_fill(fill: float) -> None:
-    if type(fill) is not float and (not isinstance(fill, numbers.Real) or isinstance(fill, bool)):
-        raise TypeError(f"fill: expected a number, got {fill!r}")
 
 
 def _check_size(size: tuple[int, int]) -> tuple[int, int]:

@@ -7,11 +7,12 @@ equal bilinear-aa, and training only adds to that.
 from collections.abc import Callable
 from functools import partial
 from os import PathLike
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from .functional import area_pool2d
+from .functional import Letterboxed, area_pool2d
 from .module import DownsizeNet
 
 Resize = Callable[[Tensor, tuple[int, int]], Tensor]
@@ -53,7 +54,7 @@ def get(name: str, weights: str | PathLike[str] | None = None) -> Resize:
 
 
 def network(name: str, weights: str | PathLike[str] | None = None) -> DownsizeNet:
-    """The network of a learned method, in evaluation mode."""
+    """The network of a learned method, in evaluation mode and float32; its results are pictures, even if it normalises."""
     net = NETWORKS[name]()
     if weights is not None:
         loaded = DownsizeNet.load(weights)
@@ -62,5 +63,18 @@ def network(name: str, weights: str | PathLike[str] | None = None) -> DownsizeNe
             raise ValueError(f"weights: {weights} holds another kind of network than {name!r}")
         if loaded.in_channels != net.in_channels:
             raise ValueError(f"weights: {weights} is for images of {loaded.in_channels} channels, not {net.in_channels}")
-        net = loaded
+        net = loaded.float()
+        net.out_dtype = None
+        net.register_forward_hook(_undo_normalization)
     return net.eval().requires_grad_(False)
+
+
+def _undo_normalization(net: DownsizeNet, _: Any, result: Any) -> Any:
+    """A picture again: the coefficients sum to 1, so that mean and deviation pass through the network unchanged."""
+    if isinstance(result, Letterboxed):
+        return result._replace(images=_undo_normalization(net, _, result.images))
+    if net.std is not None:
+        result = result * result.new_tensor(net.std).view(-1, 1, 1)
+    if net.mean is not None:
+        result = result + result.new_tensor(net.mean).view(-1, 1, 1)
+    return result

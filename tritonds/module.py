@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from . import functional, reference
+from . import functional, geometry, reference
 from .reference import CoefficientWeights
 
 
@@ -20,8 +20,8 @@ class DownsizeNet(nn.Module):
     ``F.interpolate(mode="bilinear")``, antialiased with prior "antialias" and ``taps >= 2 * ceil(scale)``; without one, it
     averages its taps.
 
-    With one convolution, the Triton backend makes its features where they are used, as :func:`tritonds.downsize_image` does;
-    with more, or hooks on a submodule, PyTorch convolves first. The results are the same up to rounding.
+    With one convolution this is :func:`tritonds.downsize_image`, for which the Triton backend needs one launch. With more, with
+    hooks on the texture's modules, or with others in their place, PyTorch convolves first; the same up to rounding.
 
     Args:
         size: (h, w) of the result, in pixels; may be given to :meth:`forward` instead.
@@ -47,6 +47,11 @@ class DownsizeNet(nn.Module):
     >>> net(torch.rand(2, 3, 40, 30)).shape
     torch.Size([2, 3, 16, 16])
     """
+
+    # Networks pickled by earlier versions have none of these.
+    mean: list[float] | None = None
+    std: list[float] | None = None
+    out_dtype: torch.dtype | None = None
 
     def __init__(
         self,
@@ -76,7 +81,7 @@ class DownsizeNet(nn.Module):
         functional.check_normalization(in_channels, mean, std, out_dtype)
         if texture_channels + distance_channels == 0:
             raise ValueError("texture_channels, distance_channels: expected at least one above 0, got 0 and 0")
-        self.size = None if size is None else (size[0], size[1])
+        self.size = None if size is None else geometry.check_size("size", size)
         self.in_channels = in_channels
         self.taps = taps
         self.prior = prior
@@ -123,8 +128,9 @@ class DownsizeNet(nn.Module):
         aspect and is surrounded by ``fill``; the result then is :class:`tritonds.Letterboxed`.
         """
         size = self._checked_size(image, size)
+        functional.check_fill(fill, self.out_dtype or self.out.weight.dtype)
         options: dict[str, Any] = {"taps": self.taps, "prior": self.prior, "backend": self.backend}
-        if self._fuses(image):
+        if self._is_plain():
             convolution = None if self.texture is None else cast(nn.Conv2d, self.texture[0])
             weight, bias = (None, None) if convolution is None else (convolution.weight, convolution.bias)
             options |= {"mean": self.mean, "std": self.std, "out_dtype": self.out_dtype, "letterbox": letterbox, "fill": fill}
@@ -141,6 +147,8 @@ class DownsizeNet(nn.Module):
 
     def coefficients(self, image: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """The coefficients (N, K*K, h, w) with which :meth:`forward` resizes the batch ``image`` (N, C, H, W)."""
+        if not isinstance(image, Tensor):
+            raise TypeError(f"image: expected a torch.Tensor, got {type(image).__name__}")
         size = self._checked_size(image, size)
         image = self._normalized(image)
         texture = None if self.texture is None else self.texture(image)
@@ -155,15 +163,14 @@ class DownsizeNet(nn.Module):
         functional.check_image(image, self.in_channels, size, self.out.weight)
         return size
 
-    def _fuses(self, image: Tensor | Sequence[Tensor]) -> bool:
-        """Whether one launch does all: with hooks or another kind of convolution, only calling the submodules is right."""
-        if not functional.uses_triton(self.backend, image):
-            return False
+    def _is_plain(self) -> bool:
+        """Whether the texture is the one convolution that it was made as: calling its modules then is no different."""
         if self.texture is None:
             return True
         parts = list(self.texture)
-        plain = len(parts) == 2 and type(parts[0]) is nn.Conv2d and type(parts[1]) is nn.ReLU
-        return plain and not any(_has_hooks(module) for module in (self.texture, *parts))
+        if len(parts) != 2 or type(parts[0]) is not nn.Conv2d or type(parts[1]) is not nn.ReLU:
+            return False
+        return _is_plain_convolution(parts[0]) and not any(_has_hooks(module) for module in (self.texture, *parts))
 
     def _normalized(self, image: Tensor) -> Tensor:
         if self.mean is None and self.std is None and image.dtype != torch.uint8:
@@ -201,11 +208,20 @@ class DownsizeNet(nn.Module):
 
     def extra_repr(self) -> str:
         """What the submodules do not show."""
-        return f"size={self.size}, taps={self.taps}, prior={self.prior!r}, backend={self.backend!r}"
+        given = {name: getattr(self, name) for name in ("mean", "std", "out_dtype")}
+        pixels = "".join(f", {name}={value}" for name, value in given.items() if value is not None)
+        return f"size={self.size}, taps={self.taps}, prior={self.prior!r}, backend={self.backend!r}{pixels}"
+
+
+def _is_plain_convolution(layer: nn.Conv2d) -> bool:
+    sizes = (layer.kernel_size, layer.padding, layer.stride, layer.dilation, layer.groups)
+    plain = sizes == ((3, 3), (1, 1), (1, 1), (1, 1), 1) and layer.padding_mode == "zeros" and layer.bias is not None
+    return plain and "forward" not in vars(layer)
 
 
 def _has_hooks(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks)
+    own = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    return bool(own or nn.modules.module._has_any_global_hook())
 
 
 def _texture_cnn(in_channels: int, channels: int, layers: int) -> nn.Sequential | None:

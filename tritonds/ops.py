@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from .reference import memory_format_of
+from .reference import memory_format_of, memory_format_of_all
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 _LIBRARY = torch.library.Library("tritonds", "FRAGMENT")
@@ -426,10 +426,7 @@ downsize_backward = _define_backward(
 
 
 def _images_memory_format(images: Sequence[Tensor]) -> torch.memory_format:
-    if images[0].dim() == 4:
-        return memory_format_of(images[0])
-    last = all(image.stride(0) == 1 and not image.is_contiguous() for image in images)
-    return torch.channels_last if last else torch.contiguous_format
+    return memory_format_of(images[0]) if images[0].dim() == 4 else memory_format_of_all(images)
 
 
 def _downsize_image(
@@ -506,6 +503,7 @@ def _downsize_image_autograd(images: list[Tensor], filters: list[Tensor], weight
     if _wants_grad([images, filters, weights]):
         if images[0].dim() == 3 and any(image.requires_grad for image in images):
             raise RuntimeError("tritonds::downsize_image has no gradients to images of different sizes; give it one at a time")
+        images = [image.clone() if image.is_inference() else image for image in images]  # which autograd does not save
         return _DownsizeImage.apply((len(images), len(filters)), *options, *images, *filters, *weights)
     with torch._C._AutoDispatchBelowAutograd():
         return downsize_image(images, filters, weights, *options)

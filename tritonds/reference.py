@@ -49,6 +49,12 @@ def memory_format_of(x: Tensor) -> torch.memory_format:
     return torch.channels_last if x.stride(1) == 1 and not x.is_contiguous() else torch.contiguous_format
 
 
+def memory_format_of_all(images: Sequence[Tensor]) -> torch.memory_format:
+    """The memory format of a batch computed from ``images`` (C, H, W): channels-last if all of them lie so."""
+    last = all(image.stride(0) == 1 and not image.is_contiguous() for image in images)
+    return torch.channels_last if last else torch.contiguous_format
+
+
 def area_pool2d(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Mean of ``x`` (N, C, H, W) over bins with fractional edges: (N, C, h, w). See :func:`tritonds.area_pool2d`."""
     work = x.to(compute_dtype(x.dtype))
@@ -159,9 +165,7 @@ def to_batch(
         (h, w), (top, left) = geometry.place((x.shape[1], x.shape[2]), size, letterbox)
         region = resize(x.unsqueeze(0), (h, w))
         results.append(F.pad(region, (left, size[1] - w - left, top, size[0] - h - top), value=fill))
-    memory_format = torch.channels_last if all(memory_format_of(y) == torch.channels_last for y in results) else None
-    batch = torch.cat(results)
-    return batch if memory_format is None else batch.contiguous(memory_format=memory_format)
+    return torch.cat(results).contiguous(memory_format=memory_format_of_all(list(image)))
 
 
 def infer_coefficients(
