@@ -88,11 +88,11 @@ GRID = {
     "enlarging": Case(n=1, size_in=(5, 4), size_out=(9, 13), prior="bilinear"),
     "integer-enlarging": Case(n=1, size_in=(4, 3), size_out=(8, 9), layout="channels_last"),
     "one-axis-each": Case(n=1, size_in=(13, 4), size_out=(4, 9), taps=3),
-    "to-one-pixel": Case(size_out=(1, 1), taps=3, n=1),
+    "to-one-pixel": Case(size_in=(5, 6), size_out=(1, 1), taps=3, n=1),
     "from-one-pixel": Case(n=1, size_in=(1, 1), size_out=(3, 2), taps=4, prior="antialias"),
     "one-row": Case(n=1, size_in=(1, 17), size_out=(1, 5)),
     "one-column": Case(n=1, size_in=(17, 1), size_out=(5, 1), taps=4, prior="antialias"),
-    "many-tiles": Case(n=1, size_in=(37, 41), size_out=(17, 19)),
+    "many-tiles": Case(n=1, size_in=(9, 25), size_out=(9, 17)),
 }
 
 
@@ -112,9 +112,11 @@ def test_uint8_normalised(name, backend, device):
 
 @each_backend
 @pytest.mark.parametrize("dtype", [torch.float64, *HALF])
-@pytest.mark.parametrize("name", ["halved", "taps3-antialias"])
-def test_dtypes(name, dtype, backend, device):
-    case = replace(GRID[name], dtype=dtype, n=1)
+@pytest.mark.parametrize(
+    "case", [Case(size_in=(6, 8), size_out=(3, 4)), Case(size_in=(4, 5), size_out=(3, 3), taps=3, prior="antialias", layers=2)]
+)
+def test_dtypes(case, dtype, backend, device):
+    case = replace(case, dtype=dtype, n=1)
     assert_matches_oracle(from_image, oracle_from_image, case, device, make=make_image, backend=backend)
     assert_matches_oracle(from_uint8, oracle_from_uint8, case, device, make=make_uint8, backend=backend)
 
@@ -125,7 +127,7 @@ def test_layouts(layout, device):
     assert_matches_oracle(from_image, oracle_from_image, case, device, make=make_image, backend="triton")
 
 
-@hypothesis.settings(max_examples=10, phases=set(hypothesis.Phase) - {hypothesis.Phase.shrink})
+@hypothesis.settings(max_examples=6, phases=set(hypothesis.Phase) - {hypothesis.Phase.shrink})
 @hypothesis.given(data=st.data())
 def test_random(data):
     side = st.integers(1, 12)
@@ -156,7 +158,7 @@ def test_random(data):
     [
         Case(n=1, c=2, size_in=(5, 4), size_out=(2, 3), distance=2, texture=2, hidden=2, dtype=torch.float64),
         Case(n=1, c=1, size_in=(4, 6), size_out=(2, 3), distance=0, texture=2, layers=0, dtype=torch.float64),
-        Case(n=1, c=4, size_in=(2, 3), size_out=(4, 4), distance=1, texture=1, layers=0, taps=3, dtype=torch.float64),
+        Case(n=1, c=4, size_in=(2, 2), size_out=(3, 3), distance=1, texture=1, layers=0, dtype=torch.float64),
     ],
     ids=["fractional", "halved", "enlarging"],
 )
@@ -275,7 +277,7 @@ def test_gradients_to_the_images_of_a_list(backend, device):
         torch.testing.assert_close(got, expected[0], rtol=1e-4, atol=1e-5)
 
 
-@hypothesis.settings(max_examples=8, phases=set(hypothesis.Phase) - {hypothesis.Phase.shrink})
+@hypothesis.settings(max_examples=6, phases=set(hypothesis.Phase) - {hypothesis.Phase.shrink})
 @hypothesis.given(data=st.data())
 def test_any_mix_of_sizes(data):
     side = st.one_of(st.just(1), st.integers(1, 20))

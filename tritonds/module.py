@@ -220,8 +220,8 @@ def _is_plain_convolution(layer: nn.Conv2d) -> bool:
 
 
 def _has_hooks(module: nn.Module) -> bool:
-    own = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-    return bool(own or nn.modules.module._has_any_global_hook())
+    """Of its own. Those of all modules, which profilers and FLOP counters set, see the layer alone."""
+    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks)
 
 
 def _texture_cnn(in_channels: int, channels: int, layers: int) -> nn.Sequential | None:
