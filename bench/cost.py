@@ -5,8 +5,8 @@ The model, and what it assumes:
 - Every warp runs every instruction that is not inside a loop once, and those inside a loop as often as the loop's source line
   says: ``for row in range(bin_h)``, with ``bin_h`` as the launcher passed it. Branches that skip code are not taken.
   Subroutines (divisions in 64 bits and in float64) count once, however many call them.
-- Images of different sizes in one launch have loops of different lengths: the mean over the images is counted, since each
-  has the same share of the programs' work, the results being of one size.
+- Loops over bins whose sizes differ, between images or between rows of the result, count with their mean over all rows of all
+  images, since the results are of one size.
 - Time is the largest of three floors, and nothing is lost between them: the issue slots (one instruction a cycle for each of a
   multiprocessor's four schedulers), the busiest execution pipe, and the bytes of all tensors, each moved once at the rate of a
   large copy. Latencies, caches, bank conflicts and the launch itself are left out, so the model is a lower bound.
@@ -20,7 +20,7 @@ measures the last of these where it runs.
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -187,20 +187,21 @@ def cost(
     shared_bytes: int,
     pixels: int,
     moved: int,
-    images: Sequence[dict[str, Any]] = (),
+    bins: Mapping[tuple[int, int], int] | None = None,
 ) -> Cost:
     """Cost of a launch of ``programs`` programs that computes ``pixels`` pixels and moves ``moved`` bytes.
 
-    Where images differ in size, ``images`` has of each those arguments that the kernel takes from a table.
+    ``bins`` are the values of ``bin_h`` and ``bin_w``, with a share each, if they do not follow from the arguments.
     """
     instructions, labels = parse(sass)
     warps = arguments["num_warps"]
     names = {"pid": 0, "num_programs": programs, "repeats_y": 1, "repeats_x": 1, **arguments}
-    found = [loops(instructions, labels, names | image) for image in images or ({},)]
+    cases = [(names, 1)] if bins is None else [(names | {"bin_h": h, "bin_w": w}, count) for (h, w), count in bins.items()]
+    found = [(loops(instructions, labels, case), count / sum(n for _, n in cases)) for case, count in cases]
     issued = 0.0
     busy: dict[str, float] = {}
     for index, instruction in enumerate(instructions):
-        runs = sum(_runs(index, of_image) for of_image in found) / len(found)
+        runs = sum(share * math.prod(loop.trips for loop in of if loop.first <= index <= loop.last) for of, share in found)
         name, cycles = pipe(instruction.opcode)
         issued += runs
         busy[name] = busy.get(name, 0.0) + runs * cycles
@@ -215,11 +216,6 @@ def cost(
         pipe_us=busy[busiest] * seconds_per_cycle * 1e6,
         bandwidth_us=moved / COPY_BYTES_PER_SECOND * 1e6,
     )
-
-
-def _runs(index: int, found: list[Loop]) -> int:
-    """How often an instruction runs in one program."""
-    return math.prod(loop.trips for loop in found if loop.first <= index <= loop.last)
 
 
 def _occupancy(registers: int, shared_bytes: int, warps: int) -> float:

@@ -82,7 +82,7 @@ def _rich_table(workload: Workload, mode: str, group: Group) -> Table:
     network = f"K={workload.taps}, F={workload.features}, M={workload.hidden}, layers={workload.layers}"
     title = f"{workload.name} ({shape} to {workload.size[0]}x{workload.size[1]}, {network})"
     table = Table(title=f"{title}, {workload.dtype}, {workload.layout}, {mode}", title_justify="left", box=SIMPLE_HEAD)
-    table.add_column("provider", no_wrap=True)
+    table.add_column("provider", no_wrap=True, min_width=max(map(len, group)))
     lines = [_cells(group, provider) for provider in group]
     # What no row has, such as launches on a CPU, gets no column.
     headers = [header for header in lines[0] if any(line[header] for line in lines)]

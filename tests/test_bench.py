@@ -17,6 +17,7 @@ from bench.providers import Provider
 from bench.workloads import Case, Workload
 
 TINY = Workload("poster160", 2, (20, 24), (9, 11))
+RAGGED = Workload("ragged32", 3, (31, 40), (9, 11), sizes=((31, 22), (20, 40), (17, 12)))
 ROW_FIELDS = {
     "workload", "mode", "provider", "status", "reason", "error", "gradient_error", "median_ms", "p20_ms", "p80_ms",
     "necessary_bytes", "gb_per_s", "copy_share", "peak_bytes", "launches", "host_us",
@@ -32,6 +33,7 @@ def tiny(monkeypatch, tmp_path):
     """Everything small, and written below ``tmp_path``."""
     torch.use_deterministic_algorithms(False)  # PyTorch's interpolations on a GPU have no deterministic gradients
     monkeypatch.setitem(workloads.NAMED, "poster160", TINY)
+    monkeypatch.setitem(workloads.NAMED, "ragged32", RAGGED)
     monkeypatch.setattr(measure, "COPY_BYTES", {"cpu": 2**20, "cuda": 2**20})
     monkeypatch.setattr(measure, "ROOT", tmp_path)
     monkeypatch.setattr(cli, "RESULTS", tmp_path / "results")
@@ -53,8 +55,8 @@ def rows_of(out):
     return {(row["provider"], row["mode"]): row for row in json.loads(out.read_text())["rows"]}
 
 
-def implement(monkeypatch, name, prepare):
-    monkeypatch.setitem(providers.PROVIDERS, name, Provider("operator", prepare))
+def implement(monkeypatch, name, prepare, kind="operator"):
+    monkeypatch.setitem(providers.PROVIDERS, name, Provider(kind, prepare))
 
 
 def test_a_quick_run_measures_every_uncompiled_provider(tmp_path):
@@ -154,8 +156,62 @@ def test_the_fused_providers_pass(name, mode, change, device):
     assert errors.acceptable, errors
 
 
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [
+        ("image-fused", "forward+backward"),
+        ("image-composed", "forward+backward"),
+        ("image-eager", "forward+backward"),
+        ("image-bilinear-aa", "forward"),
+        ("image-copy", "forward"),
+    ],
+)
+@pytest.mark.parametrize("workload", [TINY, RAGGED], ids=["batch", "ragged"])
+def test_the_image_providers_pass(name, mode, workload, device):
+    problem = providers.Problem(workload, mode, device)
+    errors = providers.errors(name, problem, *providers.build(name, problem))
+    assert errors.acceptable, errors
+    assert (errors.gradient is not None) == (mode == "forward+backward")
+
+
+def test_images_are_as_decoders_give_them(device):
+    batch = providers.Problem(TINY, "forward", device).pictures
+    images = providers.Problem(RAGGED, "forward", device).pictures
+    assert (batch.dtype, batch.shape, batch.stride()) == (torch.uint8, (2, 3, 20, 24), (20 * 24 * 3, 1, 24 * 3, 3))
+    assert [(image.dtype, image.shape) for image in images] == [(torch.uint8, (3, *size)) for size in RAGGED.sizes]
+    assert all(image.stride() == (1, 3 * image.shape[2], 3) for image in images)
+
+
+@pytest.mark.parametrize("mode", workloads.MODES)
+@pytest.mark.parametrize("workload", [TINY, RAGGED], ids=["batch", "ragged"])
+def test_a_wrong_normalisation_is_found(monkeypatch, workload, mode, device):
+    right = providers.PROVIDERS["image-eager"].prepare
+
+    def prepare(problem):
+        function, inputs = right(problem)
+        function.func.mean = [mean + 0.01 for mean in workloads.MEAN]  # of the layer, a copy of the problem's
+        return function, inputs
+
+    implement(monkeypatch, "wrong-one", prepare, "image")
+    problem = providers.Problem(workload, mode, device)
+    assert not providers.errors("wrong-one", problem, *providers.build("wrong-one", problem)).acceptable
+    assert providers.errors("image-eager", problem, *providers.build("image-eager", problem)).acceptable
+
+
+def test_images_in_another_order_are_found(monkeypatch, device):
+    right = providers.PROVIDERS["image-eager"].prepare
+
+    def prepare(problem):
+        function, inputs = right(problem)
+        return lambda: function().roll(1, 0), inputs
+
+    implement(monkeypatch, "wrong-one", prepare, "image")
+    problem = providers.Problem(RAGGED, "forward", device)
+    assert not providers.errors("wrong-one", problem, *providers.build("wrong-one", problem)).acceptable
+
+
 def test_the_interpreter_is_never_timed(device):
-    for name in ("fused", "net-fused", "net-fused-compiled"):
+    for name in ("fused", "net-fused", "net-fused-compiled", "image-fused", "image-composed"):
         assert (providers.unavailable(name, torch.device("cpu")) or "").startswith("the Triton kernels need a GPU")
         assert (providers.unavailable(name, device) is None) == (device.type == "cuda")
 
@@ -212,6 +268,26 @@ def test_necessary_bytes():
         assert hdx8.necessary_bytes(kind, "forward+backward") == 2 * (99_532_800 + 24_883_200)
 
 
+def test_necessary_bytes_of_images():
+    """uint8 in; out in the workload's dtype. Of hdx8: 8 * 3 * 1080 * 1920, and 2 * 8 * 3 * 540 * 960."""
+    hdx8 = dataclasses.replace(workloads.NAMED["hdx8"], dtype="bf16")
+    for kind in ("image", "image-interpolation", "image-copy"):
+        assert hdx8.necessary_bytes(kind, "forward") == 49_766_400 + 24_883_200
+        assert hdx8.necessary_bytes(kind, "forward+backward") == 2 * (49_766_400 + 24_883_200)
+        # 3 * (31 * 22 + 20 * 40 + 17 * 12), and 4 * 3 * 3 * 9 * 11
+        assert RAGGED.necessary_bytes(kind, "forward") == 5_058 + 3_564
+
+
+def test_images_of_different_sizes_are_the_same_in_every_run(monkeypatch):
+    monkeypatch.undo()
+    w = workloads.NAMED["ragged32"]
+    assert w.sizes[:3] == ((1300, 1373), (594, 1042), (1559, 1507))
+    assert (len(w.sizes), w.batch, w.size) == (32, 32, (512, 512))
+    assert all(512 <= side <= 2048 for size in w.sizes for side in size)
+    assert w.image == (max(h for h, _ in w.sizes), max(w for _, w in w.sizes))
+    assert w.pixels == sum(h * w for h, w in w.sizes)
+
+
 def test_flops():
     """hdx8: pooling, four layers' products, K*K taps of three channels; and the texture's convolution."""
     w = workloads.NAMED["hdx8"]
@@ -222,9 +298,10 @@ def test_flops():
 
 
 @pytest.mark.parametrize("mode", workloads.MODES)
-def test_a_copy_moves_the_operators_bytes(mode, device):
-    problem = providers.Problem(TINY, mode, device)
-    assert 2 * problem.source.nbytes == pytest.approx(TINY.necessary_bytes("operator", mode), abs=2 * 4 * TINY.batch)
+@pytest.mark.parametrize(("name", "kind", "workload"), [("copy", "operator", TINY), ("image-copy", "image", RAGGED)])
+def test_a_copy_moves_the_bytes_of_its_kind(name, kind, workload, mode, device):
+    function, _ = providers.build(name, providers.Problem(workload, mode, device))
+    assert 2 * function().nbytes == pytest.approx(workload.necessary_bytes(kind, mode), abs=2 * 4 * workload.batch)
 
 
 @pytest.mark.parametrize("device_type", ["cpu", "cuda"])
@@ -235,6 +312,52 @@ def test_plans_name_what_exists_and_nothing_twice(device_type):
     assert {case.workload.name for case in cases if case.provider == workloads.AUTOTUNED} <= {"hdx8", "seg768"}
     fused = {name for name, provider in providers.PROVIDERS.items() if provider.fused}
     assert {case.provider for case in cases} & fused == (fused if device_type == "cuda" else set())
+
+
+@pytest.mark.parametrize("device_type", ["cpu", "cuda"])
+def test_images_are_planned_where_they_can_be(device_type):
+    names = ["poster160", "ragged32"]
+    for case in workloads.plan(device_type) + workloads.plan(device_type, workloads=names, providers=providers.PROVIDERS):
+        assert not case.workload.sizes or case.provider.startswith("image-")
+        assert case.provider != "image-bilinear-aa" or case.mode == "forward"
+
+
+def test_images_come_among_the_first_on_a_gpu():
+    cases = workloads.plan("cuda")
+    first = next(i for i, case in enumerate(cases) if case.provider.startswith("image-"))
+    assert {case.workload.name for case in cases[:first]} == {"hdx8", "seg768", "poster160"}
+    following = itertools.takewhile(lambda case: case.provider.startswith("image-"), cases[first:])
+    both = ("image-fused", "image-composed", "image-copy")
+    assert {(case.workload.name, case.mode, case.provider) for case in following} == {
+        (name, *row)
+        for name in ("hdx8", "ragged32")
+        for row in [("forward", "image-bilinear-aa"), *itertools.product(workloads.MODES, both)]
+    }
+
+
+def test_images_on_a_cpu():
+    cases = {(case.workload.name, case.mode, case.provider) for case in workloads.plan("cpu")}
+    assert {("hd", "forward", "image-eager"), ("hd", "forward", "image-bilinear-aa")} <= cases
+    assert "ragged32" not in {name for name, _, _ in cases}
+    asked = workloads.plan("cpu", workloads=["ragged32"])
+    assert {case.provider for case in asked} == {"image-eager", "image-bilinear-aa", "image-copy"}
+
+
+def test_images_of_different_sizes_are_measured(tmp_path):
+    out = tmp_path / "r.json"
+    outcome = run("--quick", "--workload", "ragged32", "--dtype", "fp32", "--out", out)
+    assert outcome.exit_code == 0, outcome.output
+    assert "ragged32 (3x3x(up to 31x40) to 9x11" in outcome.output
+    rows = report.read(out)["rows"]
+    assert {row["status"] for row in rows} == {"measured"}
+    assert {report.workload_of(row) for row in rows} == {RAGGED}
+    assert run("plot", out, "--out", tmp_path / "plots").exit_code == 0
+
+
+def test_options_that_leave_nothing_are_refused():
+    outcome = run("--workload", "ragged32", "--provider", "fused")
+    assert outcome.exit_code == 2
+    assert "nothing is measured with all of these options" in outcome.output
 
 
 def test_options_replace_their_axis():
@@ -294,6 +417,23 @@ def test_tables_in_the_readme(results):
     assert text.endswith("after\n")
 
 
+def test_images_in_the_readme(results):
+    for name, provider in (("cpu", "image-eager"), ("gpu", "image-fused")):
+        result = report.read(results / f"{name}.json")
+        like = next(row for row in result["rows"] if row["provider"] == "reference" and row["mode"] == "forward")
+        milliseconds = {provider: 2.0, "image-composed": 6.0, "image-bilinear-aa": 4.0, "image-copy": 0.5}
+        result["rows"] += [like | {"provider": p, "median_ms": ms} for p, ms in milliseconds.items()]
+        measure.write(result, results / f"{name}.json")
+    cpu, gpu = report.with_tables(README, results).partition("between")[::2]
+    assert "| ms, forward | image-eager | image-bilinear-aa | image-copy |" in cpu
+    assert "| poster160, K=2, channels-last | 2.00 | 4.00 | 0.500 |" in cpu
+    assert "| poster160, forward | 2.00 | 4.00x | 3.00x | 2.00x | 3.00 | 3.00 | 7 | 12.5 |" in gpu
+    assert report.IMAGES in cpu
+    assert report.IMAGES in gpu
+    for name in ("cpu", "gpu"):
+        assert report.plot(report.read(results / f"{name}.json"), results / "plots" / name)
+
+
 def test_predictions_in_the_readme(tmp_path):
     """A pass of two kernels: each takes its own slowest floor."""
 
@@ -309,13 +449,20 @@ def test_predictions_in_the_readme(tmp_path):
         row("downsize_backward", "area_pool_kernel", 4.0, 6.0),
         row("downsize_backward, to the image too", "weighted_gather_grad_image_kernel", 100.0, 100.0),
         row("area_pool2d", "area_pool_kernel", 100.0, 100.0),
+        row("downsize_image", "downsize_kernel", 6.0, 1.0, image="u8", letterbox=False),
+        row("downsize_image_backward", "downsize_backward_kernel", 7.0, 2.0, image="u8", letterbox=False),
+        row("downsize_image_backward", "texture_grad_filter_kernel", 4.0, 2.0, image="u8", letterbox=False),
+        row("downsize_image", "downsize_kernel", 100.0, 100.0, image="u8", letterbox=True),
+        row("downsize_image", "downsize_kernel", 100.0, 100.0, image="bf16", letterbox=False),
     ]
     measure.write({"triton": "9.9", "date": "2030-01-02", "rows": rows}, tmp_path / "kernels" / "sm_90.json")
     text = report.with_tables(README, tmp_path)
     assert "| hd, K=2, forward | 10.0 | 3.00 | 1.00 | 5.00 | 5.00 |" in text
     assert "| hd, K=2, backward | 20.0 | 11.0 | 2.00 | 8.00 | 13.0 |" in text
     assert "Triton 9.9, sm_90, 2030-01-02" in text
-    assert text.count("| hd") == 2
+    assert "| hd, uint8 images, K=2, forward | 10.0 | 6.00 | 1.00 | 1.00 | 6.00 |" in text
+    assert "| hd, uint8 images, K=2, backward | 20.0 | 11.0 | 2.00 | 4.00 | 11.0 |" in text
+    assert text.count("| hd") == 4
 
 
 def test_tables_without_results(tmp_path):

@@ -32,8 +32,12 @@ SASS = """
 @pytest.fixture
 def listing(tmp_path):
     source = tmp_path / "kernel.py"
-    source.write_text("start\n    for row in range(trips):\n        body\nend\n")
-    return lambda step="0x1": SASS.format(path=source, step=step)
+
+    def written(step="0x1", iterations="range(trips)"):
+        source.write_text(f"start\n    for row in {iterations}:\n        body\nend\n")
+        return SASS.format(path=source, step=step)
+
+    return written
 
 
 def test_instructions_and_where_they_come_from(listing):
@@ -45,16 +49,28 @@ def test_instructions_and_where_they_come_from(listing):
     assert labels == {".L_x_1": 2, ".L_x_2": 10}
 
 
-@pytest.mark.parametrize(("step", "rounds"), [("0x1", 12), ("0x4", 3), ("-0x4", 3)])
-def test_loops_run_as_often_as_their_source_says(listing, step, rounds):
-    (loop,) = cost.loops(*cost.parse(listing(step)), {"trips": 12})
+@pytest.mark.parametrize(
+    ("step", "iterations", "rounds"),
+    [
+        ("0x1", "range(trips)", 12),
+        ("0x4", "range(trips)", 3),
+        ("-0x4", "range(trips)", 3),
+        ("0xffffffff", "range(trips)", 12),  # a counter that shrinks by 1
+        ("0xfffffffc", "range(trips)", 3),
+        ("0x2", "range(0, trips, 2)", 6),
+        ("0x4", "range(0, trips, 2)", 3),
+    ],
+)
+def test_loops_run_as_often_as_their_source_says(listing, step, iterations, rounds):
+    (loop,) = cost.loops(*cost.parse(listing(step, iterations)), {"trips": 12})
     assert (loop.first, loop.last, loop.trips) == (2, 7, rounds)
 
 
 def test_a_loop_that_is_no_for_statement_is_refused(listing, tmp_path):
+    sass = listing()
     (tmp_path / "kernel.py").write_text("start\nwhile True:\n    body\nend\n")
     with pytest.raises(ValueError, match="no for statement"):
-        cost.loops(*cost.parse(listing()), {"trips": 12})
+        cost.loops(*cost.parse(sass), {"trips": 12})
 
 
 def test_cost_of_a_launch(listing):
@@ -69,3 +85,13 @@ def test_cost_of_a_launch(listing):
     assert got.bandwidth_us == pytest.approx(10.0)
     assert got.predicted_us == pytest.approx(10.0)
     assert got.occupancy == 50 / 64  # 65,536 registers hold 51 warps of 32 * 40 registers: 25 programs of two warps
+
+
+def test_bins_that_differ_count_with_their_mean(listing):
+    """A quarter of the rows has bins of 2 x 3 pixels, the others of 4 x 5: 6 / 4 + 20 * 3 / 4 rounds on average."""
+    sass = listing(iterations="range(bin_h * bin_w)")
+    launch = {"programs": 1000, "registers": 40, "shared_bytes": 0, "pixels": 500, "moved": 1}
+    got = cost.cost(sass, {"num_warps": 2, "bin_h": 0, "bin_w": 0}, **launch, bins={(2, 3): 1, (4, 5): 3})
+    assert got.instructions_per_pixel == pytest.approx((5 + 6 * 16.5) * 2 * 1000 / 500)
+    whole = cost.cost(sass, {"num_warps": 2, "bin_h": 4, "bin_w": 5}, **launch)
+    assert whole.instructions_per_pixel == pytest.approx((5 + 6 * 20) * 2 * 1000 / 500)
