@@ -176,6 +176,9 @@ def gather_backward(image_ptr, offsets, mask, stride_c, grad_output_ptr, grad_of
             grad += grad_output.to(zeros.dtype)[None, :] * image
             image_ptr += stride_c
             grad_output_ptr += grad_stride_c
+    if zeros.dtype == tl.float64:
+        # A sum over one element each, as in patch_column: Triton has no layout of float64 operands that were loaded as 8 bits.
+        grad = tl.sum(grad[:, :, None], axis=2)
     return grad
 
 
