@@ -517,14 +517,32 @@ def test_only_the_gradients_that_are_wanted(needs, device, monkeypatch):
 # The layer
 
 
-def test_the_layer_fuses_when_it_can(launches, device):
+def test_the_layer_fuses_when_it_can(device, monkeypatch):
+    from tritonds import kernels
+
+    convolved = []
+    monkeypatch.setattr(kernels.launch, "run", lambda kernel, programs, arguments: convolved.append(arguments["CONVOLVED"]))
     image = torch.rand(1, 3, 12, 16, device=device)
-    net_of("triton").to(device)(image)
-    assert launches == ["downsize_kernel"]
-    launches.clear()
-    net = net_of("triton", texture_layers=2).to(device)
-    net(image)
-    assert launches == ["downsize_kernel"]  # the same kernel, given features
+    hooked = net_of("triton").to(device)
+    hooked.texture[1].register_forward_hook(lambda *_: None)
+    for net in (net_of("triton").to(device), hooked, net_of("triton", texture_layers=2).to(device)):
+        net(image)
+    assert convolved == [True, False, False]
+
+
+def test_many_channels_are_not_written_out(device, monkeypatch):
+    """In the kernel that normalises they would be, so that these are normalised before it."""
+    from tritonds import kernels
+
+    scales, original = [], kernels.launch.run
+    monkeypatch.setattr(
+        kernels.launch, "run", lambda k, n, arguments: (scales.append(arguments["SCALE"]), original(k, n, arguments))
+    )
+    images = [torch.randint(256, (40, 5, 6), dtype=torch.uint8, device=device)] * 2
+    weights = make(Case(c=40, texture=0), device)[2]
+    y, z = (tritonds.downsize_image(images, None, None, weights, (3, 3), backend=b) for b in BACKENDS)
+    torch.testing.assert_close(y, z, rtol=1e-5, atol=1e-6)
+    assert scales == [(), ()]
 
 
 @pytest.mark.parametrize("hook", ["register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook"])

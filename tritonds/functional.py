@@ -20,7 +20,7 @@ MAX_HIDDEN_LAYERS = 3
 MAX_FUSED_CHANNELS = 64
 """Widest E, F or M that one program holds in its registers in half precision; half as many otherwise."""
 MAX_FUSED_IMAGE_CHANNELS = 10
-"""Most channels of an image whose 3x3 patches one program holds, too."""
+"""Most channels of an image whose 3x3 patches one program holds, too, or that it normalises."""
 SMALLEST_STD = 1e-30
 """What images are divided by, such that float32 holds the inverse and what is multiplied by it."""
 
@@ -140,7 +140,7 @@ def downsize_image(
     Arithmetic is in float32 (float64 for float64 weights), with activations in the weights' dtype. Under autocast weights and
     float images are cast to its dtype. Differentiable in float images and all weights; Triton saves the inputs alone, and
     computes the rest again. It resizes one by one, which gives the same, the images of a list of which one wants a gradient.
-    Networks wider than 64 channels (32 but in half precision), and textures of images of more than 10, take several steps.
+    Networks wider than 64 channels (32 but in half precision), and images of more than 10 channels, take several steps.
 
     Source: the method's poster; normalisation is torchvision's, letterboxes are those of object detectors.
 
@@ -201,10 +201,9 @@ def _downsize_image_triton(
         weights = _unflatten(flat, distance)
         return downsize(x, texture, weights, size, taps=taps, prior=prior, backend="triton").to(dtype)
 
-    fits = _fits_one_launch(filters[0].shape[0] if filters else 0, flat) and (
-        channels <= MAX_FUSED_IMAGE_CHANNELS or not filters
-    )
-    if not fits:
+    written_out = filters or options[2]  # the kernel's code for each channel; otherwise it loops over them
+    narrow = channels <= MAX_FUSED_IMAGE_CHANNELS or not written_out
+    if not (narrow and _fits_one_launch(filters[0].shape[0] if filters else 0, flat)):
         return reference.to_batch(image, size, letterbox, fill, step_by_step)
     if isinstance(image, Tensor):
         if not letterbox or image.shape[0] == 0:
@@ -356,19 +355,23 @@ def check_options(size: tuple[int, int] | None, taps: int, prior: str | None, ba
     _check_backend(backend)
 
 
-def check_image(image: Tensor | Sequence[Tensor], channels: int, size: tuple[int, int], parameter: Tensor) -> None:
-    """Raise unless ``image`` is (N, ``channels``, H, W) or a list of (``channels``, H, W), on the device of ``parameter``.
+def check_channels(image: Tensor | Sequence[Tensor], channels: int) -> None:
+    """Raise if ``image``, or the first of several, has other than ``channels``; whatever else is wrong, others will say."""
+    first = image[0] if isinstance(image, (tuple, list)) and image else image
+    if isinstance(first, Tensor) and first.dim() >= 3 and first.shape[-3] != channels:
+        raise ValueError(f"image: expected {channels} channels, got shape {tuple(first.shape)}")
+
+
+def check_image(image: Tensor | Sequence[Tensor], parameter: Tensor) -> None:
+    """Raise unless ``image`` is (N, C, H, W) or a list of (C, H, W), on the device of ``parameter``.
 
     And of uint8 or, without autocast, its dtype.
     """
     images = _check_images(image)
-    if images[0].shape[-3] != channels:
-        raise ValueError(f"image: expected {channels} channels, got shape {tuple(images[0].shape)}")
     if _autocasts(images[0].device.type) and images[0].dtype != torch.uint8:
         _check_dtype("image", images[0])
     else:
         _check_like_weights(images[0], parameter)
-    _check_size(size)
 
 
 def check_normalization(

@@ -127,14 +127,16 @@ class DownsizeNet(nn.Module):
         Of uint8 or the parameters' dtype. ``size`` comes before the layer's own. With ``letterbox`` every image keeps its
         aspect and is surrounded by ``fill``; the result then is :class:`tritonds.Letterboxed`.
         """
-        size = self._checked_size(image, size)
-        functional.check_fill(fill, self.out_dtype or self.out.weight.dtype)
+        size = self._size_or(size)
+        functional.check_channels(image, self.in_channels)
         options: dict[str, Any] = {"taps": self.taps, "prior": self.prior, "backend": self.backend}
         if self._is_plain():
             convolution = None if self.texture is None else cast(nn.Conv2d, self.texture[0])
             weight, bias = (None, None) if convolution is None else (convolution.weight, convolution.bias)
             options |= {"mean": self.mean, "std": self.std, "out_dtype": self.out_dtype, "letterbox": letterbox, "fill": fill}
             return functional.downsize_image(image, weight, bias, self.weights(), size, **options)
+        functional.check_image(image, self.out.weight)
+        functional.check_fill(fill, self.out_dtype or self.out.weight.dtype)
 
         def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
             x = self._normalized(x)
@@ -149,19 +151,21 @@ class DownsizeNet(nn.Module):
         """The coefficients (N, K*K, h, w) with which :meth:`forward` resizes the batch ``image`` (N, C, H, W)."""
         if not isinstance(image, Tensor):
             raise TypeError(f"image: expected a torch.Tensor, got {type(image).__name__}")
-        size = self._checked_size(image, size)
+        size = self._size_or(size)
+        functional.check_image(image, self.out.weight)
+        functional.check_channels(image, self.in_channels)
         image = self._normalized(image)
         texture = None if self.texture is None else self.texture(image)
         return functional.coefficients(
             image, texture, self.weights(), size, taps=self.taps, prior=self.prior, backend=self.backend
         )
 
-    def _checked_size(self, image: Tensor | Sequence[Tensor], size: tuple[int, int] | None) -> tuple[int, int]:
+    def _size_or(self, size: tuple[int, int] | None) -> tuple[int, int]:
+        """``size``, or the layer's own."""
         size = self.size if size is None else size
         if size is None:
             raise ValueError("size: expected (height, width) here or when the layer was made, got neither")
-        functional.check_image(image, self.in_channels, size, self.out.weight)
-        return size
+        return geometry.check_size("size", size)
 
     def _is_plain(self) -> bool:
         """Whether the texture is the one convolution that it was made as: calling its modules then is no different."""
