@@ -107,9 +107,22 @@ def test_a_source_tree_in_the_way_is_named(with_triton):
         run([with_triton / "python", "-c", code], cwd=ROOT, TRITON_INTERPRET="1")
 
 
-def test_the_bare_name_kernels_is_refused():
-    with pytest.raises(AssertionError, match=r"these kernels are the package 'tritonds.kernels'"):
-        run([sys.executable, "-c", "import kernels"], cwd=ROOT)
+@pytest.mark.parametrize(
+    ("statement", "message"),
+    [
+        ("from kernels import downsize", "these kernels are the package 'tritonds.kernels'"),
+        ("import kernels; kernels.downsize", "these kernels are the package 'tritonds.kernels'"),
+        ("import kernels.fused", "No module named 'kernels.fused'"),
+    ],
+)
+def test_the_bare_name_kernels_is_refused(statement, message):
+    with pytest.raises(AssertionError, match=message):
+        run([sys.executable, "-c", statement], cwd=ROOT)
+
+
+def test_transformers_imports_in_the_repository():
+    """It asks for the version of a package called kernels."""
+    run([sys.executable, "-c", "from transformers.activations import ACT2FN"], cwd=ROOT)
 
 
 def test_importing_starts_nothing(tmp_path):
