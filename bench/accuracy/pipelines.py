@@ -1,0 +1,420 @@
+"""Vision networks to train behind a downsizer, each with its loss and its decoding, behind one small interface.
+
+All start from random numbers: nothing is downloaded, nothing was trained before. Dropout is 0 throughout, so that a run is
+determined by its seed.
+
+Every network takes images of any size. Those that cut an image into patches get it enlarged by zeros, at the bottom and on
+the right, to a multiple of the patch; what they say about the margin is cut away again.
+
+Batch normalisation over pooled features (the DeepLabs') needs at least two images in training: drop a batch of one.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bench.accuracy.samples import IGNORED, Batch
+
+Task = Literal["detection", "segmentation", "reconstruction"]
+Width = Literal["tiny", "small", "full"]
+
+DETECTIONS = 100
+"""Detections kept per image, as in COCO's evaluation."""
+
+
+class Detection(NamedTuple):
+    """What a detector found in one image, best first."""
+
+    boxes: Tensor
+    """(n, 4), float32: x1, y1, x2, y2 in pixels of the network's input"""
+    scores: Tensor
+    """(n,), float32, in 0..1"""
+    labels: Tensor
+    """(n,), int64, from 1"""
+
+
+Prediction = list[Detection] | Tensor
+"""A :class:`Detection` per image; (N, h, w) int64 classes; or (N, 3, H, W) images in 0..1: by the pipeline's task."""
+
+
+class Pipeline(nn.Module, ABC):
+    """A network that takes downsized images, (N, 3, h, w) in 0..1, and knows its loss."""
+
+    task: Task
+
+    @abstractmethod
+    def loss(self, images: Tensor, batch: Batch) -> Tensor:
+        """The loss to minimise, a scalar; ``batch`` has labels at the size of ``images``, and the source images."""
+
+    @abstractmethod
+    def predict(self, images: Tensor, source: tuple[int, int]) -> Prediction:
+        """What the network says of ``images``, without gradients; ``source`` is (H, W) of the images before downsizing."""
+
+
+class Size(NamedTuple):
+    """Of images before and after downsizing: (height, width)."""
+
+    source: tuple[int, int]
+    network: tuple[int, int]
+
+
+class Spec(NamedTuple):
+    """A pipeline that can be built, and what to train it with."""
+
+    task: Task
+    builder: Callable[[int, tuple[int, int], Width], Pipeline]
+    sizes: dict[Width, Size]
+    lr: float = 1e-3
+    """Learning rate for AdamW at width "small"."""
+
+
+def build(name: str, classes: int, size: tuple[int, int], width: Width) -> Pipeline:
+    """A pipeline with random weights, from PyTorch's generator.
+
+    Args:
+        name: a key of :data:`PIPELINES`.
+        classes: how many there are, the background included; nothing to "reconstruction".
+        size: (h, w) of the network's usual input: learned positions are laid out for it. Other sizes work as well.
+        width: "tiny" for tests, "small" for training on a CPU, "full" for a GPU.
+    """
+    return PIPELINES[name].builder(classes, size, width)
+
+
+def normalise(images: Tensor) -> Tensor:
+    """Images in 0..1, roughly centred and scaled to what networks are initialised for."""
+    return (images - 0.45) / 0.25
+
+
+def pad(images: Tensor, multiple: int) -> Tensor:
+    """Images, enlarged by zeros below and on the right until ``multiple`` divides both sides."""
+    h, w = images.shape[-2:]
+    return F.pad(images, (0, -w % multiple, 0, -h % multiple))
+
+
+def enlarge(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear interpolation of (N, C, h, w) to ``size``, as ``F.interpolate``, by a matrix product along each axis.
+
+    Its gradient adds up in a fixed order on a GPU too, and on a CPU takes a fraction of the time.
+    """
+    rows, columns = (
+        F.interpolate(torch.eye(n, dtype=x.dtype, device=x.device)[None], size=m, mode="linear", align_corners=False)[0]
+        for n, m in zip(x.shape[-2:], size, strict=True)
+    )  # [h, H], [w, W]
+    return rows.mT @ (x @ columns)
+
+
+# Segmentation
+
+
+class Segmenter(Pipeline):
+    """A network whose logits, enlarged to its input's size, say which class a pixel is."""
+
+    task = "segmentation"
+
+    def __init__(self, network: nn.Module, multiple: int = 1) -> None:
+        super().__init__()
+        self.network = network
+        self.multiple = multiple
+
+    def logits(self, images: Tensor) -> Tensor:
+        """(N, classes, h, w)."""
+        padded = pad(normalise(images), self.multiple)
+        logits = enlarge(self.network(padded).logits, (padded.shape[-2], padded.shape[-1]))
+        return logits[..., : images.shape[-2], : images.shape[-1]]
+
+    def loss(self, images: Tensor, batch: Batch) -> Tensor:
+        # One row per pixel: over images, PyTorch's cross entropy adds up in no fixed order on a GPU.
+        logits = self.logits(images).permute(0, 2, 3, 1).flatten(0, 2)
+        total = F.cross_entropy(logits, batch.masks.flatten(), ignore_index=IGNORED, reduction="sum")
+        return total / (batch.masks != IGNORED).sum().clamp(min=1)
+
+    @torch.no_grad()
+    def predict(self, images: Tensor, source: tuple[int, int]) -> Tensor:
+        return self.logits(images).argmax(dim=1)
+
+
+def _segformer(classes: int, size: tuple[int, int], width: Width) -> Pipeline:
+    """SegFormer: B0's at "full", with smaller strides else."""
+    from transformers import SegformerConfig, SegformerForSemanticSegmentation
+
+    settings: dict[Width, dict[str, Any]] = {
+        "tiny": {
+            "strides": (2, 2, 2, 2),
+            "patch_sizes": (3, 3, 3, 3),
+            "depths": (1, 1, 1, 1),
+            "hidden_sizes": (8, 8, 16, 16),
+            "num_attention_heads": (1, 1, 2, 2),
+            "sr_ratios": (2, 1, 1, 1),
+            "decoder_hidden_size": 16,
+            "initializer_range": 0.1,
+        },
+        "small": {
+            "strides": (2, 2, 2, 2),
+            "patch_sizes": (5, 3, 3, 3),
+            "depths": (1, 1, 1, 1),
+            "hidden_sizes": (16, 32, 48, 64),
+            "num_attention_heads": (1, 2, 3, 4),
+            "sr_ratios": (4, 2, 1, 1),
+            "mlp_ratios": (2, 2, 2, 2),
+            "decoder_hidden_size": 48,
+            "initializer_range": 0.1,
+        },
+        "full": {},
+    }
+    config = SegformerConfig(num_labels=classes, drop_path_rate=0.0, classifier_dropout_prob=0.0, **settings[width])
+    return Segmenter(SegformerForSemanticSegmentation(config))
+
+
+def _mobilenetv2(classes: int, size: tuple[int, int], width: Width) -> Pipeline:
+    """MobileNetV2 with the head that transformers calls DeepLabV3+: pooled and local features, and no decoder."""
+    from transformers import MobileNetV2Config, MobileNetV2ForSemanticSegmentation
+
+    settings: dict[Width, dict[str, Any]] = {
+        "tiny": {"depth_multiplier": 0.25, "expand_ratio": 2.0, "output_stride": 4, "depth_divisible_by": 4, "min_depth": 4},
+        "small": {"depth_multiplier": 0.25, "expand_ratio": 2.0, "output_stride": 4, "tf_padding": False},
+        "full": {"output_stride": 8},
+    }
+    config = MobileNetV2Config(num_labels=classes, classifier_dropout_prob=0.0, **settings[width])
+    network = MobileNetV2ForSemanticSegmentation(config)
+    network.mobilenet_v2.conv_1x1 = nn.Identity()  # 1280 channels, which the head does not read
+    if width != "full":
+        _narrow_head(network, 16 if width == "tiny" else 64)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 0.1  # TensorFlow's 0.997 means the opposite here: statistics of the last batch alone
+    return Segmenter(network.to(memory_format=torch.channels_last))  # in which depthwise convolutions are faster
+
+
+def _narrow_head(network: Any, channels: int) -> None:
+    """Replace the DeepLabV3+ head of a MobileNetV2, 256 channels whatever the configuration says, by a narrow one."""
+    head, config = network.segmentation_head, network.config
+    features = head.conv_aspp.convolution.in_channels
+    layer = type(head.conv_aspp)
+    for name, inputs in (("conv_pool", features), ("conv_aspp", features), ("conv_projection", 2 * channels)):
+        setattr(head, name, layer(config, inputs, channels, kernel_size=1, use_activation="relu", layer_norm_eps=1e-5))
+    head.classifier = nn.Conv2d(channels, config.num_labels, 1)
+
+
+# Detection
+
+
+class DenseDetector(Pipeline):
+    """ResNet features and, for every cell at stride 4, a score per class and the distances to a box's four sides.
+
+    Ours, after FCOS without its levels: transformers that detect learn slowly from little data, and this learns quickly.
+    A cell is trained to find the box whose middle it is near. Loss: focal, for the scores; generalised IoU, for the boxes.
+    Decoded by suppressing, in each class, what overlaps something better by half.
+
+    Args:
+        backbone: gives ``feature_maps``, finest first; the finest is at stride 4.
+        channels: of each feature map.
+        hidden: channels of the head.
+        classes: the background included.
+    """
+
+    task = "detection"
+    STRIDE = 4
+
+    def __init__(self, backbone: nn.Module, channels: list[int], hidden: int, classes: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.lateral = nn.ModuleList(nn.Conv2d(count, hidden, 1) for count in channels)
+        self.tower = nn.Sequential(*_conv_block(hidden), *_conv_block(hidden))
+        self.score = nn.Conv2d(hidden, classes - 1, 3, padding=1)
+        self.distance = nn.Conv2d(hidden, 4, 3, padding=1)
+        bias = self.score.bias
+        assert bias is not None
+        nn.init.constant_(bias, -4.6)  # 1 % at first: else the many empty cells are all there is to learn
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores as logits, (N, cells, classes - 1); boxes, (N, cells, 4); the cells' centres, (cells, 2), as x, y."""
+        maps = self.backbone(pad(normalise(images), self.STRIDE)).feature_maps
+        features = self.lateral[-1](maps[-1])
+        for lateral, finer in zip(reversed(self.lateral[:-1]), reversed(maps[:-1]), strict=True):
+            features = lateral(finer) + F.interpolate(features, size=finer.shape[-2:], mode="nearest")
+        features = self.tower(features)
+        rows, columns = (torch.arange(n, device=images.device) + 0.5 for n in features.shape[-2:])
+        y, x = torch.meshgrid(rows * self.STRIDE, columns * self.STRIDE, indexing="ij")
+        centres = torch.stack((x, y), dim=-1).flatten(0, 1)
+        distance = F.softplus(self.distance(features)).flatten(2).mT * self.STRIDE
+        boxes = torch.cat((centres - distance[..., :2], centres + distance[..., 2:]), dim=-1)
+        return self.score(features).flatten(2).mT, boxes, centres
+
+    def loss(self, images: Tensor, batch: Batch) -> Tensor:
+        logits, boxes, centres = self(images)
+        wanted = torch.zeros_like(logits)
+        errors = []
+        for i, (truth, labels) in enumerate(zip(batch.boxes, batch.labels, strict=True)):
+            cells, objects = assign(centres, truth, self.STRIDE)
+            wanted[i, cells, labels[objects] - 1] = 1
+            errors.append(1 - generalised_iou(boxes[i, cells], truth[objects]))
+        error = torch.cat(errors)
+        return (focal_loss(logits, wanted) + 2 * error.sum()) / max(1, len(error))
+
+    @torch.no_grad()
+    def predict(self, images: Tensor, source: tuple[int, int]) -> list[Detection]:
+        logits, boxes, _ = self(images)
+        h, w = images.shape[-2:]
+        limit = boxes.new_tensor((w, h, w, h))
+        boxes = boxes.clamp(min=0).minimum(limit)
+        return [suppress(best(*found)) for found in zip(logits.sigmoid(), boxes, strict=True)]
+
+
+def _conv_block(channels: int) -> tuple[nn.Module, ...]:
+    return nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU()
+
+
+def assign(centres: Tensor, boxes: Tensor, stride: int) -> tuple[Tensor, Tensor]:
+    """Which cells are to find which boxes: those within 1.5 cells of a box's middle and inside it; the nearest at least.
+
+    Args:
+        centres: (cells, 2), as x, y.
+        boxes: (n, 4).
+        stride: pixels from a cell to the next.
+
+    Returns:
+        cells, objects: (m,) each, int64; a cell is there once at most, for the smallest box, or for the one that has no other.
+    """
+    if not len(boxes):
+        nothing = torch.zeros(0, dtype=torch.int64, device=centres.device)
+        return nothing, nothing
+    low, high = boxes[:, :2], boxes[:, 2:]
+    offset = (centres[:, None] - (low + high) / 2).abs()  # [cells, n, 2]
+    inside = (offset <= 1.5 * stride).all(-1) & (offset < (high - low) / 2).all(-1)
+    area = (high - low).prod(-1)
+    cost = torch.where(inside, area, torch.inf)  # [cells, n]
+    cost[offset.sum(-1).argmin(0), torch.arange(len(boxes), device=boxes.device)] = -1
+    least, objects = cost.min(1)
+    cells = torch.nonzero(least < torch.inf).squeeze(1)
+    return cells, objects[cells]
+
+
+def focal_loss(logits: Tensor, wanted: Tensor) -> Tensor:
+    """Cross entropy of logits and 0 or 1, less where the answer is right already, added up."""
+    p = logits.sigmoid()
+    miss = torch.where(wanted > 0, 1 - p, p)
+    share = torch.where(wanted > 0, 0.25, 0.75)
+    return (share * miss**2 * F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")).sum()
+
+
+def generalised_iou(a: Tensor, b: Tensor) -> Tensor:
+    """Of boxes pair by pair, (..., 4) each: overlap by union, less the empty share of the box around both; in -1..1."""
+    overlap = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
+    union = (a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1) - overlap
+    hull = (torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])).prod(-1)
+    tiny = torch.finfo(a.dtype).tiny  # boxes without area
+    return overlap / union.clamp(min=tiny) - (hull - union) / hull.clamp(min=tiny)
+
+
+def iou(a: Tensor, b: Tensor) -> Tensor:
+    """Overlap by union of boxes, each with each: (n, 4) and (m, 4) give (n, m)."""
+    overlap = (torch.minimum(a[:, None, 2:], b[:, 2:]) - torch.maximum(a[:, None, :2], b[:, :2])).clamp(min=0).prod(-1)
+    union = (a[:, 2:] - a[:, :2]).prod(-1)[:, None] + (b[:, 2:] - b[:, :2]).prod(-1) - overlap
+    return overlap / union.clamp(min=torch.finfo(a.dtype).tiny)
+
+
+def best(scores: Tensor, boxes: Tensor) -> Detection:
+    """The :data:`DETECTIONS` best of (n, classes - 1) scores and (n, 4) boxes; a box may be there once per class."""
+    values, order = scores.flatten().sort(descending=True, stable=True)
+    values, order = values[:DETECTIONS], order[:DETECTIONS]
+    return Detection(boxes[order // scores.shape[1]], values, order % scores.shape[1] + 1)
+
+
+def suppress(found: Detection) -> Detection:
+    """Without those that overlap a better one of their class by more than half."""
+    rivals = (iou(found.boxes, found.boxes) > 0.5) & (found.labels[:, None] == found.labels)
+    beaten = torch.zeros(len(found.scores), dtype=torch.bool)
+    for i, row in enumerate(rivals.cpu()):
+        if not beaten[i]:
+            beaten[i + 1 :] |= row[i + 1 :]
+    keep = ~beaten.to(found.boxes.device)
+    return Detection(found.boxes[keep], found.scores[keep], found.labels[keep])
+
+
+def _resnet_dense(classes: int, size: tuple[int, int], width: Width) -> Pipeline:
+    """A :class:`DenseDetector` on ResNet-18 at "full", on smaller ones else."""
+    from transformers import ResNetBackbone, ResNetConfig
+
+    sizes: dict[Width, tuple[int, list[int], list[int], int]] = {  # stem, stages' channels, their depths, head
+        "tiny": (8, [8, 8, 16], [1, 1, 1], 16),
+        "small": (16, [16, 32, 64], [1, 1, 1], 48),
+        "full": (64, [64, 128, 256, 512], [2, 2, 2, 2], 128),
+    }
+    stem, channels, depths, hidden = sizes[width]
+    first = 1 if width == "full" else 2  # the first stage at stride 4
+    config = ResNetConfig(
+        embedding_size=stem,
+        hidden_sizes=channels,
+        depths=depths,
+        layer_type="basic",
+        out_features=[f"stage{i + 1}" for i in range(first - 1, len(channels))],
+    )
+    backbone = ResNetBackbone(config)
+    if width != "full":
+        backbone.embedder.pooler = nn.Identity()  # objects of 8 pixels: half the stride everywhere
+    return DenseDetector(backbone, channels[first - 1 :], hidden, classes)
+
+
+# Reconstruction
+
+
+class Reconstruction(Pipeline):
+    """The source image from the downsized one: interpolated, plus what a small network adds.
+
+    The network works at the low resolution; its features are interpolated, since the ratio is fractional. Loss: the mean of
+    ``sqrt(d**2 + 1e-6)``, Charbonnier's, ``d`` the difference from the source in 0..1.
+    """
+
+    task = "reconstruction"
+
+    def __init__(self, hidden: int, depth: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [nn.Conv2d(3, hidden, 3, padding=1)]
+        for _ in range(depth - 1):
+            layers += [nn.ReLU(), nn.Conv2d(hidden, hidden, 3, padding=1)]
+        layers += [nn.ReLU(), nn.Conv2d(hidden, hidden // 2, 1)]
+        self.body = nn.Sequential(*layers)
+        self.head = nn.Conv2d(hidden // 2, 3, 3, padding=1)
+        for parameter in self.head.parameters():
+            nn.init.zeros_(parameter)  # interpolation alone, to begin with
+
+    def forward(self, images: Tensor, source: tuple[int, int]) -> Tensor:
+        """(N, 3, H, W), somewhat beyond 0..1."""
+        return enlarge(images, source) + self.head(enlarge(self.body(normalise(images)), source))
+
+    def loss(self, images: Tensor, batch: Batch) -> Tensor:
+        difference = self(images, (batch.images.shape[2], batch.images.shape[3])) - batch.images / 255
+        return (difference**2 + 1e-6).sqrt().mean()
+
+    @torch.no_grad()
+    def predict(self, images: Tensor, source: tuple[int, int]) -> Tensor:
+        return self(images, source).clamp(0, 1)
+
+
+def _reconstruction(classes: int, size: tuple[int, int], width: Width) -> Pipeline:
+    sizes: dict[Width, tuple[int, int]] = {"tiny": (8, 2), "small": (16, 4), "full": (64, 8)}
+    hidden, depth = sizes[width]
+    return Reconstruction(hidden, depth)
+
+
+def _sizes(tiny: tuple[int, int], small: tuple[int, int], full: tuple[int, int]) -> dict[Width, Size]:
+    """Squares, by the sides of their source and network images."""
+    widths: tuple[tuple[Width, tuple[int, int]], ...] = (("tiny", tiny), ("small", small), ("full", full))
+    return {width: Size((source, source), (network, network)) for width, (source, network) in widths}
+
+
+_BY_1_875 = _sizes((24, 13), (75, 40), (300, 160))
+_BY_2_87 = _sizes((37, 13), (129, 45), (513, 179))
+_BY_3_34 = _sizes((43, 13), (127, 38), (768, 230))
+
+PIPELINES: dict[str, Spec] = {
+    "resnet-dense": Spec("detection", _resnet_dense, _BY_1_875),
+    "segformer": Spec("segmentation", _segformer, _BY_3_34),
+    "mobilenetv2-deeplabv3plus": Spec("segmentation", _mobilenetv2, _BY_2_87),
+    "reconstruction": Spec("reconstruction", _reconstruction, _BY_1_875),
+}
+"""By name. Sizes are those of the method's poster at "full", and in the same ratios at the others."""
