@@ -1,8 +1,8 @@
 """Triton kernels of tritonds and their launchers; nothing else. Imported as ``tritonds.kernels``."""
 
 if __name__ != "tritonds.kernels":
-    # Found as ``kernels`` because Python was started in the repository. Libraries that only ask whether a package of that name is
-    # there, and of which version, as transformers does, get one that they cannot use; all else is refused.
+    # Found as ``kernels`` since Python was started in the repository. Libraries that only ask whether a package of that name is
+    # there and how new, as transformers does, get one that they cannot use; all else is refused.
     __version__ = "0"
     __path__ = []
 
