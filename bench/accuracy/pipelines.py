@@ -199,7 +199,285 @@ def _narrow_head(network: Any, channels: int) -> None:
     head.classifier = nn.Conv2d(channels, config.num_labels, 1)
 
 
+def _mobilevit(classes: int, size: tuple[int, int], width: Width) -> Pipeline:
+    """MobileViT with the head of DeepLabV3; its first convolution keeps the size but at "full"."""
+    from transformers import MobileViTConfig, MobileViTForSemanticSegmentation
+
+    settings: dict[Width, dict[str, Any]] = {
+        "tiny": {
+            "hidden_sizes": (8, 8, 16),
+            "neck_hidden_sizes": (4, 4, 8, 8, 8, 8, 8),
+            "num_attention_heads": 2,
+            "expand_ratio": 1.0,
+            "aspp_out_channels": 8,
+            "atrous_rates": (1, 2, 3),
+        },
+        "small": {
+            "hidden_sizes": (32, 40, 48),
+            "neck_hidden_sizes": (8, 16, 16, 24, 32, 40, 40),
+            "expand_ratio": 2.0,
+            "aspp_out_channels": 32,
+            "atrous_rates": (1, 2, 3),
+        },
+        "full": {},
+    }
+    config = MobileViTConfig(
+        num_labels=classes,
+        output_stride=8,
+        hidden_dropout_prob=0.0,
+        classifier_dropout_prob=0.0,
+        aspp_dropout_prob=0.0,
+        **settings[width],
+    )
+    network = MobileViTForSemanticSegmentation(config)
+    _reset_batch_norms(network)
+    if width != "full":
+        network.mobilevit.conv_stem.convolution.stride = (1, 1)  # objects of 8 pixels: half the stride everywhere
+    return Segmenter(network.to(memory_format=torch.channels_last))
+
+
+def _reset_batch_norms(network: nn.Module) -> None:
+    """Let batch normalisation scale by 1: transformers initialises some by numbers near 0, which hardly train."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.ones_(module.weight)
+
+
+def _dpt(classes: int, size: tuple[int, int], width: Width) -> Pipeline:
+    """DPT: a plain vision transformer whose layers are put together to one map."""
+    from transformers import DPTConfig, DPTForSemanticSegmentation
+
+    small = {
+        "patch_size": 4,
+        "num_hidden_layers": 3,
+        "backbone_out_indices": (0, 1, 2),
+        "reassemble_factors": (2, 1, 0.5),
+        "initializer_range": 0.1,
+    }
+    settings: dict[Width, dict[str, Any]] = {
+        "tiny": small
+        | {
+            "hidden_size": 16,
+            "num_attention_heads": 2,
+            "intermediate_size": 16,
+            "neck_hidden_sizes": (8, 8, 8),
+            "fusion_hidden_size": 8,
+        },
+        "small": small
+        | {
+            "hidden_size": 48,
+            "num_attention_heads": 3,
+            "intermediate_size": 96,
+            "neck_hidden_sizes": (16, 24, 32),
+            "fusion_hidden_size": 24,
+        },
+        "full": {
+            "patch_size": 16,
+            "hidden_size": 192,
+            "num_attention_heads": 3,
+            "intermediate_size": 768,
+            "neck_hidden_sizes": (48, 96, 192, 192),
+            "fusion_hidden_size": 96,
+        },
+    }
+    patch = settings[width]["patch_size"]
+    multiple = 2 * patch  # the coarsest map's cell
+    config = DPTConfig(
+        num_labels=classes,
+        image_size=-(-max(size) // multiple) * multiple,
+        use_auxiliary_head=False,
+        semantic_classifier_dropout=0.0,
+        **settings[width],
+    )
+    network = DPTForSemanticSegmentation(config)
+    network.head.head[-1] = nn.Identity()  # enlarges twice, and the logits are enlarged in any case
+    nn.init.trunc_normal_(network.dpt.embeddings.position_embeddings, std=config.initializer_range)  # else zeros
+    return Segmenter(network, multiple)
+
+
 # Detection
+
+
+class SetDetector(Pipeline):
+    """A transformer that gives a set of boxes, which its own loss matches with the true ones, one to one.
+
+    A batch without any box has the loss 0: there is nothing to match.
+
+    Args:
+        network: of transformers, for object detection.
+        multiple: what divides the sides of its input.
+        nothing: whether the last class is "nothing", and scores add up to 1; else each is for itself.
+    """
+
+    task = "detection"
+
+    def __init__(self, network: nn.Module, multiple: int, nothing: bool) -> None:
+        super().__init__()
+        self.network = network
+        self.multiple = multiple
+        self.nothing = nothing
+
+    def loss(self, images: Tensor, batch: Batch) -> Tensor:
+        padded = pad(normalise(images), self.multiple)
+        if not any(map(len, batch.boxes)):
+            return self.network(padded).logits.sum() * 0
+        unit = 1 / sides(padded)
+        targets = [
+            {"class_labels": labels - 1, "boxes": to_centres(boxes * unit)}
+            for boxes, labels in zip(batch.boxes, batch.labels, strict=True)
+        ]
+        loss: Tensor = self.network(padded, labels=targets).loss
+        return loss
+
+    @torch.no_grad()
+    def predict(self, images: Tensor, source: tuple[int, int]) -> list[Detection]:
+        padded = pad(normalise(images), self.multiple)
+        found = self.network(padded)
+        scores = found.logits.softmax(-1)[..., :-1] if self.nothing else found.logits.sigmoid()
+        boxes = clip(to_corners(found.pred_boxes) * sides(padded), images)
+        return [best(*each) for each in zip(scores, boxes, strict=True)]
+
+
+def sides(images: Tensor) -> Tensor:
+    """(4,): width, height, width, height of images."""
+    h, w = images.shape[-2:]
+    return torch.tensor((w, h, w, h), dtype=torch.float32, device=images.device)
+
+
+def clip(boxes: Tensor, images: Tensor) -> Tensor:
+    """Boxes, (..., 4), as far as they are within the images."""
+    return boxes.clamp(min=0).minimum(sides(images))
+
+
+def to_centres(boxes: Tensor) -> Tensor:
+    """(..., 4), x1, y1, x2, y2 to x, y of the middle, width, height."""
+    low, high = boxes[..., :2], boxes[..., 2:]
+    return torch.cat(((low + high) / 2, high - low), dim=-1)
+
+
+def to_corners(boxes: Tensor) -> Tensor:
+    """The way back from :func:`to_centres`."""
+    middle, half = boxes[..., :2], boxes[..., 2:] / 2
+    return torch.cat((middle - half, middle + half), dim=-1)
+
+
+def _detr(classes: int, size: tuple[int, int], width: Width) -> Pipeline:
+    """DETR on ResNet-18's first three stages at "full", on smaller ones else."""
+    from transformers import DetrConfig, DetrForObjectDetection
+
+    settings: dict[Width, dict[str, Any]] = {
+        "tiny": {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "num_queries": 8, "init_std": 0.1},
+        "small": {"d_model": 64, "encoder_layers": 2, "decoder_layers": 3, "num_queries": 16, "init_std": 0.1},
+        "full": {"d_model": 256, "encoder_layers": 3, "decoder_layers": 3, "num_queries": 100},
+    }
+    backbone = _resnet(width, ["stage3" if width == "full" else "stage2"])
+    hidden = settings[width]["d_model"]
+    config = DetrConfig(
+        num_labels=classes - 1,
+        backbone_config=backbone.config,
+        encoder_attention_heads=max(2, hidden // 32),
+        decoder_attention_heads=max(2, hidden // 32),
+        encoder_ffn_dim=2 * hidden,
+        decoder_ffn_dim=2 * hidden,
+        dropout=0.0,
+        auxiliary_loss=True,
+        **settings[width],
+    )
+    network = DetrForObjectDetection(config)
+    network.model.backbone.model = backbone  # its own has batch normalisation frozen, at random numbers
+    nn.init.normal_(network.model.query_position_embeddings.weight)  # as DETR's authors; else all queries are alike
+    return SetDetector(network, multiple=1, nothing=True)
+
+
+def _yolos(classes: int, size: tuple[int, int], width: Width) -> Pipeline:
+    """YOLOS: a plain vision transformer with a token for each box it may find."""
+    from transformers import YolosConfig, YolosForObjectDetection
+
+    settings: dict[Width, dict[str, Any]] = {
+        "tiny": {
+            "patch_size": 4,
+            "hidden_size": 16,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "intermediate_size": 32,
+            "num_detection_tokens": 8,
+            "initializer_range": 0.1,
+        },
+        "small": {
+            "patch_size": 4,
+            "hidden_size": 64,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 2,
+            "intermediate_size": 128,
+            "num_detection_tokens": 16,
+            "initializer_range": 0.1,
+        },
+        "full": {
+            "patch_size": 8,
+            "hidden_size": 192,
+            "num_hidden_layers": 12,
+            "num_attention_heads": 3,
+            "intermediate_size": 768,
+        },
+    }
+    patch = settings[width]["patch_size"]
+    config = YolosConfig(
+        num_labels=classes - 1,
+        image_size=tuple(-(-side // patch) * patch for side in size),
+        use_mid_position_embeddings=False,
+        **settings[width],
+    )
+    network = YolosForObjectDetection(config)
+    embeddings = network.vit.embeddings
+    for parameter in (embeddings.detection_tokens, embeddings.position_embeddings):
+        nn.init.trunc_normal_(parameter, std=config.initializer_range)  # else zeros, and all tokens alike
+    return SetDetector(network, patch, nothing=True)
+
+
+def _rtdetr(classes: int, size: tuple[int, int], width: Width) -> Pipeline:
+    """RT-DETR on its ResNet-18 at "full", on two levels of a smaller one else."""
+    from transformers import RTDetrConfig, RTDetrForObjectDetection, RTDetrResNetConfig
+
+    sizes: dict[Width, tuple[int, list[int], list[int], int, int]] = {  # stem, stages, their depths, hidden, queries
+        "tiny": (8, [8, 8, 16], [1, 1, 1], 16, 8),
+        "small": (16, [16, 32, 64], [1, 1, 1], 64, 24),
+        "full": (64, [64, 128, 256, 512], [2, 2, 2, 2], 256, 100),
+    }
+    stem, channels, depths, hidden, queries = sizes[width]
+    levels = len(channels) - 1
+    first = 8 if width == "full" else 4  # the finest level's stride
+    backbone = RTDetrResNetConfig(
+        embedding_size=stem,
+        hidden_sizes=channels,
+        depths=depths,
+        layer_type="basic",
+        out_features=[f"stage{i + 2}" for i in range(levels)],
+    )
+    config = RTDetrConfig(
+        num_labels=classes - 1,
+        backbone_config=backbone,
+        freeze_backbone_batch_norms=False,
+        encoder_hidden_dim=hidden,
+        encoder_in_channels=channels[1:],
+        feat_strides=[first * 2**i for i in range(levels)],
+        encode_proj_layers=[levels - 1],
+        encoder_ffn_dim=2 * hidden,
+        encoder_attention_heads=max(2, hidden // 32),
+        hidden_expansion=0.5,
+        d_model=hidden,
+        num_queries=queries,
+        decoder_in_channels=[hidden] * levels,
+        decoder_ffn_dim=2 * hidden,
+        num_feature_levels=levels,
+        decoder_layers=3 if width == "full" else 2,
+        decoder_attention_heads=max(2, hidden // 32),
+        num_denoising=queries,
+    )
+    network = RTDetrForObjectDetection(config)
+    _reset_batch_norms(network)
+    if width != "full":
+        network.model.backbone.model.embedder.pooler = nn.Identity()
+    return SetDetector(network, first * 2 ** (levels - 1), nothing=False)
 
 
 class DenseDetector(Pipeline):
@@ -258,10 +536,7 @@ class DenseDetector(Pipeline):
     @torch.no_grad()
     def predict(self, images: Tensor, source: tuple[int, int]) -> list[Detection]:
         logits, boxes, _ = self(images)
-        h, w = images.shape[-2:]
-        limit = boxes.new_tensor((w, h, w, h))
-        boxes = boxes.clamp(min=0).minimum(limit)
-        return [suppress(best(*found)) for found in zip(logits.sigmoid(), boxes, strict=True)]
+        return [suppress(best(*each)) for each in zip(logits.sigmoid(), clip(boxes, images), strict=True)]
 
 
 def _conv_block(channels: int) -> tuple[nn.Module, ...]:
@@ -337,26 +612,26 @@ def suppress(found: Detection) -> Detection:
 
 def _resnet_dense(classes: int, size: tuple[int, int], width: Width) -> Pipeline:
     """A :class:`DenseDetector` on ResNet-18 at "full", on smaller ones else."""
+    backbone = _resnet(width, ["stage1", "stage2", "stage3", "stage4"] if width == "full" else ["stage2", "stage3"])
+    hidden: dict[Width, int] = {"tiny": 16, "small": 48, "full": 128}
+    return DenseDetector(backbone, backbone.channels, hidden[width], classes)
+
+
+def _resnet(width: Width, stages: list[str]) -> Any:
+    """Transformers' ResNet-18 at "full"; else three stages with half the strides, for objects of 8 pixels."""
     from transformers import ResNetBackbone, ResNetConfig
 
-    sizes: dict[Width, tuple[int, list[int], list[int], int]] = {  # stem, stages' channels, their depths, head
-        "tiny": (8, [8, 8, 16], [1, 1, 1], 16),
-        "small": (16, [16, 32, 64], [1, 1, 1], 48),
-        "full": (64, [64, 128, 256, 512], [2, 2, 2, 2], 128),
+    sizes: dict[Width, tuple[int, list[int], list[int]]] = {  # stem, stages' channels, their depths
+        "tiny": (8, [8, 8, 16], [1, 1, 1]),
+        "small": (16, [16, 32, 64], [1, 1, 1]),
+        "full": (64, [64, 128, 256, 512], [2, 2, 2, 2]),
     }
-    stem, channels, depths, hidden = sizes[width]
-    first = 1 if width == "full" else 2  # the first stage at stride 4
-    config = ResNetConfig(
-        embedding_size=stem,
-        hidden_sizes=channels,
-        depths=depths,
-        layer_type="basic",
-        out_features=[f"stage{i + 1}" for i in range(first - 1, len(channels))],
-    )
+    stem, channels, depths = sizes[width]
+    config = ResNetConfig(embedding_size=stem, hidden_sizes=channels, depths=depths, layer_type="basic", out_features=stages)
     backbone = ResNetBackbone(config)
     if width != "full":
-        backbone.embedder.pooler = nn.Identity()  # objects of 8 pixels: half the stride everywhere
-    return DenseDetector(backbone, channels[first - 1 :], hidden, classes)
+        backbone.embedder.pooler = nn.Identity()
+    return backbone
 
 
 # Reconstruction
@@ -412,9 +687,14 @@ _BY_2_87 = _sizes((37, 13), (129, 45), (513, 179))
 _BY_3_34 = _sizes((43, 13), (127, 38), (768, 230))
 
 PIPELINES: dict[str, Spec] = {
+    "detr": Spec("detection", _detr, _BY_1_875),
+    "yolos": Spec("detection", _yolos, _BY_1_875),
+    "rtdetr": Spec("detection", _rtdetr, _sizes((24, 13), (80, 44), (300, 165))),
     "resnet-dense": Spec("detection", _resnet_dense, _BY_1_875),
     "segformer": Spec("segmentation", _segformer, _BY_3_34),
     "mobilenetv2-deeplabv3plus": Spec("segmentation", _mobilenetv2, _BY_2_87),
+    "mobilevit-deeplabv3": Spec("segmentation", _mobilevit, _BY_2_87),
+    "dpt": Spec("segmentation", _dpt, _BY_3_34),
     "reconstruction": Spec("reconstruction", _reconstruction, _BY_1_875),
 }
 """By name. Sizes are those of the method's poster at "full", and in the same ratios at the others."""
