@@ -1,5 +1,8 @@
 """Where the tests run: on a GPU if there is one, else the same tests in Triton's interpreter."""
 
+import dataclasses
+import functools
+import inspect
 import os
 import zlib
 
@@ -11,6 +14,32 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without which som
 
 import hypothesis
 import pytest
+
+
+def quicken_the_interpreter():
+    """Spare Triton's interpreter work that comes to nothing, which is most of its time."""
+    from triton.runtime import interpreter
+
+    # It repeats whatever it computes in 32 bits in 64, and compares, for an assertion that it makes with ``debug`` alone.
+    builder = interpreter.interpreter_builder
+    if not builder.options.debug:
+        builder.options = dataclasses.replace(builder.options, sanitize_overflow=False)
+
+    # At every call inside a kernel, it looks through the whole of triton.language for what is not yet its own.
+    @functools.cache
+    def builtins(package):
+        return [(name, member) for name, member in inspect.getmembers(package) if interpreter.tl.core.is_builtin(member)]
+
+    def patch(package, *rest):
+        for name, member in builtins(package):
+            if getattr(package, name) is member:
+                interpreter._patch_attr(package, name, member, *rest)
+
+    interpreter._patch_builtin = patch
+
+
+if "TRITON_INTERPRET" in os.environ:
+    quicken_the_interpreter()
 
 # New examples every time on a developer's machine; in CI always the same, so that a change is judged by itself.
 hypothesis.settings.register_profile("tritonds", deadline=None, print_blob=True, derandomize="CI" in os.environ)
