@@ -132,11 +132,23 @@ def test_distances_keep_what_half_precision_rounds_off(axis, device):
     torch.testing.assert_close(got[tuple(first)].double(), expected[tuple(first)], rtol=0, atol=2e-3)
 
 
+def covering(first, second):
+    """(first, second, dtype): in float32 every two, in every other dtype each of both, with other partners."""
+    every = [pytest.param(a, b, torch.float32) for a in first for b in second]
+    others = [
+        pytest.param(first[i % len(first)], second[(i + shift) % len(second)], dtype, marks=marks)
+        for shift, (dtype, marks) in enumerate([(torch.float64, ()), (torch.float16, ()), (torch.bfloat16, pytest.mark.gpu)])
+        for i in range(max(len(first), len(second)))
+    ]
+    return every + others
+
+
+POOLINGS = [((11, 14), (5, 6)), ((5, 4), (9, 13)), ((1, 1), (2, 2)), ((29, 2), (3, 2)), ((8, 8), (4, 2))]
+
+
 @pytest.mark.parametrize("backend", ["triton", "torch"])
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("size", [((11, 14), (5, 6)), ((5, 4), (9, 13)), ((1, 1), (2, 2)), ((29, 2), (3, 2)), ((8, 8), (4, 2))])
-@pytest.mark.parametrize("channels", [1, 6, 70])
-def test_area_pool2d(size, dtype, channels, backend, device):
+@pytest.mark.parametrize(("size", "channels", "dtype"), covering(POOLINGS, [1, 6, 70]))
+def test_area_pool2d(size, channels, dtype, backend, device):
     def pool(image, texture, weights, size, *, taps, prior, backend=None):
         return oracle.area_pool2d(image, size) if backend is None else tritonds.area_pool2d(image, size, backend=backend)
 
@@ -151,15 +163,14 @@ def test_area_pool2d_layouts(layout, device):
     assert error(y, oracle.area_pool2d(x.double(), (4, 3))) < 1e-6
 
 
+GATHER_LAYOUTS = ["contiguous", "sliced", "channels_last", "expanded"]
+GATHERS = [(((11, 14), (5, 6)), 2, 3), (((9, 8), (4, 3)), 5, 1), (((3, 4), (7, 9)), 4, 2), (((1, 2), (3, 3)), 3, 70)]
+
+
 @pytest.mark.parametrize("backend", ["triton", "torch"])
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("layout", ["contiguous", "sliced", "channels_last", "expanded"])
-@pytest.mark.parametrize(
-    ("sizes", "taps", "channels"),
-    [(((11, 14), (5, 6)), 2, 3), (((9, 8), (4, 3)), 5, 1), (((3, 4), (7, 9)), 4, 2), (((1, 2), (3, 3)), 3, 70)],
-)
-def test_weighted_gather2d(sizes, taps, channels, layout, dtype, backend, device):
-    (size_in, size_out) = sizes
+@pytest.mark.parametrize(("gather", "layout", "dtype"), covering(GATHERS, GATHER_LAYOUTS))
+def test_weighted_gather2d(gather, layout, dtype, backend, device):
+    (size_in, size_out), taps, channels = gather
     image = arrange(torch.randn(2, channels, *size_in, device=device).to(dtype), layout)
     a = arrange(torch.randn(2, taps**2, *size_out, device=device).to(dtype), layout)
     grad_output = torch.randn(2, channels, *size_out, device=device).to(dtype)
