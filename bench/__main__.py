@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from . import measure, report, workloads
+from .accuracy.commands import app as accuracy
 from .providers import PROVIDERS
 
 RESULTS = measure.ROOT / "bench" / "results"
@@ -30,6 +31,7 @@ class _RunByDefault(typer.core.TyperGroup):
 
 
 app = typer.Typer(cls=_RunByDefault, help="Measure tritonds and its peers; without a command: run.", add_completion=False)
+app.add_typer(accuracy, name="accuracy")
 
 
 @app.command()

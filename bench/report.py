@@ -149,15 +149,20 @@ def with_tables(readme: str, results: pathlib.Path) -> str:
     if predicted.exists():
         texts["predicted"] = _predicted_table(json.loads(predicted.read_text()))
     for name, text in texts.items():
-        readme = _with_section(readme, name, text)
+        readme = with_section(readme, f"speed:{name}", text)
     return readme
 
 
-def _with_section(readme: str, name: str, text: str) -> str:
-    before, opening, rest = readme.partition(f"<!-- speed:{name} -->\n")
-    _, closing, after = rest.partition(f"<!-- /speed:{name} -->")
+def with_section(document: str, name: str, text: str) -> str:
+    """``document`` with what lies between its marks ``name`` replaced.
+
+    Raises:
+        ValueError: it has no such marks.
+    """
+    before, opening, rest = document.partition(f"<!-- {name} -->\n")
+    _, closing, after = rest.partition(f"<!-- /{name} -->")
     if not closing:
-        raise ValueError(f"README: expected a section between <!-- speed:{name} --> and <!-- /speed:{name} -->")
+        raise ValueError(f"expected a section between <!-- {name} --> and <!-- /{name} -->")
     return f"{before}{opening}{text}\n{closing}{after}"
 
 
@@ -205,8 +210,8 @@ def _gpu_image_table(result: dict[str, Any]) -> tuple[list[str], list[list[str]]
 
 def _with_images(table: tuple[list[str], list[list[str]]], images: tuple[list[str], list[list[str]]]) -> str:
     """Header and lines of a table, and of a second one, of images, unless it has no line."""
-    text = _markdown(*table)
-    return f"{text}\n\n{IMAGES}\n\n{_markdown(*images)}" if images[1] else text
+    text = markdown(*table)
+    return f"{text}\n\n{IMAGES}\n\n{markdown(*images)}" if images[1] else text
 
 
 TABLES = {"cpu": _cpu_table, "gpu": _gpu_table}
@@ -228,7 +233,7 @@ def _predicted_table(compiled: dict[str, Any]) -> str:
         total = sum(max(c["issue_us"], c["pipe_us"], c["bandwidth_us"]) for c in costs)
         lines.append([f"{name}, {mode}", *(digits(x) for x in fields), digits(total)])
     header = ["workload, pass", "instructions per output pixel", "issue µs", "busiest pipe µs", "bytes µs", "predicted µs"]
-    return f"{_markdown(header, lines)}\n\nTriton {compiled['triton']}, sm_90, {compiled['date']}; `make kernels`."
+    return f"{markdown(header, lines)}\n\nTriton {compiled['triton']}, sm_90, {compiled['date']}; `make kernels`."
 
 
 PASSES = {
@@ -249,7 +254,8 @@ def _headline(result: dict[str, Any]) -> dict[tuple[Workload, str], Group]:
     }
 
 
-def _markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+def markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A table, its first column to the left and all others to the right."""
     rows = [header, ["---", *["---:"] * (len(header) - 1)], *lines]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 

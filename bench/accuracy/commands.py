@@ -1,0 +1,154 @@
+"""The command line ``python -m bench accuracy``."""
+
+import dataclasses
+import functools
+import os
+import pathlib
+from collections.abc import Iterable
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from bench import measure
+
+from . import data, plan, report, runner, timing, weights
+from .pipelines import PIPELINES
+
+RESULTS = measure.ROOT / "bench" / "results" / "accuracy"
+COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+console = Console()
+app = typer.Typer(add_completion=False, help="Train networks behind every downsizer, and compare; without a command: run.")
+
+Folder = Annotated[pathlib.Path | None, typer.Option(help="folder of the results; bench/results/accuracy/PROFILE if not given")]
+
+
+@app.callback(invoke_without_command=True)
+def run(
+    ctx: typer.Context,
+    tiny: Annotated[bool, typer.Option("--tiny", help="every run for a few steps on few small images")] = False,
+    pipeline: Annotated[list[str] | None, typer.Option(help="may be repeated: " + ", ".join(PIPELINES))] = None,
+    method: Annotated[list[str] | None, typer.Option(help="may be repeated: " + ", ".join(plan.METHODS))] = None,
+    seed: Annotated[list[int] | None, typer.Option(min=0, help="may be repeated; all of the profile's if not given")] = None,
+    data_name: Annotated[str, typer.Option("--data", help=", ".join(data.NAMES))] = data.SCENES,
+    out: Folder = None,
+    budget: Annotated[float, typer.Option(help="seconds, after which runs are saved, to go on at the next call")] = 24 * 3600,
+    jobs: Annotated[int, typer.Option(min=1, help="runs at once, which share the cores")] = os.cpu_count() or 1,
+) -> None:
+    """Train every network behind every downsizer, on the GPU if there is one, and write each result as soon as it is there.
+
+    What has a result is not done again, and what was stopped or killed goes on where it was.
+    """
+    if ctx.invoked_subcommand is not None:
+        return
+    job = _job(tiny, data_name, out, jobs)
+    chosen = plan.runs(
+        job.profile,
+        _known("pipeline", pipeline, PIPELINES),
+        _known("method", method, plan.METHODS),
+        seed or (),
+    )
+    try:
+        waiting = runner.remaining(job, chosen)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    with Progress(*COLUMNS, console=console) as progress:
+        task = progress.add_task("training", total=len(chosen), completed=len(chosen) - len(waiting))
+        for row in runner.do(job, waiting, jobs=jobs, budget=budget):
+            metrics = ", ".join(f"{name} {value:.2f}" for name, value in row["metrics"].items())
+            console.print(
+                f"{row['pipeline']}, {row['method']}, seed {row['seed']}: {metrics}, {row['train_s']:.0f} s", highlight=False
+            )
+            progress.update(task, advance=1)
+    left = runner.remaining(job, chosen)
+    if job.results.exists():
+        for table in report.rich_tables(runner.read(job.results)):
+            console.print(table)
+        console.print(f"wrote {job.results}", markup=False, soft_wrap=True)
+    if left:
+        console.print(f"{len(left)} runs are left: the same command goes on")
+        raise typer.Exit(1)
+
+
+@app.command()
+def tables(
+    check: Annotated[bool, typer.Option("--check", help="change nothing; exit with 1 if a document is out of date")] = False,
+) -> None:
+    """Write the committed results into README.md and the model card, between their accuracy marks."""
+    outdated = []
+    for path in (measure.ROOT / "README.md", measure.ROOT / "tritonds" / "weights" / "README.md"):
+        old = path.read_text()
+        new = report.with_tables(old, RESULTS)
+        if new != old:
+            outdated.append(path.name)
+            if not check:
+                path.write_text(new)
+    if check and outdated:
+        console.print("out of date: python -m bench accuracy tables", style="red")
+        raise typer.Exit(1)
+
+
+@app.command()
+def plot(out: Folder = None) -> None:
+    """Draw the differences and the loss curves of a folder's results into its folder plots."""
+    folder = out or RESULTS / _profile(tiny=False)
+    for picture in report.plot(runner.read(folder / "results.json"), folder / "plots"):
+        console.print(f"wrote {picture}", markup=False, soft_wrap=True)
+
+
+@app.command()
+def time(out: Folder = None) -> None:
+    """Time a frame behind DownsizeNet, by the number of its layers, and behind bilinear."""
+    folder = out or RESULTS / _profile(tiny=False)
+    result = timing.time(_device())
+    measure.write(result, folder / "time.json")
+    console.print(report.rich_table("Time", *timing.lines(result)))
+    console.print(f"wrote {folder / 'time.json'}", markup=False, soft_wrap=True)
+
+
+@app.command(name="weights")
+def train_weights(
+    name: Annotated[list[str] | None, typer.Option(help="may be repeated: " + ", ".join(plan.SHIPPED))] = None,
+    out: Annotated[pathlib.Path, typer.Option(help="folder for the files")] = measure.ROOT / "tritonds" / "weights",
+    steps: Annotated[int, typer.Option(min=1, help="of training")] = weights.Training.steps,
+) -> None:
+    """Train the weights that tritonds ships."""
+    training = dataclasses.replace(weights.Training(), steps=steps)
+    for each in _known("name", name, plan.SHIPPED) or plan.SHIPPED:
+        with Progress(*COLUMNS, console=console) as progress:
+            task = progress.add_task(each, total=steps)
+            net = weights.make(each, training, _device(), functools.partial(_show_losses, progress, task))
+        path = out / f"{each}.safetensors"
+        weights.save(net, path)
+        console.print(f"wrote {path}", markup=False, soft_wrap=True)
+
+
+def _show_losses(progress: Progress, task: TaskID, step: int, losses: dict[str, float]) -> None:
+    progress.update(task, completed=step)
+    if step % 100 == 0:
+        progress.console.print(
+            f"step {step}: " + ", ".join(f"{name} {value:.4f}" for name, value in losses.items()), highlight=False
+        )
+
+
+def _job(tiny: bool, data_name: str, out: pathlib.Path | None, jobs: int) -> runner.Job:
+    name = _profile(tiny)
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    return runner.Job(plan.PROFILES[name], data_name, out or RESULTS / name, _device(), threads)
+
+
+def _profile(tiny: bool) -> str:
+    return "tiny" if tiny else {"cuda": "gpu", "cpu": "cpu"}[_device().type]
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _known(option: str, names: list[str] | None, choices: Iterable[str]) -> list[str]:
+    for name in names or ():
+        if name not in choices:
+            raise typer.BadParameter(f"expected one of {', '.join(choices)}, got {name!r}", param_hint=f"--{option}")
+    return names or []

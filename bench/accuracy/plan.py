@@ -1,0 +1,90 @@
+"""What is trained: profiles by machine, and the runs of each in the order of their importance."""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from . import downsizers
+from .pipelines import PIPELINES, Width
+
+FROZEN = "frozen:"
+"""A method's name: DownsizeNet as it was trained in the pipeline named after this, and not trained further."""
+FROZEN_METHOD = "downsizenet-k2"
+FROZEN_FROM = ("segformer", "resnet-dense", "reconstruction")
+FROZEN_IN = "mobilenetv2-deeplabv3plus"
+"""The pipelines of the generalisation table, and the one that none of their downsizers has seen; the poster's was DeepLabv3+."""
+
+
+SHIPPED = {"natural-k2": "downsizenet-k2", "natural-k4": "downsizenet-k4"}
+"""Methods: the weights that tritonds ships, not trained further; and what kind of network each is."""
+SHIPPED_IN = ("reconstruction", "mobilenetv2-deeplabv3plus", "rtdetr")
+"""The last two were not among the networks that they were trained in front of."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How long to train on how much, for one kind of machine."""
+
+    width: Width
+    """Of the networks, and with it the sizes of images: see :data:`PIPELINES in pipelines.py`."""
+    steps: int
+    batch: int
+    train: int
+    """Images to train on; as many for all methods and seeds, other scenes for each seed."""
+    test: int
+    seeds: int
+    downsizer_lr: float = 5e-3
+    warmup: float = 0.05
+    """Share of the steps over which the learning rates rise; they fall to 0 as a cosine after that."""
+    checkpoint_s: float = 30
+    """Seconds after which a run is saved, to be resumed from there."""
+
+
+PROFILES = {
+    "tiny": Profile("tiny", steps=3, batch=2, train=8, test=4, seeds=1),
+    "cpu": Profile("small", steps=600, batch=16, train=3000, test=300, seeds=3),
+    "gpu": Profile("full", steps=1500, batch=32, train=8000, test=500, seeds=3),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One network trained behind one downsizer, from one seed."""
+
+    pipeline: str
+    method: str
+    seed: int
+
+    @property
+    def key(self) -> str:
+        return f"{self.pipeline}/{self.method}/{self.seed}"
+
+
+def runs(profile: Profile, pipelines: Sequence[str] = (), methods: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[Run]:
+    """Every run of a profile, or those of the pipelines, methods and seeds given.
+
+    The headline's methods come first, in all pipelines, one seed after the other, so that a run that is cut short has told most.
+    """
+    chosen = list(_all(seeds or range(profile.seeds)))
+    return [run for run in chosen if run.pipeline in (pipelines or PIPELINES) and (not methods or run.method in methods)]
+
+
+def _all(seeds: Sequence[int]) -> Iterator[Run]:
+    for seed, pipeline, method in itertools.product(seeds, PIPELINES, downsizers.CORE):
+        yield Run(pipeline, method, seed)
+    for seed, source in itertools.product(seeds, FROZEN_FROM):
+        yield Run(FROZEN_IN, FROZEN + source, seed)
+    for seed, pipeline, method in itertools.product(seeds, SHIPPED_IN, SHIPPED):
+        yield Run(pipeline, method, seed)
+    rest = [name for name in downsizers.NAMES if name not in downsizers.CORE]
+    for seed, pipeline, method in itertools.product(seeds, PIPELINES, rest):
+        yield Run(pipeline, method, seed)
+
+
+METHODS = (*downsizers.NAMES, *(FROZEN + source for source in FROZEN_FROM), *SHIPPED)
+
+
+def settings(profile: Profile) -> dict[str, object]:
+    """What results depend on; results under other settings do not compare."""
+    return {name: value for name, value in dataclasses.asdict(profile).items() if name not in ("seeds", "checkpoint_s")}

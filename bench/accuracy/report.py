@@ -1,0 +1,245 @@
+"""What comes of the runs: means, paired differences with their confidence, tables and plots."""
+
+import math
+import pathlib
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from matplotlib.figure import Figure
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from scipy import stats
+
+from bench.report import markdown, with_section
+
+from . import downsizers
+from .metrics import HEADLINE
+from .pipelines import PIPELINES
+from .plan import FROZEN, FROZEN_FROM, FROZEN_IN, FROZEN_METHOD
+from .train import Row
+
+CONFIDENCE = 0.95
+PAIRS = (
+    ("downsizenet-k2", "bilinear"),
+    ("downsizenet-k2", "area"),
+    ("downsizenet-k2", "texture-only-k2-plain"),
+    ("downsizenet-k2", "distance-only-k2"),
+    ("downsizenet-k2", "bilinear-aa"),
+    ("downsizenet-k4", "bilinear-aa"),
+    ("downsizenet-k4", "bicubic-aa"),
+    ("downsizenet-k4", "bilinear"),
+)
+"""Differences of the main table: the first less the second."""
+NOT_MEASURED = "not measured yet: `python -m bench accuracy` fills this table."
+
+Scores = Mapping[tuple[str, str], Mapping[int, float]]
+"""The headline metric by seed, of a pipeline and method."""
+
+
+class Difference(NamedTuple):
+    """The mean of paired differences, and half the width of its confidence interval; nan of less than two pairs."""
+
+    mean: float
+    half: float
+    count: int
+
+    def __str__(self) -> str:
+        interval = "" if math.isnan(self.half) else f" ± {self.half:.2f}"
+        mark = "**" if self.half < abs(self.mean) else ""
+        return f"{mark}{self.mean:+.2f}{interval}{mark}"
+
+
+def scores(rows: Iterable[Row]) -> Scores:
+    """The headline metric of every run."""
+    result: dict[tuple[str, str], dict[int, float]] = {}
+    for row in rows:
+        value = row["metrics"][HEADLINE[PIPELINES[row["pipeline"]].task]]
+        result.setdefault((row["pipeline"], row["method"]), {})[row["seed"]] = value
+    return result
+
+
+def interval(values: Sequence[float]) -> Difference:
+    """Mean and 95 % confidence, by Student's t: as if seeds were draws from a normal distribution."""
+    count = len(values)
+    if count < 2:
+        return Difference(values[0] if values else math.nan, math.nan, count)
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1)) * statistics.stdev(values) / math.sqrt(count)
+    return Difference(statistics.fmean(values), half, count)
+
+
+def difference(found: Scores, pipeline: str, method: str, peer: str) -> Difference:
+    """Of two methods in one pipeline, seed by seed."""
+    a, b = found.get((pipeline, method), {}), found.get((pipeline, peer), {})
+    return interval([a[seed] - b[seed] for seed in sorted(a.keys() & b.keys())])
+
+
+def mean_difference(found: Scores, method: str, peer: str, pipelines: Iterable[str]) -> Difference:
+    """Of two methods, in the mean of pipelines, seed by seed; of the seeds that all of them have."""
+    pairs = [(found.get((name, method), {}), found.get((name, peer), {})) for name in pipelines]
+    pairs = [(a, b) for a, b in pairs if a and b]
+    seeds = set.intersection(*(a.keys() & b.keys() for a, b in pairs)) if pairs else set()
+    return interval([statistics.fmean(a[seed] - b[seed] for a, b in pairs) for seed in sorted(seeds)])
+
+
+def tables(result: dict[str, Any]) -> dict[str, tuple[list[str], list[list[str]]]]:
+    """Header and lines of each table, by title; of those that have a line."""
+    found = scores(result["rows"])
+    vision = [name for name in PIPELINES if PIPELINES[name].task != "reconstruction"]
+    every = {
+        "Mean ± standard deviation over seeds": _means(found, downsizers.CORE),
+        "Paired differences, mean ± half of the 95 % interval over seeds; bold where it excludes zero": _differences(
+            found, vision
+        ),
+        "Variants: differences to bilinear and to bilinear-aa in the mean of the pipelines": _variants(found, vision),
+        f"Generalisation: trained in one pipeline, frozen, in front of a new {FROZEN_IN}": _generalisation(found),
+    }
+    return {title: table for title, table in every.items() if table[1]}
+
+
+def _means(found: Scores, methods: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+    present = [method for method in methods if any(key[1] == method for key in found)]
+    lines = []
+    for pipeline, spec in PIPELINES.items():
+        cells = [_mean(found.get((pipeline, method), {})) for method in present]
+        if any(cells):
+            lines.append([f"{pipeline}, {HEADLINE[spec.task]}", *cells])
+    return ["pipeline", *present], lines
+
+
+def _mean(values: Mapping[int, float]) -> str:
+    if not values:
+        return ""
+    spread = f" ± {statistics.stdev(values.values()):.2f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values.values()):.2f}{spread}"
+
+
+def _differences(found: Scores, vision: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+    lines = []
+    for pipeline in PIPELINES:
+        cells = [difference(found, pipeline, *pair) for pair in PAIRS]
+        if any(cell.count for cell in cells):
+            lines.append([pipeline, *(_cell(cell) for cell in cells)])
+    if len(lines) > 1:
+        means = [mean_difference(found, *pair, vision) for pair in PAIRS]
+        lines.append(["mean, without reconstruction", *(_cell(cell) for cell in means)])
+    return ["pipeline", *(f"{method} − {peer}" for method, peer in PAIRS)], lines
+
+
+def _variants(found: Scores, vision: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+    lines = []
+    for method in downsizers.NAMES:
+        where = [name for name in vision if (name, method) in found]
+        cells = [mean_difference(found, method, peer, where) for peer in ("bilinear", "bilinear-aa")]
+        pictures = [difference(found, "reconstruction", method, peer) for peer in ("bilinear", "bilinear-aa")]
+        if where or any(cell.count for cell in pictures):
+            lines.append([method, str(len(where)), *map(_cell, cells), *map(_cell, pictures)])
+    header = ["method", "pipelines", "− bilinear", "− bilinear-aa", "reconstruction − bilinear", "reconstruction − bilinear-aa"]
+    return header, lines
+
+
+def _generalisation(found: Scores) -> tuple[list[str], list[list[str]]]:
+    lines = []
+    for source in FROZEN_FROM:
+        cell = difference(found, FROZEN_IN, FROZEN + source, "bilinear")
+        if cell.count:
+            lines.append([source, _mean(found[FROZEN_IN, FROZEN + source]), _cell(cell)])
+    if lines:
+        for method in ("bilinear", FROZEN_METHOD):
+            own = difference(found, FROZEN_IN, method, "bilinear")
+            name = "bilinear" if method == "bilinear" else "trained here, not frozen"
+            lines.append([name, _mean(found.get((FROZEN_IN, method), {})), "" if method == "bilinear" else _cell(own)])
+    return [f"{FROZEN_METHOD} from", HEADLINE[PIPELINES[FROZEN_IN].task], "− its bilinear"], lines
+
+
+def _cell(value: Difference) -> str:
+    return str(value) if value.count else ""
+
+
+def rich_tables(result: dict[str, Any]) -> list[Table]:
+    """For the terminal."""
+    return [rich_table(title, header, lines) for title, (header, lines) in tables(result).items()]
+
+
+def rich_table(title: str, header: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:
+    """For the terminal."""
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    for index, name in enumerate(header):
+        table.add_column(name, justify="right" if index else "left")
+    for line in lines:
+        table.add_row(*(cell.replace("**", "") for cell in line))
+    return table
+
+
+def with_tables(readme: str, results: pathlib.Path, read: Any) -> str:
+    """The text of a README with its sections ``accuracy:cpu`` and ``accuracy:gpu`` written anew.
+
+    Raises:
+        ValueError: a section is missing.
+    """
+    for profile in ("cpu", "gpu"):
+        path = results / profile / "results.json"
+        text = _section(read(path)) if path.exists() else NOT_MEASURED
+        readme = with_section(readme, f"accuracy:{profile}", text)
+    return readme
+
+
+def _section(result: dict[str, Any]) -> str:
+    parts = [f"{title}:\n\n{markdown(header, lines)}" for title, (header, lines) in tables(result).items()]
+    return "\n\n".join([*parts, origin(result)])
+
+
+def origin(result: dict[str, Any]) -> str:
+    """Machine, versions, settings, dates and command, in one line."""
+    machine, settings, rows = result["machine"], result["settings"], result["rows"]
+    dates = sorted({row["date"][:10] for row in rows})
+    commits = sorted({row["commit"] or "unknown" for row in rows})
+    length = f"{settings['steps']} steps of {settings['batch']} images, {settings['train']} training and {settings['test']} test images"
+    where = f"{machine['device']}, {machine['threads']} threads a run, PyTorch {machine['torch']}"
+    return f"{length}; {where}; commit {', '.join(commits)}; {' to '.join(dict.fromkeys((dates[0], dates[-1])))}; `python -m bench accuracy`."
+
+
+def plot(result: dict[str, Any], folder: pathlib.Path) -> list[pathlib.Path]:
+    """Draw the paired differences of every pipeline, and the loss curves."""
+    folder.mkdir(parents=True, exist_ok=True)
+    found = scores(result["rows"])
+    pictures = {"differences": _draw_differences(found), "losses": _draw_losses(result["rows"])}
+    paths = []
+    for name, figure in pictures.items():
+        paths.append(folder / f"{name}.png")
+        figure.savefig(paths[-1], dpi=110)
+    return paths
+
+
+def _draw_differences(found: Scores) -> Figure:
+    """One panel for each peer: how much better DownsizeNet is than it, in each pipeline, with the 95 % interval."""
+    figure = Figure(figsize=(12, 4.5), layout="constrained")
+    peers = (("downsizenet-k2", "bilinear"), ("downsizenet-k2", "area"), ("downsizenet-k4", "bilinear-aa"))
+    for axis, (method, peer) in zip(figure.subplots(1, len(peers), sharey=True), peers, strict=True):
+        for row, pipeline in enumerate(PIPELINES):
+            value = difference(found, pipeline, method, peer)
+            if value.count:
+                half = 0 if math.isnan(value.half) else value.half
+                axis.errorbar(value.mean, row, xerr=half, marker="o", capsize=3, color="tab:blue")
+        axis.axvline(0, color="grey", linewidth=1)
+        axis.set_yticks(range(len(PIPELINES)), labels=[f"{name}, {HEADLINE[spec.task]}" for name, spec in PIPELINES.items()])
+        axis.set_title(f"{method} − {peer}", fontsize="medium")
+        axis.grid(axis="x", alpha=0.3)
+    return figure
+
+
+def _draw_losses(rows: Sequence[Row]) -> Figure:
+    """The first seed's curve of every method of the main table, a panel a pipeline."""
+    figure = Figure(figsize=(12, 9), layout="constrained")
+    axes = figure.subplots(3, -(-len(PIPELINES) // 3), squeeze=False).ravel()
+    for axis, pipeline in zip(axes, PIPELINES, strict=False):
+        for row in rows:
+            if row["pipeline"] == pipeline and row["seed"] == 0 and row["method"] in downsizers.CORE:
+                axis.plot(row["losses"], label=row["method"], linewidth=1)
+        axis.set_title(pipeline, fontsize="medium")
+        axis.set_yscale("log")
+    figure.supxlabel("percent of the steps")
+    figure.supylabel("training loss")
+    handles = next((axis.get_legend_handles_labels() for axis in axes if axis.has_data()), ([], []))
+    figure.legend(*handles, loc="outside right upper")
+    return figure

@@ -1,0 +1,80 @@
+"""Time a frame, by how many layers infer the coefficients: the poster's table."""
+
+import datetime
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import benchmark
+
+from bench import measure
+
+from . import downsizers, pipelines
+
+PIPELINE = "resnet-dense"
+CLASSES = 21
+"""VOC's, the background included."""
+METHODS = {
+    "bilinear": "bilinear",
+    "downsizenet-k2, 1 layer": "downsizenet-k2-layers1",
+    "downsizenet-k2, 2 layers": "downsizenet-k2",
+    "downsizenet-k2, 3 layers": "downsizenet-k2-layers3",
+    "downsizenet-k2, 4 layers": "downsizenet-k2-layers4",
+}
+SECONDS = 3.0
+"""For which each is repeated."""
+
+
+@torch.inference_mode()
+def time(device: torch.device) -> dict[str, Any]:
+    """Median milliseconds a frame, downsizer and network, one uint8 image of 300x300 pixels to 160x160 at a time."""
+    size = pipelines.PIPELINES[PIPELINE].sizes["full"]
+    torch.manual_seed(0)
+    network = pipelines.build(PIPELINE, CLASSES, size.network, "full").to(device).eval()
+    image = torch.randint(256, (1, 3, *size.source), dtype=torch.uint8, device=device)
+    rows = []
+    for name, method in METHODS.items():
+        downsizer = downsizers.build(method).to(device).eval()
+        alone = _milliseconds(downsizer, image, size.network)
+        rows.append(
+            {"method": name, "downsizer_ms": alone, "frame_ms": _milliseconds(_Frame(downsizer, network), image, size.network)}
+        )
+    date = f"{datetime.datetime.now():%Y-%m-%d %H:%M}"
+    return {"pipeline": PIPELINE, "size": size, "machine": measure.machine(device), "date": date, "rows": rows}
+
+
+class _Frame(nn.Module):
+    """What a frame takes: the network's answer is not decoded, which takes as long for every downsizer."""
+
+    def __init__(self, downsizer: nn.Module, network: nn.Module) -> None:
+        super().__init__()
+        self.downsizer, self.network = downsizer, network
+
+    def forward(self, images: torch.Tensor, size: tuple[int, int]) -> Any:
+        return self.network(self.downsizer(images, size))
+
+
+def _milliseconds(module: nn.Module, image: torch.Tensor, size: tuple[int, int]) -> float:
+    timer = benchmark.Timer(
+        "module(image, size)", globals={"module": module, "image": image, "size": size}, num_threads=torch.get_num_threads()
+    )
+    return 1000 * timer.blocked_autorange(min_run_time=SECONDS).median
+
+
+def lines(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Header and lines of the table."""
+    base = result["rows"][0]["frame_ms"]
+    rows = [
+        [r["method"], f"{r['frame_ms']:.2f}", f"{r['frame_ms'] - base:+.2f}", f"{r['downsizer_ms']:.2f}"]
+        for r in result["rows"]
+    ]
+    return ["downsizer", "ms a frame", "more than bilinear", "downsizer alone"], rows
+
+
+def origin(result: dict[str, Any]) -> str:
+    """What was timed, where and when."""
+    machine = result["machine"]
+    source, network = (f"{h}x{w}" for h, w in result["size"])
+    where = machine["device"] if machine["device_type"] == "cuda" else f"CPU: {machine['device']}, {machine['threads']} threads"
+    what = f"{result['pipeline']}, {source} to {network}, one uint8 image at a time, eager, float32"
+    return f"{what}; {where}, PyTorch {machine['torch']}; commit {machine['commit']}; {result['date'][:10]}; `python -m bench accuracy time`."

@@ -1,0 +1,198 @@
+"""One run: a network and a downsizer trained together, resumed where they were left, and measured on test data."""
+
+import itertools
+import math
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from tritonds import DownsizeNet
+
+from . import downsizers, pipelines
+from .metrics import Metrics
+from .plan import FROZEN, FROZEN_METHOD, SHIPPED, Profile, Run, settings
+from .samples import Batch, Dataset, batches, collate
+
+CURVE = 100
+"""Points of a loss curve that are kept, each the mean of the steps up to it."""
+CLIP = 1.0
+"""Largest norm of the gradients, the network's and the downsizer's."""
+
+Row = dict[str, Any]
+
+
+class Data(NamedTuple):
+    """What a run is trained on, and what it is measured on."""
+
+    train: Dataset
+    test: Dataset
+
+
+class _State:
+    """Network and downsizer, their optimizer, and how far they are."""
+
+    def __init__(
+        self, run: Run, profile: Profile, classes: int, folder: pathlib.Path, backend: str, device: torch.device
+    ) -> None:
+        spec = pipelines.PIPELINES[run.pipeline]
+        self.profile = profile
+        self.device = device
+        self.size = spec.sizes[profile.width].network
+        self.step = 0
+        self.seconds = 0.0
+        self.losses: list[Tensor] = []
+        torch.manual_seed(run.seed)
+        # The network first, so that it starts from the same numbers whatever is in front of it.
+        self.network = pipelines.build(run.pipeline, classes, self.size, profile.width).to(device)
+        self.downsizer = _downsizer(run, folder, backend).to(device)
+        learned = [parameter for parameter in self.downsizer.parameters() if parameter.requires_grad]
+        groups = [{"params": list(self.network.parameters()), "weight_decay": 0.01, "peak": spec.lr}]
+        groups += [{"params": learned, "weight_decay": 0.0, "peak": profile.downsizer_lr}] if learned else []
+        self.optimizer = torch.optim.AdamW(groups)
+
+    def advance(self, batch: Batch) -> None:
+        """One step of training; the learning rates follow from how many were done."""
+        share = (self.step + 1) / self.profile.steps
+        loss = self.network.loss(self.downsizer(batch.images, self.size), batch)
+        self.optimizer.zero_grad()
+        loss.backward()
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * min(1.0, share / self.profile.warmup) * 0.5 * (1 + math.cos(math.pi * share))
+            nn.utils.clip_grad_norm_(group["params"], CLIP)
+        self.optimizer.step()
+        self.losses.append(loss.detach())
+        self.step += 1
+
+    def save(self, path: pathlib.Path) -> None:
+        """Replace ``path`` at once: being killed here loses nothing."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        parts = {name: getattr(self, name).state_dict() for name in ("network", "downsizer", "optimizer")}
+        losses = torch.stack(self.losses).cpu()
+        generators = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            generators["cuda"] = torch.cuda.get_rng_state(self.device)
+        content = {
+            "step": self.step,
+            "seconds": self.seconds,
+            "losses": losses,
+            "generators": generators,
+            "settings": settings(self.profile),
+        }
+        temporary = path.with_suffix(".part")
+        torch.save(parts | content, temporary)
+        temporary.replace(path)
+
+    def resume(self, path: pathlib.Path) -> None:
+        """Go on from what :meth:`save` wrote, unless it was under other settings."""
+        if not path.exists():
+            return
+        content = torch.load(path, map_location=self.device, weights_only=True)
+        if content["settings"] != settings(self.profile):
+            return
+        for name in ("network", "downsizer", "optimizer"):
+            getattr(self, name).load_state_dict(content[name])
+        self.step, self.seconds = content["step"], content["seconds"]
+        self.losses = list(content["losses"].to(self.device))
+        torch.set_rng_state(content["generators"]["cpu"].cpu())
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(content["generators"]["cuda"].cpu(), self.device)
+
+
+def train(
+    run: Run,
+    profile: Profile,
+    data: Data,
+    folder: pathlib.Path,
+    device: torch.device,
+    *,
+    backend: str = "auto",
+    deadline: float = math.inf,
+    alive: Callable[[], bool] = lambda: True,
+) -> Row | None:
+    """Train, and return what was measured. Goes on where a run that was stopped or killed was last saved.
+
+    Schedule, data order, seeds and the network's first weights are the same for all methods.
+
+    Args:
+        run: what to train.
+        profile: for how long.
+        data: on what.
+        folder: for the checkpoint, while it runs, and the trained downsizer, afterwards.
+        device: where.
+        backend: of DownsizeNet.
+        deadline: of :func:`time.time`, after which a run is saved and stopped.
+        alive: asked before each step; if False, the run stops at once and saves nothing.
+
+    Returns:
+        A row of the results, or None if the run was stopped.
+    """
+    state = _State(run, profile, len(data.train.classes), folder, backend, device)
+    checkpoint = folder / "checkpoints" / f"{run.key}.pt"
+    state.resume(checkpoint)
+    order = _order(len(data.train), profile.steps * profile.batch, run.seed)
+    before, start, saved = state.seconds, time.perf_counter(), time.perf_counter()
+    while state.step < profile.steps:
+        if not alive():
+            return None
+        chosen = order[state.step * profile.batch : (state.step + 1) * profile.batch].tolist()
+        state.advance(collate([data.train[i] for i in chosen], state.size).to(device))
+        now = time.perf_counter()
+        state.seconds = before + now - start
+        late = time.time() > deadline
+        if late or now - saved > profile.checkpoint_s:
+            state.save(checkpoint)
+            saved = time.perf_counter()
+        if late:
+            return None
+    metrics = evaluate(state.network, state.downsizer, data.test, state.size, profile.batch, device)
+    if isinstance(state.downsizer, DownsizeNet) and run.method in downsizers.LEARNED:
+        state.downsizer.save_pretrained(trained(folder, run))
+    checkpoint.unlink(missing_ok=True)
+    curve = torch.stack(state.losses).tolist()
+    row = {"pipeline": run.pipeline, "method": run.method, "seed": run.seed, "metrics": metrics}
+    return row | {"losses": _thinned(curve), "train_s": state.seconds}
+
+
+@torch.no_grad()
+def evaluate(
+    network: pipelines.Pipeline, downsizer: nn.Module, data: Dataset, size: tuple[int, int], batch: int, device: torch.device
+) -> dict[str, float]:
+    """Every metric of the network's task over the whole of ``data``."""
+    network.eval()
+    downsizer.eval()
+    metrics = Metrics(network.task, len(data.classes))
+    for part in batches(data, size, batch):
+        part = part.to(device)
+        source = (part.images.shape[2], part.images.shape[3])
+        metrics.update(network.predict(downsizer(part.images, size), source), part)
+    return metrics.compute()
+
+
+def trained(folder: pathlib.Path, run: Run) -> pathlib.Path:
+    """Where a run leaves its downsizer, as DownsizeNet.from_pretrained reads it."""
+    return folder / "downsizers" / run.key
+
+
+def _downsizer(run: Run, folder: pathlib.Path, backend: str) -> nn.Module:
+    if run.method.startswith(FROZEN):
+        source = Run(run.method.removeprefix(FROZEN), FROZEN_METHOD, run.seed)
+        return DownsizeNet.from_pretrained(trained(folder, source), backend=backend).requires_grad_(False)
+    if run.method in SHIPPED:
+        return DownsizeNet.from_pretrained(run.method, backend=backend).requires_grad_(False)
+    return downsizers.build(run.method, backend)
+
+
+def _order(count: int, needed: int, seed: int) -> Tensor:
+    """Numbers of images, each as often as any other but for the last round."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.cat([torch.randperm(count, generator=generator) for _ in range(-(-needed // count))])[:needed]
+
+
+def _thinned(curve: list[float]) -> list[float]:
+    """At most :data:`CURVE` points, means of equal parts."""
+    edges = [len(curve) * i // min(CURVE, len(curve)) for i in range(min(CURVE, len(curve)) + 1)]
+    return [round(sum(curve[a:b]) / (b - a), 6) for a, b in itertools.pairwise(edges)]
