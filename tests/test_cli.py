@@ -1,7 +1,5 @@
 """The command line, run as a user runs it, and the methods behind it."""
 
-import io
-
 import cv2
 import numpy as np
 import pytest
@@ -11,7 +9,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import tritonds
-from tritonds import methods
+from tritonds import methods, pretrained
 from tritonds.cli import app
 
 
@@ -168,8 +166,11 @@ def test_resize_of_an_empty_folder_says_so(tmp_path):
         (("--size", "0x5"), "expected WIDTHxHEIGHT"),
         (("--size", "99999999999x5"), "expected WIDTHxHEIGHT"),
         (("--size", "5x5", "--method", "nearest"), "method: expected one of"),
-        (("--size", "5x5", "--method", "area", "--weights", "w.pt"), "learns nothing"),
-        (("--size", "5x5", "--weights", "missing.pt"), "missing.pt"),
+        (("--size", "5x5", "--method", "area", "--weights", "natural-k2"), "learns nothing"),
+        (("--size", "5x5", "--method", "downsizenet-k4", "--weights", "natural-k2"), "with others the method is 'downsizenet'"),
+        (("--size", "5x5", "--method", "downsizenet"), "needs some"),
+        (("--size", "5x5", "--weights", "missing.safetensors"), "missing.safetensors"),
+        (("--size", "5x5", "--weights", "natural-k3"), "expected one of ('natural-k2', 'natural-k4')"),
     ],
 )
 def test_resize_refuses(arguments, message, photos, tmp_path):
@@ -181,33 +182,35 @@ def test_resize_refuses(arguments, message, photos, tmp_path):
 def test_weights_are_used(photos, tmp_path):
     net = tritonds.DownsizeNet(taps=3, prior="bilinear", hidden_layers=2)
     torch.nn.init.normal_(net.out.weight)
-    net.save(tmp_path / "w.pt")
-    run("resize", photos / "a.png", "--size", "12x8", "--out", tmp_path, "--weights", tmp_path / "w.pt")
+    net.save_pretrained(tmp_path / "net")
+    run("resize", photos / "a.png", "--size", "12x8", "--out", tmp_path, "--weights", tmp_path / "net")
     image = torch.from_numpy(pixels_of(photos / "a.png")).permute(2, 0, 1)[None].float() / 255
     expected = net(image, (8, 12))[0].permute(1, 2, 0).detach().numpy() * 255
     assert np.abs(pixels_of(tmp_path / "a.png") - expected).max() < 0.51
-    wrong = run("resize", photos / "a.png", "--size", "5x5", "--out", tmp_path, "--weights", tmp_path / "w.pt",
+    wrong = run("resize", photos / "a.png", "--size", "5x5", "--out", tmp_path, "--weights", tmp_path / "net",
                 "--method", "texture-only")  # fmt: skip
     assert wrong.exit_code == 2
     assert "another kind of network" in wrong.output
-    tritonds.DownsizeNet(in_channels=1).save(tmp_path / "grey.pt")
-    wrong = run("resize", photos / "a.png", "--size", "5x5", "--out", tmp_path, "--weights", tmp_path / "grey.pt")
+    tritonds.DownsizeNet(in_channels=1).save_pretrained(tmp_path / "grey")
+    wrong = run("resize", photos / "a.png", "--size", "5x5", "--out", tmp_path, "--weights", tmp_path / "grey")
     assert "for images of 1 channels" in wrong.output
 
 
-def test_loading_refuses_other_files_and_runs_no_code(tmp_path):
-    class Evil:
-        def __reduce__(self):
-            return (exec, ("raise SystemExit('code ran')",))
+@pytest.mark.parametrize(("method", "option"), [("texture-only", "distance_channels"), ("distance-only", "texture_channels")])
+def test_ablations_take_weights(method, option, tmp_path):
+    net = tritonds.DownsizeNet(taps=3, **{option: 0})
+    torch.nn.init.normal_(net.out.weight)
+    net.save_pretrained(tmp_path)
+    image = torch.rand(1, 3, 12, 10)
+    torch.testing.assert_close(methods.get(method, tmp_path)(image, (5, 6)), net(image, (5, 6)).detach())
 
-    torch.save({"options": Evil(), "state_dict": {}}, tmp_path / "evil.pt")
-    (tmp_path / "text.pt").write_text("hello")
-    torch.save({"options": {"taps": 2}, "state_dict": tritonds.DownsizeNet(taps=3).state_dict()}, tmp_path / "shapes.pt")
-    for name in ("evil.pt", "text.pt", "shapes.pt"):
-        with pytest.raises(ValueError, match="expected a file written by"):
-            tritonds.DownsizeNet.load(tmp_path / name)
-    with pytest.raises(FileNotFoundError):
-        tritonds.DownsizeNet.load(tmp_path / "missing.pt")
+
+def test_shipped_weights_are_used():
+    image = torch.rand(1, 3, 12, 10)
+    for method, name in [("downsizenet-k2", "natural-k2"), ("downsizenet-k4", "natural-k4")]:
+        expected = tritonds.DownsizeNet.from_pretrained(name)(image, (5, 6)).detach()
+        torch.testing.assert_close(methods.get(method)(image, (5, 6)), expected)
+        torch.testing.assert_close(methods.get("downsizenet", name)(image, (5, 6)), expected)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -218,6 +221,13 @@ def test_compare_draws_a_picture_and_prints_a_table(photos, tmp_path):
     for name in methods.NAMES:
         assert name in result.output
     assert "20x30 to 9x14" in result.output  # upright
+    assert all(name in result.output for name in pretrained.SHIPPED)
+    tritonds.DownsizeNet(taps=3).save_pretrained(tmp_path / "$^$ [bold]")  # what would be a formula in a title, and a style
+    result = run("compare", photos / "a.png", "--out", tmp_path / "own.png", "--weights", tmp_path / "$^$ [bold]")
+    assert result.exit_code == 0, result.output
+    assert any(
+        line.split()[1] == "downsizenet" and "$^$ [bold]" in line for line in result.output.splitlines() if line[:1] == "│"
+    )
     assert run("compare", tmp_path / "missing.png").exit_code == 2
     assert "expected a .png" in run("compare", photos / "a.png", "--out", "c.xyz").output
 
@@ -252,7 +262,7 @@ class TestMethods:
         area = cv2.resize(pixels, (17, 13), interpolation=cv2.INTER_AREA)
         np.testing.assert_allclose(methods.get("area")(self.image, (13, 17))[0, 0].numpy(), area, atol=1e-6)
 
-    @pytest.mark.parametrize("name", methods.NETWORKS)
+    @pytest.mark.parametrize("name", methods.UNTRAINED)
     def test_untrained_networks_are_antialiased_bilinear(self, name):
         image = self.image.float()
         expected = F.interpolate(image, (16, 21), mode="bilinear", antialias=True)
@@ -261,23 +271,6 @@ class TestMethods:
     def test_unknown_names_are_refused(self):
         with pytest.raises(ValueError, match="method: expected one of"):
             methods.get("lanczos")
-
-
-def test_save_and_load_keep_everything():
-    net = tritonds.DownsizeNet((6, 7), taps=3, prior="antialias", in_channels=1, texture_layers=2, hidden_layers=3)
-    for parameter in net.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    buffer = io.BytesIO()
-    net.save(buffer)
-    buffer.seek(0)
-    loaded = tritonds.DownsizeNet.load(buffer)
-    assert loaded.options() == net.options()
-    half = io.BytesIO()
-    tritonds.DownsizeNet().bfloat16().save(half)
-    half.seek(0)
-    assert tritonds.DownsizeNet.load(half).out.weight.dtype == torch.bfloat16
-    image = torch.rand(1, 1, 13, 17)
-    assert torch.equal(loaded(image), net(image))
 
 
 def test_batch_puts_images_of_several_sizes_into_one(photos, tmp_path):
@@ -295,12 +288,12 @@ def test_batch_refuses_what_it_cannot_read(photos, tmp_path):
 
 
 def test_results_of_networks_that_normalise_are_pictures(photos, tmp_path):
-    """Also of those in half precision: untrained, they are what they are without."""
+    """Also of those in half precision: untrained, they are antialiased bilinear."""
     options = dict(taps=4, prior="antialias", mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])
-    tritonds.DownsizeNet(**options).bfloat16().save(tmp_path / "net.pt")
-    for name, arguments in [("plain", []), ("normalised", ["--weights", tmp_path / "net.pt"])]:
+    tritonds.DownsizeNet(**options).bfloat16().save_pretrained(tmp_path)
+    for name, arguments in [("plain", ["--method", "bilinear-aa"]), ("normalised", ["--weights", tmp_path])]:
         result = run("resize", photos / "a.png", "--size", "15x10", "--out", tmp_path / name, *arguments)
         assert result.exit_code == 0, result.output
     difference = pixels_of(tmp_path / "plain" / "a.png").astype(int) - pixels_of(tmp_path / "normalised" / "a.png")
     assert np.abs(difference).max() <= 1
-    assert run("batch", photos / "a.png", "--out", tmp_path / "b.png", "--weights", tmp_path / "net.pt").exit_code == 0
+    assert run("batch", photos / "a.png", "--out", tmp_path / "b.png", "--weights", tmp_path).exit_code == 0

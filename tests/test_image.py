@@ -630,15 +630,6 @@ def test_distance_only_layers_take_lists(device):
     torch.testing.assert_close(nets[0](images), nets[1](images), rtol=1e-5, atol=1e-6)
 
 
-def test_options_are_saved(tmp_path):
-    net = DownsizeNet((6, 8), mean=MEAN[:3], std=STD[:3], out_dtype=torch.float16)
-    net.save(tmp_path / "net.pt")
-    loaded = DownsizeNet.load(tmp_path / "net.pt")
-    assert loaded.options() == net.options()
-    image = torch.randint(256, (1, 3, 12, 16), dtype=torch.uint8)
-    assert torch.equal(loaded(image), net(image))
-
-
 @each_backend
 def test_autocast(backend, device):
     """Parameters in float32, activations in half precision, as everywhere under autocast; uint8 stays what it is."""

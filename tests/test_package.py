@@ -11,6 +11,8 @@ import zipfile
 
 import pytest
 
+from tritonds.pretrained import SHIPPED
+
 ROOT = pathlib.Path(__file__).parents[1]
 
 
@@ -61,7 +63,8 @@ def test_wheel_holds_the_package_and_nothing_else(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.split("/")[0] for name in names}
     assert tops == {"tritonds", next(top for top in tops if top.endswith(".dist-info"))}
-    assert {"tritonds/py.typed", "tritonds/kernels/__init__.py", "tritonds/cli.py"} <= set(names)
+    weights = {f"tritonds/weights/{name}.safetensors" for name in SHIPPED}
+    assert {"tritonds/py.typed", "tritonds/kernels/__init__.py", "tritonds/cli.py"} | weights <= set(names)
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 
@@ -72,6 +75,7 @@ assert importlib.util.find_spec("triton") is None
 assert "site-packages" in tritonds.__file__, tritonds.__file__
 net = tritonds.DownsizeNet((4, 5))
 net(torch.rand(1, 3, 9, 9)).sum().backward()
+tritonds.DownsizeNet.from_pretrained("natural-k4", size=(4, 5))(torch.rand(1, 3, 9, 9))
 try:
     tritonds.area_pool2d(torch.rand(1, 1, 4, 4), (2, 2), backend="triton")
 except RuntimeError as error:

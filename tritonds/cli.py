@@ -15,11 +15,12 @@ import torch
 import typer
 from PIL import Image, ImageOps
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
-from . import __version__, geometry, methods, ops
+from . import __version__, geometry, methods, ops, pretrained
 from .functional import Letterboxed
 from .module import DownsizeNet
 
@@ -33,7 +34,14 @@ MAX_SIDE = 65_535
 """Of a result, in pixels: what JPEG and most other formats allow."""
 
 Size = Annotated[str, typer.Option(help="WIDTHxHEIGHT of the result, in pixels")]
-Weights = Annotated[Path | None, typer.Option(help="file written by DownsizeNet.save")]
+Weights = Annotated[
+    str | None,
+    typer.Option(help=f"{', '.join(pretrained.SHIPPED)}, or the file or folder of a network saved with save_pretrained"),
+]
+Method = Annotated[
+    str | None,
+    typer.Option(help=f"{', '.join(methods.NAMES)}; {methods.DEFAULT} if not given, or with weights {methods.OWN}"),
+]
 
 
 @app.command()
@@ -41,7 +49,7 @@ def resize(
     inputs: Annotated[list[Path], typer.Argument(metavar="IN...", help="image files, or folders to search for them")],
     size: Size,
     out: Annotated[Path, typer.Option(help="folder for the results, PNG files under the inputs' names")],
-    method: Annotated[str, typer.Option(help=", ".join(methods.NAMES))] = "downsizenet",
+    method: Method = None,
     weights: Weights = None,
 ) -> None:
     """Resize images as 8-bit RGB (transparency dropped, first frame), honouring EXIF orientation.
@@ -50,7 +58,7 @@ def resize(
     """
     target = _parse_size(size)
     try:
-        function = methods.get(method, weights)
+        function = methods.get(method or _learned(weights), weights)
     except (OSError, ValueError) as error:
         raise typer.BadParameter(str(error)) from error
     device = _device()
@@ -92,23 +100,28 @@ def compare(
         raise typer.BadParameter(f"out: expected a .png, .jpg, .pdf or .svg file, got {out}")
     try:
         image = _sample() if photo is None else _read(photo)
-        networks = {name: methods.network(name, weights if name == "downsizenet" else None) for name in methods.NETWORKS}
+        names = methods.NAMES if weights is None else (*methods.NAMES, methods.OWN)
+        functions = {name: methods.get(name, weights if name == methods.OWN else None) for name in names}
     except (OSError, ValueError) as error:
         raise typer.BadParameter(str(error)) from error
     target = _parse_size(size) if size else (max(1, int(image.shape[2] / 1.9)), max(1, int(image.shape[3] / 1.9)))
     device = _device()
     image = image.to(device)
-    results = {}
-    table = Table("method", "ms", "largest difference of the Triton kernels to the reference")
-    for name in methods.NAMES:
-        function = networks[name].to(device) if name in networks else methods.get(name)
+    results, titles = {}, {}
+    table = Table("method", "weights", "ms", "largest difference of the Triton kernels to the reference")
+    for name, function in functions.items():
+        origin, difference = "", ""
+        if isinstance(function, DownsizeNet):
+            function.to(device)
+            origin = methods.TRAINED.get(name) or (str(weights) if name == methods.OWN else "untrained")
+            difference = _triton_difference(function, image, target)
+        titles[name] = f"{name}\n{Path(origin).name}"
         results[name], milliseconds = _timed(partial(function, image, target), device)
-        network = networks.get(name)
-        difference = "" if network is None else _triton_difference(network, image, target)
-        table.add_row(name, f"{milliseconds:.2f}", difference)
+        table.add_row(name, escape(origin), f"{milliseconds:.2f}", difference)
     out.parent.mkdir(parents=True, exist_ok=True)
-    trained = "untrained" if weights is None else str(weights)
-    _draw(image, results, networks["downsizenet"].coefficients(image, target), trained, out)
+    learned = functions[_learned(weights)]
+    assert isinstance(learned, DownsizeNet)
+    _draw(image, results, titles, learned.coefficients(image, target), _learned(weights), out)
     height, width = image.shape[2:]
     table.title = f"{width}x{height} to {target[1]}x{target[0]}, float32, {_where(device)}"
     console.print(table)
@@ -129,7 +142,7 @@ def batch(
     device = _device()
     try:
         images = [_to_uint8(_read(photo)) for photo in photos] if photos else _samples()
-        network = methods.network("downsizenet", weights).to(device)
+        network = methods.network(_learned(weights), weights).to(device)
     except (OSError, ValueError) as error:
         raise typer.BadParameter(str(error)) from error
     images = [image.to(device) for image in images]
@@ -139,7 +152,7 @@ def batch(
     for name, image, scale, offset in zip(names, images, result.scale.tolist(), result.offset.tolist(), strict=True):
         table.add_row(name, f"{image.shape[2]}x{image.shape[1]}", f"{scale[0]:.4f}", f"{offset[0]:.0f}, {offset[1]:.0f}")
     out.parent.mkdir(parents=True, exist_ok=True)
-    _draw_batch(images, result, out)
+    _draw_batch(images, result, f"weights: {weights or methods.TRAINED[methods.DEFAULT]}", out)
     table.title = f"{len(images)} uint8 images to {tuple(result.images.shape)} in {milliseconds:.1f} ms, {_where(device)}"
     console.print(table)
     console.print(f"wrote {out}", markup=False, soft_wrap=True)
@@ -175,6 +188,11 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "not installed"
+
+
+def _learned(weights: str | None) -> str:
+    """The learned method that is meant where none is named."""
+    return methods.DEFAULT if weights is None else methods.OWN
 
 
 def _parse_size(text: str) -> tuple[int, int]:
@@ -296,8 +314,10 @@ def _triton_difference(network: DownsizeNet, image: Tensor, size: tuple[int, int
     return f"{(triton - reference).abs().max().item():.1e}{note}"
 
 
-def _draw(image: Tensor, results: dict[str, Tensor], coefficients: Tensor, trained: str, out: Path) -> None:
-    """One panel a method, its difference to area averaging below, and what DownsizeNet's coefficients are like."""
+def _draw(
+    image: Tensor, results: dict[str, Tensor], titles: dict[str, str], coefficients: Tensor, learned: str, out: Path
+) -> None:
+    """One panel a method, its difference to area averaging below, and what the coefficients of ``learned`` are like."""
     from matplotlib.figure import Figure
 
     columns = len(results) + 1
@@ -309,11 +329,11 @@ def _draw(image: Tensor, results: dict[str, Tensor], coefficients: Tensor, train
     axes[0, 0].set_title(f"source {image.shape[3]}x{image.shape[2]}")
     effective = 1 / coefficients[0].square().sum(dim=0)
     panel = axes[1, 0].imshow(effective.cpu(), vmin=1, vmax=coefficients.shape[1], cmap="viridis")
-    axes[1, 0].set_title(f"downsizenet ({trained}):\ntaps in effect, 1 / sum of squares")
+    axes[1, 0].set_title(f"{titles[learned]}:\ntaps in effect, 1 / sum of squares", parse_math=False)
     figure.colorbar(panel, ax=axes[1, 0], shrink=0.7)
     for column, (name, result) in enumerate(results.items(), start=1):
         axes[0, column].imshow(_to_pixels(result))
-        axes[0, column].set_title(name)
+        axes[0, column].set_title(titles[name], parse_math=False)  # a file's name may hold dollars
         difference = (result - results["area"])[0].mean(dim=0).cpu()
         panel = axes[1, column].imshow(difference, vmin=-0.1, vmax=0.1, cmap="RdBu")
         axes[1, column].set_title(f"{name} - area\nlargest {difference.abs().max():.3f}")
@@ -321,13 +341,14 @@ def _draw(image: Tensor, results: dict[str, Tensor], coefficients: Tensor, train
     figure.savefig(out, dpi=110)
 
 
-def _draw_batch(images: list[Tensor], result: Letterboxed, out: Path) -> None:
+def _draw_batch(images: list[Tensor], result: Letterboxed, title: str, out: Path) -> None:
     """Each image above its part of the batch; around the latter a line where it lies."""
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
     figure = Figure(figsize=(3 * len(images), 6.4), layout="constrained")
     axes = figure.subplots(2, len(images), squeeze=False)
+    figure.suptitle(title, parse_math=False)
     size = (result.images.shape[2], result.images.shape[3])
     for column, image in enumerate(images):
         above, below = axes[:, column]

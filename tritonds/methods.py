@@ -1,7 +1,7 @@
 """Every way of resizing that is compared anywhere, under one name each.
 
-The learned methods without weights are untrained networks with four taps and the antialiasing prior: up to a scale of 2 they
-equal bilinear-aa, and training only adds to that.
+``downsizenet-k2`` and ``-k4`` have the weights that the package holds. The poster's ablations are untrained networks with four
+taps and the antialiasing prior, unless weights are given: up to a scale of 2 they equal bilinear-aa.
 """
 
 from collections.abc import Callable
@@ -25,29 +25,38 @@ INTERPOLATIONS: dict[str, Resize] = {
     "area": area_pool2d,
 }
 
-NETWORKS: dict[str, Callable[..., DownsizeNet]] = {
+UNTRAINED: dict[str, Callable[..., DownsizeNet]] = {
     "texture-only": partial(DownsizeNet, taps=4, prior="antialias", distance_channels=0),
     "distance-only": partial(DownsizeNet, taps=4, prior="antialias", texture_channels=0),
-    "downsizenet": partial(DownsizeNet, taps=4, prior="antialias"),
 }
-
+TRAINED = {"downsizenet-k2": "natural-k2", "downsizenet-k4": "natural-k4"}
+"""The names of their weights."""
+NETWORKS = (*UNTRAINED, *TRAINED)
 NAMES = (*INTERPOLATIONS, *NETWORKS)
+OWN = "downsizenet"
+"""The method whose weights the caller brings."""
+DEFAULT = "downsizenet-k4"
 
 
 def get(name: str, weights: str | PathLike[str] | None = None) -> Resize:
-    """The method called ``name``; ``weights``, a file of :meth:`DownsizeNet.save`, trains a learned one.
+    """The method called ``name``, one of :data:`NAMES`, or "downsizenet" with ``weights``.
+
+    Args:
+        weights: what :meth:`DownsizeNet.from_pretrained` takes; for "downsizenet", "texture-only" and "distance-only".
 
     Raises:
-        ValueError: an unknown name; weights for a method that learns nothing, or of another kind of network.
+        OSError, ValueError: as :meth:`DownsizeNet.from_pretrained`.
+        ValueError: an unknown name; weights for a method that takes none, or of another kind of network; no weights for
+            "downsizenet".
 
     >>> import torch
     >>> get("area")(torch.ones(1, 3, 8, 8), (3, 5)).shape
     torch.Size([1, 3, 3, 5])
     """
-    if name in NETWORKS:
+    if name in NETWORKS or name == OWN:
         return network(name, weights)
     if name not in INTERPOLATIONS:
-        raise ValueError(f"method: expected one of {NAMES}, got {name!r}")
+        raise ValueError(f"method: expected one of {(*NAMES, OWN)}, got {name!r}")
     if weights is not None:
         raise ValueError(f"weights: method {name!r} learns nothing and takes none")
     return INTERPOLATIONS[name]
@@ -55,18 +64,27 @@ def get(name: str, weights: str | PathLike[str] | None = None) -> Resize:
 
 def network(name: str, weights: str | PathLike[str] | None = None) -> DownsizeNet:
     """The network of a learned method, in evaluation mode and float32; its results are pictures, even if it normalises."""
-    net = NETWORKS[name]()
-    if weights is not None:
-        loaded = DownsizeNet.load(weights)
-        kind = (net.texture_channels > 0, net.distance_channels > 0)
-        if (loaded.texture_channels > 0, loaded.distance_channels > 0) != kind:
-            raise ValueError(f"weights: {weights} holds another kind of network than {name!r}")
-        if loaded.in_channels != net.in_channels:
-            raise ValueError(f"weights: {weights} is for images of {loaded.in_channels} channels, not {net.in_channels}")
-        net = loaded.float()
-        net.out_dtype = None
-        net.register_forward_hook(_undo_normalization)
+    if name in TRAINED and weights is not None:
+        raise ValueError(f"weights: method {name!r} has those of {TRAINED[name]!r}; with others the method is {OWN!r}")
+    if name == OWN and weights is None:
+        raise ValueError(f"weights: method {OWN!r} needs some; {tuple(TRAINED)} have their own")
+    source = TRAINED.get(name, weights)
+    if source is None:
+        net = UNTRAINED[name]()
+    else:
+        net = DownsizeNet.from_pretrained(source).float()
+        _check_kind(name, net, source)
+    net.out_dtype = None
+    net.register_forward_hook(_undo_normalization)
     return net.eval().requires_grad_(False)
+
+
+def _check_kind(name: str, net: DownsizeNet, weights: str | PathLike[str]) -> None:
+    """Raise ValueError if the network that ``weights`` hold is not what ``name`` says, for RGB images."""
+    if (net.texture_channels > 0, net.distance_channels > 0) != (name != "distance-only", name != "texture-only"):
+        raise ValueError(f"weights: {weights} holds another kind of network than {name!r}")
+    if net.in_channels != 3:
+        raise ValueError(f"weights: {weights} is for images of {net.in_channels} channels, not 3")
 
 
 def _undo_normalization(net: DownsizeNet, _: Any, result: Any) -> Any:

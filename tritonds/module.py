@@ -3,13 +3,30 @@
 import itertools
 from collections.abc import Sequence
 from os import PathLike
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from . import functional, geometry, reference
+from . import functional, geometry, pretrained, reference
 from .reference import CoefficientWeights
+
+OPTIONS = (
+    "size",
+    "in_channels",
+    "taps",
+    "prior",
+    "texture_channels",
+    "texture_layers",
+    "distance_channels",
+    "hidden_channels",
+    "hidden_layers",
+    "mean",
+    "std",
+    "out_dtype",
+)
+"""The arguments of :class:`DownsizeNet` that a file keeps: all but the backend."""
 
 
 class DownsizeNet(nn.Module):
@@ -184,31 +201,83 @@ class DownsizeNet(nn.Module):
 
     def options(self) -> dict[str, Any]:
         """The arguments that make a network like this one, but for the backend."""
-        names = ["size", "in_channels", "taps", "prior", "texture_channels", "texture_layers"]
-        names += ["distance_channels", "hidden_channels", "hidden_layers", "mean", "std", "out_dtype"]
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in OPTIONS}
 
-    def save(self, file: str | PathLike[str]) -> None:
-        """Write options and parameters to ``file``, for :meth:`load`."""
-        torch.save({"options": self.options(), "state_dict": self.state_dict()}, file)
-
-    @classmethod
-    def load(cls, file: str | PathLike[str], *, backend: str = "auto") -> "DownsizeNet":
-        """The network that :meth:`save` wrote, on the CPU and of the dtype it had. Runs no code from the file.
+    def save_pretrained(self, directory: str | PathLike[str]) -> None:
+        """Write options and parameters to ``model.safetensors`` in ``directory``, which is made, for :meth:`from_pretrained`.
 
         Raises:
-            ValueError: the file holds something else.
+            ValueError: modules were replaced, parameters are of several dtypes, or not finite; nothing is written then.
         """
-        try:
-            content = torch.load(file, map_location="cpu", weights_only=True)
-            net = cls(**content["options"], backend=backend)
-            net.to(content["state_dict"]["out.weight"].dtype)
-            net.load_state_dict(content["state_dict"])
-        except OSError:
-            raise
-        except Exception as error:  # damaged files fail in many ways
-            raise ValueError(f"{file}: expected a file written by DownsizeNet.save: {error}") from error
+        path = Path(directory) / pretrained.FILE
+        state = self.state_dict()
+        with torch.device("meta"):
+            expected = DownsizeNet(**self.options()).state_dict()
+        pretrained.check_state(path, state, expected)
+        pretrained.write(path, self.options(), state)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | PathLike[str],
+        *,
+        size: tuple[int, int] | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        out_dtype: torch.dtype | None = None,
+        backend: str = "auto",
+    ) -> "DownsizeNet":
+        """A trained network: one that the package holds, or one that :meth:`save_pretrained` wrote.
+
+        Each of ``size``, ``mean``, ``std`` and ``out_dtype`` that is given replaces the stored one. The first convolution is
+        changed along with ``mean`` and ``std``, so that the network sees what it was trained on and the result is what it was,
+        normalised as is said here; but for the outermost ``texture_layers`` pixels of an image, around which the convolution
+        puts zeros after normalising. Reading runs no code from the file and draws no random numbers.
+
+        Args:
+            name_or_path: the string "natural-k2" or "natural-k4", which have the defaults of :class:`DownsizeNet`, 2 or 4 taps
+                and the prior "bilinear" or "antialias"; or the path of a .safetensors file, or of a folder that holds
+                ``model.safetensors``. Names come first: ``./natural-k2`` is a folder.
+
+        Returns:
+            The network on the CPU, of the dtype that it was stored in, in training mode, from which evaluation mode is no
+            different.
+
+        Raises:
+            OSError: the file is missing, or cannot be opened.
+            ValueError: an unknown name; or a file that is none of :meth:`save_pretrained`, or whose parameters do not fit its
+                options, or are not finite.
+            TypeError, ValueError: an argument outside what :class:`DownsizeNet` says.
+
+        >>> DownsizeNet.from_pretrained("natural-k2", size=(16, 16))(torch.rand(1, 3, 40, 30)).shape
+        torch.Size([1, 3, 16, 16])
+        """
+        given = {"size": size, "mean": mean, "std": std, "out_dtype": out_dtype}
+        with pretrained.locate(name_or_path) as path:
+            options, state = pretrained.read(path)
+            stored = cls._without_memory(path, options, len(state))
+            pretrained.check_state(path, state, stored.state_dict())
+            with torch.device("meta"):
+                net = cls(**options | {name: value for name, value in given.items() if value is not None}, backend=backend)
+            net.to(state["out.weight"].dtype).to_empty(device="cpu").load_state_dict(state)
+        if net.texture is not None:
+            _renormalize(cast(nn.Conv2d, net.texture[0]), stored, net)
         return net
+
+    @classmethod
+    def _without_memory(cls, path: Path, options: dict[str, Any], tensors: int) -> "DownsizeNet":
+        """The network of the options in a file with so many ``tensors``: shapes alone, whatever sizes the file claims."""
+        if options.keys() != set(OPTIONS):
+            raise ValueError(f"{path}: options: expected {sorted(OPTIONS)}, got {sorted(options)}")
+        layers = options["texture_layers"]
+        try:
+            # Each layer becomes an object, and two tensors.
+            if options["texture_channels"] and 2 * layers > tensors:
+                raise ValueError(f"texture_layers: expected as many as the file holds, got {layers} and {tensors} tensors")
+            with torch.device("meta"):
+                return cls(**options)
+        except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+            raise ValueError(f"{path}: options: {error}") from error
 
     def extra_repr(self) -> str:
         """What the submodules do not show."""
@@ -237,6 +306,22 @@ def _texture_cnn(in_channels: int, channels: int, layers: int) -> nn.Sequential 
     for i, o in itertools.pairwise(widths):
         parts += [nn.Conv2d(i, o, kernel_size=3, padding=1), nn.ReLU()]
     return nn.Sequential(*parts).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+@torch.no_grad()
+def _renormalize(convolution: nn.Conv2d, old: DownsizeNet, new: DownsizeNet) -> None:
+    """Change the convolution of images normalised as ``old`` does, so that it sees the same in those of ``new``.
+
+    With x = (image - mean) / std, x_old = x_new * std_new / std_old + (mean_new - mean_old) / std_old.
+    """
+    zeros, ones = [0.0] * old.in_channels, [1.0] * old.in_channels
+    old_mean, new_mean = (torch.tensor(net.mean or zeros, dtype=torch.float64) for net in (old, new))
+    old_std, new_std = (torch.tensor(net.std or ones, dtype=torch.float64) for net in (old, new))
+    weight = convolution.weight.double()
+    offset = (weight.sum(dim=(2, 3)) * ((new_mean - old_mean) / old_std)).sum(dim=1)
+    assert convolution.bias is not None
+    convolution.bias.copy_(convolution.bias + offset)
+    convolution.weight.copy_(weight * (new_std / old_std).view(-1, 1, 1))
 
 
 def _check_count(name: str, value: int, least: int, most: int | None = None) -> None:
