@@ -14,8 +14,8 @@ TEST_SEED = 0
 def load(name: str, pipeline: str, profile: Profile, seed: int) -> Data:
     """Training and test data of a pipeline at its source size.
 
-    ``scenes`` needs no files; reconstruction then takes photographs. ``voc:FOLDER`` and ``cityscapes:FOLDER`` are read from where
-    they lie, all of their images, and are the same for all seeds.
+    ``scenes`` needs no files; reconstruction then takes photographs. ``voc:FOLDER`` and ``cityscapes:FOLDER`` are read from
+    where they lie, all of their images, and are the same for all seeds.
 
     Raises:
         ValueError: an unknown name; Cityscapes for a detector.
@@ -25,12 +25,13 @@ def load(name: str, pipeline: str, profile: Profile, seed: int) -> Data:
     size = spec.sizes[profile.width].source
     kind, _, folder = name.partition(":")
     if kind == "voc" and folder:
-        splits = ("train", "val") if spec.task == "segmentation" else ("trainval", "test")
-        return Data(*(folders.Voc(folder, split, size, spec.task) for split in splits))
-    if kind == "cityscapes" and folder:
-        return Data(*(folders.Cityscapes(folder, split, size) for split in ("train", "val")))
+        if spec.task == "detection":
+            return Data(folders.Voc(folder, "trainval", size, "detection"), folders.Voc(folder, "test", size, "detection"))
+        return Data(folders.Voc(folder, "train", size, "segmentation"), folders.Voc(folder, "val", size, "segmentation"))
+    if kind == "cityscapes" and folder and spec.task != "detection":
+        return Data(folders.Cityscapes(folder, "train", size), folders.Cityscapes(folder, "val", size))
     if name != SCENES:
-        raise ValueError(f"data: expected one of {', '.join(NAMES)}, got {name!r}")
+        raise ValueError(f"data: expected one of {', '.join(NAMES)}, the last without boxes, got {name!r} for {spec.task}")
     source = scenes.Photographs if spec.task == "reconstruction" else scenes.Scenes
     return Data(_made(source, "train", size, profile.train, seed), _made(source, "test", size, profile.test, TEST_SEED))
 

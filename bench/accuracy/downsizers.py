@@ -1,7 +1,7 @@
 """Every downsizer of the comparison, by name.
 
-Names of learned ones say what they are: kind, taps, what differs. With a prior unless "plain"; with two layers, a hidden one and
-the output, unless "layers" says how many.
+Names of learned ones say what they are: kind, taps, what differs. With a prior unless "plain"; with two layers, a hidden one
+and the output, unless "layers" says how many.
 """
 
 from collections.abc import Callable

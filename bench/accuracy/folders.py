@@ -82,7 +82,7 @@ class Voc:
         ValueError: a file that cannot be understood; several folders with JPEGImages; a mask of another size than its image.
     """
 
-    classes = VOC_CLASSES
+    classes: tuple[str, ...] = VOC_CLASSES
 
     def __init__(self, root: str | Path, split: str, size: tuple[int, int], task: Literal["detection", "segmentation"]) -> None:
         self.root = _voc_root(Path(root))

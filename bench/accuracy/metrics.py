@@ -25,14 +25,15 @@ class Metrics:
     """
 
     def __init__(self, task: Task, classes: int) -> None:
-        self._score: _Boxes | _Pixels | _Pictures
-        self._score = {"detection": _Boxes, "segmentation": _Pixels, "reconstruction": _Pictures}[task](classes)
+        kinds: dict[Task, Any] = {"detection": _Boxes, "segmentation": _Pixels, "reconstruction": _Pictures}
+        self._score = kinds[task](classes)
 
     def update(self, predictions: Prediction, batch: Batch) -> None:
         self._score.update(predictions, batch)
 
     def compute(self) -> dict[str, float]:
-        return self._score.compute()
+        result: dict[str, float] = self._score.compute()
+        return result
 
 
 class _Boxes:

@@ -13,7 +13,7 @@ FROZEN = "frozen:"
 FROZEN_METHOD = "downsizenet-k2"
 FROZEN_FROM = ("segformer", "resnet-dense", "reconstruction")
 FROZEN_IN = "mobilenetv2-deeplabv3plus"
-"""The pipelines of the generalisation table, and the one that none of their downsizers has seen; the poster's was DeepLabv3+."""
+"""The pipelines of the generalisation table, and the one that none of their downsizers has seen; the poster has DeepLabv3+."""
 
 
 SHIPPED = {"natural-k2": "downsizenet-k2", "natural-k4": "downsizenet-k4"}
@@ -64,7 +64,7 @@ class Run:
 def runs(profile: Profile, pipelines: Sequence[str] = (), methods: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[Run]:
     """Every run of a profile, or those of the pipelines, methods and seeds given.
 
-    The headline's methods come first, in all pipelines, one seed after the other, so that a run that is cut short has told most.
+    The headline's methods come first, in all pipelines, one seed after the other, so that what is cut short has told most.
     """
     chosen = list(_all(seeds or range(profile.seeds)))
     return [run for run in chosen if run.pipeline in (pipelines or PIPELINES) and (not methods or run.method in methods)]

@@ -13,7 +13,7 @@ from scipy import stats
 
 from bench.report import markdown, with_section
 
-from . import downsizers
+from . import downsizers, runner
 from .metrics import HEADLINE
 from .pipelines import PIPELINES
 from .plan import FROZEN, FROZEN_FROM, FROZEN_IN, FROZEN_METHOD
@@ -42,7 +42,7 @@ class Difference(NamedTuple):
 
     mean: float
     half: float
-    count: int
+    seeds: int
 
     def __str__(self) -> str:
         interval = "" if math.isnan(self.half) else f" ± {self.half:.2f}"
@@ -118,12 +118,12 @@ def _differences(found: Scores, vision: Sequence[str]) -> tuple[list[str], list[
     lines = []
     for pipeline in PIPELINES:
         cells = [difference(found, pipeline, *pair) for pair in PAIRS]
-        if any(cell.count for cell in cells):
+        if any(cell.seeds for cell in cells):
             lines.append([pipeline, *(_cell(cell) for cell in cells)])
     if len(lines) > 1:
         means = [mean_difference(found, *pair, vision) for pair in PAIRS]
         lines.append(["mean, without reconstruction", *(_cell(cell) for cell in means)])
-    return ["pipeline", *(f"{method} − {peer}" for method, peer in PAIRS)], lines
+    return ["pipeline", *(f"{method} - {peer}" for method, peer in PAIRS)], lines
 
 
 def _variants(found: Scores, vision: Sequence[str]) -> tuple[list[str], list[list[str]]]:
@@ -132,9 +132,9 @@ def _variants(found: Scores, vision: Sequence[str]) -> tuple[list[str], list[lis
         where = [name for name in vision if (name, method) in found]
         cells = [mean_difference(found, method, peer, where) for peer in ("bilinear", "bilinear-aa")]
         pictures = [difference(found, "reconstruction", method, peer) for peer in ("bilinear", "bilinear-aa")]
-        if where or any(cell.count for cell in pictures):
+        if where or any(cell.seeds for cell in pictures):
             lines.append([method, str(len(where)), *map(_cell, cells), *map(_cell, pictures)])
-    header = ["method", "pipelines", "− bilinear", "− bilinear-aa", "reconstruction − bilinear", "reconstruction − bilinear-aa"]
+    header = ["method", "pipelines", "- bilinear", "- bilinear-aa", "reconstruction - bilinear", "reconstruction - bilinear-aa"]
     return header, lines
 
 
@@ -142,18 +142,18 @@ def _generalisation(found: Scores) -> tuple[list[str], list[list[str]]]:
     lines = []
     for source in FROZEN_FROM:
         cell = difference(found, FROZEN_IN, FROZEN + source, "bilinear")
-        if cell.count:
+        if cell.seeds:
             lines.append([source, _mean(found[FROZEN_IN, FROZEN + source]), _cell(cell)])
     if lines:
         for method in ("bilinear", FROZEN_METHOD):
             own = difference(found, FROZEN_IN, method, "bilinear")
             name = "bilinear" if method == "bilinear" else "trained here, not frozen"
             lines.append([name, _mean(found.get((FROZEN_IN, method), {})), "" if method == "bilinear" else _cell(own)])
-    return [f"{FROZEN_METHOD} from", HEADLINE[PIPELINES[FROZEN_IN].task], "− its bilinear"], lines
+    return [f"{FROZEN_METHOD} from", HEADLINE[PIPELINES[FROZEN_IN].task], "- its bilinear"], lines
 
 
 def _cell(value: Difference) -> str:
-    return str(value) if value.count else ""
+    return str(value) if value.seeds else ""
 
 
 def rich_tables(result: dict[str, Any]) -> list[Table]:
@@ -171,7 +171,7 @@ def rich_table(title: str, header: Sequence[str], lines: Sequence[Sequence[str]]
     return table
 
 
-def with_tables(readme: str, results: pathlib.Path, read: Any) -> str:
+def with_tables(readme: str, results: pathlib.Path) -> str:
     """The text of a README with its sections ``accuracy:cpu`` and ``accuracy:gpu`` written anew.
 
     Raises:
@@ -179,7 +179,7 @@ def with_tables(readme: str, results: pathlib.Path, read: Any) -> str:
     """
     for profile in ("cpu", "gpu"):
         path = results / profile / "results.json"
-        text = _section(read(path)) if path.exists() else NOT_MEASURED
+        text = _section(runner.read(path)) if path.exists() else NOT_MEASURED
         readme = with_section(readme, f"accuracy:{profile}", text)
     return readme
 
@@ -194,9 +194,11 @@ def origin(result: dict[str, Any]) -> str:
     machine, settings, rows = result["machine"], result["settings"], result["rows"]
     dates = sorted({row["date"][:10] for row in rows})
     commits = sorted({row["commit"] or "unknown" for row in rows})
-    length = f"{settings['steps']} steps of {settings['batch']} images, {settings['train']} training and {settings['test']} test images"
+    images = f"{settings['train']} images to train, {settings['test']} to test"
+    length = f"{settings['steps']} steps of {settings['batch']}, {images}"
     where = f"{machine['device']}, {machine['threads']} threads a run, PyTorch {machine['torch']}"
-    return f"{length}; {where}; commit {', '.join(commits)}; {' to '.join(dict.fromkeys((dates[0], dates[-1])))}; `python -m bench accuracy`."
+    when = " to ".join(dict.fromkeys((dates[0], dates[-1])))
+    return f"{length}; {where}; commit {', '.join(commits)}; {when}; `python -m bench accuracy`."
 
 
 def plot(result: dict[str, Any], folder: pathlib.Path) -> list[pathlib.Path]:
@@ -218,12 +220,12 @@ def _draw_differences(found: Scores) -> Figure:
     for axis, (method, peer) in zip(figure.subplots(1, len(peers), sharey=True), peers, strict=True):
         for row, pipeline in enumerate(PIPELINES):
             value = difference(found, pipeline, method, peer)
-            if value.count:
+            if value.seeds:
                 half = 0 if math.isnan(value.half) else value.half
                 axis.errorbar(value.mean, row, xerr=half, marker="o", capsize=3, color="tab:blue")
         axis.axvline(0, color="grey", linewidth=1)
         axis.set_yticks(range(len(PIPELINES)), labels=[f"{name}, {HEADLINE[spec.task]}" for name, spec in PIPELINES.items()])
-        axis.set_title(f"{method} − {peer}", fontsize="medium")
+        axis.set_title(f"{method} - {peer}", fontsize="medium")
         axis.grid(axis="x", alpha=0.3)
     return figure
 
@@ -240,6 +242,6 @@ def _draw_losses(rows: Sequence[Row]) -> Figure:
         axis.set_yscale("log")
     figure.supxlabel("percent of the steps")
     figure.supylabel("training loss")
-    handles = next((axis.get_legend_handles_labels() for axis in axes if axis.has_data()), ([], []))
-    figure.legend(*handles, loc="outside right upper")
+    handles, labels = axes[-1].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper")
     return figure

@@ -78,7 +78,8 @@ def remaining(job: Job, runs: Sequence[Run]) -> list[Run]:
 def do(job: Job, runs: Sequence[Run], *, jobs: int, budget: float) -> Iterator[Row]:
     """Train, ``jobs`` at once in processes of their own, for ``budget`` seconds; yield each row after it was written.
 
-    What was begun when the time is over is saved, and goes on at the next call. Runs whose frozen downsizer nothing trains are left.
+    What was begun when the time is over is saved, and goes on at the next call. A run whose frozen downsizer was not trained is
+    left out.
     """
     deadline = time.time() + budget
     job.folder.mkdir(parents=True, exist_ok=True)

@@ -44,7 +44,7 @@ WEAVE_EVENNESS = 6.0
 CONTRAST = (20.0, 40.0)
 """Standard deviation of an object's detail, in grey levels of 255."""
 DEFOCUS = 1.5
-"""Standard deviation in pixels of the blur of the photograph behind the objects, which keeps what is fine in objects to them."""
+"""Standard deviation in pixels of the blur of the photograph behind, so that all that is fine belongs to objects."""
 NOISE = 4.0
 """Standard deviation of the noise of every scene, in grey levels."""
 OBJECTS = 4

@@ -77,4 +77,5 @@ def origin(result: dict[str, Any]) -> str:
     source, network = (f"{h}x{w}" for h, w in result["size"])
     where = machine["device"] if machine["device_type"] == "cuda" else f"CPU: {machine['device']}, {machine['threads']} threads"
     what = f"{result['pipeline']}, {source} to {network}, one uint8 image at a time, eager, float32"
-    return f"{what}; {where}, PyTorch {machine['torch']}; commit {machine['commit']}; {result['date'][:10]}; `python -m bench accuracy time`."
+    when = f"commit {machine['commit']}; {result['date'][:10]}"
+    return f"{what}; {where}, PyTorch {machine['torch']}; {when}; `python -m bench accuracy time`."
