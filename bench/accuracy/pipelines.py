@@ -89,10 +89,11 @@ def normalise(images: Tensor) -> Tensor:
     return (images - 0.45) / 0.25
 
 
-def pad(images: Tensor, multiple: int) -> Tensor:
-    """Images, enlarged by zeros below and on the right until ``multiple`` divides both sides."""
+def pad(images: Tensor, multiple: int, *, square: bool = False) -> Tensor:
+    """Images, enlarged by zeros below and on the right until ``multiple`` divides both sides; and to squares, if asked for."""
     h, w = images.shape[-2:]
-    return F.pad(images, (0, -w % multiple, 0, -h % multiple))
+    high, wide = (max(h, w), max(h, w)) if square else (h, w)
+    return F.pad(images, (0, wide - w + -wide % multiple, 0, high - h + -high % multiple))
 
 
 def enlarge(x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -111,18 +112,25 @@ def enlarge(x: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 class Segmenter(Pipeline):
-    """A network whose logits, enlarged to its input's size, say which class a pixel is."""
+    """A network whose logits, enlarged to its input's size, say which class a pixel is.
+
+    Args:
+        network: of transformers, for semantic segmentation.
+        multiple: what divides the sides of its input.
+        square: whether its input is to be a square.
+    """
 
     task = "segmentation"
 
-    def __init__(self, network: nn.Module, multiple: int = 1) -> None:
+    def __init__(self, network: nn.Module, multiple: int = 1, *, square: bool = False) -> None:
         super().__init__()
         self.network = network
         self.multiple = multiple
+        self.square = square
 
     def logits(self, images: Tensor) -> Tensor:
         """(N, classes, h, w)."""
-        padded = pad(normalise(images), self.multiple)
+        padded = pad(normalise(images), self.multiple, square=self.square)
         logits = enlarge(self.network(padded).logits, (padded.shape[-2], padded.shape[-1]))
         return logits[..., : images.shape[-2], : images.shape[-1]]
 
@@ -213,10 +221,11 @@ def _mobilevit(classes: int, size: tuple[int, int], width: Width) -> Pipeline:
             "atrous_rates": (1, 2, 3),
         },
         "small": {
-            "hidden_sizes": (32, 40, 48),
-            "neck_hidden_sizes": (8, 16, 16, 24, 32, 40, 40),
+            "hidden_sizes": (16, 24, 32),
+            "neck_hidden_sizes": (8, 8, 16, 16, 24, 32, 32),
+            "num_attention_heads": 2,
             "expand_ratio": 2.0,
-            "aspp_out_channels": 32,
+            "aspp_out_channels": 24,
             "atrous_rates": (1, 2, 3),
         },
         "full": {},
@@ -233,6 +242,8 @@ def _mobilevit(classes: int, size: tuple[int, int], width: Width) -> Pipeline:
     _reset_batch_norms(network)
     if width != "full":
         network.mobilevit.conv_stem.convolution.stride = (1, 1)  # objects of 8 pixels: half the stride everywhere
+        for stage in network.mobilevit.encoder.layer[2:]:
+            stage.transformer.layer = stage.transformer.layer[:1]  # of two to four
     return Segmenter(network.to(memory_format=torch.channels_last))
 
 
@@ -269,7 +280,7 @@ def _dpt(classes: int, size: tuple[int, int], width: Width) -> Pipeline:
             "num_attention_heads": 3,
             "intermediate_size": 96,
             "neck_hidden_sizes": (16, 24, 32),
-            "fusion_hidden_size": 24,
+            "fusion_hidden_size": 16,
         },
         "full": {
             "patch_size": 16,
@@ -291,8 +302,29 @@ def _dpt(classes: int, size: tuple[int, int], width: Width) -> Pipeline:
     )
     network = DPTForSemanticSegmentation(config)
     network.head.head[-1] = nn.Identity()  # enlarges twice, and the logits are enlarged in any case
-    nn.init.trunc_normal_(network.dpt.embeddings.position_embeddings, std=config.initializer_range)  # else zeros
-    return Segmenter(network, multiple)
+    network.dpt.layernorm = nn.Identity()  # what it gives is not read, nor is the next one's
+    network.neck.fusion_stage.layers[0].residual_layer1 = nn.Identity()
+    grid = config.image_size // patch
+    _lay_out_positions(network.dpt.embeddings.position_embeddings, (grid, grid))
+    return Segmenter(network, multiple, square=True)  # transformers' DPT takes the root of how many patches there are
+
+
+def _lay_out_positions(positions: Tensor, grid: tuple[int, int]) -> None:
+    """Let the positions of a grid's patches, to be learned, begin as sines and cosines of row and column.
+
+    Transformers begin them as zeros, from which a small network hardly learns where anything is.
+
+    Args:
+        positions: (1, 1 + rows * columns + more, channels), the first of no patch.
+        grid: rows and columns.
+    """
+    quarter = positions.shape[-1] // 4
+    frequencies = 100.0 ** -(torch.arange(quarter) / quarter)
+    y, x = torch.meshgrid(*(torch.arange(float(n)) for n in grid), indexing="ij")
+    angles = torch.stack((y, x), dim=-1).flatten(0, 1)[..., None] * frequencies  # [patches, 2, quarter]
+    waves = torch.cat((angles.sin(), angles.cos()), dim=-1).flatten(1)  # [patches, channels]
+    with torch.no_grad():
+        positions[0, 1 : 1 + len(waves)] = waves / 2
 
 
 # Detection
@@ -421,16 +453,17 @@ def _yolos(classes: int, size: tuple[int, int], width: Width) -> Pipeline:
         },
     }
     patch = settings[width]["patch_size"]
+    grid = -(-size[0] // patch), -(-size[1] // patch)
     config = YolosConfig(
         num_labels=classes - 1,
-        image_size=tuple(-(-side // patch) * patch for side in size),
+        image_size=(grid[0] * patch, grid[1] * patch),
         use_mid_position_embeddings=False,
         **settings[width],
     )
     network = YolosForObjectDetection(config)
     embeddings = network.vit.embeddings
-    for parameter in (embeddings.detection_tokens, embeddings.position_embeddings):
-        nn.init.trunc_normal_(parameter, std=config.initializer_range)  # else zeros, and all tokens alike
+    nn.init.normal_(embeddings.detection_tokens, std=0.5)  # else zeros, and all alike
+    _lay_out_positions(embeddings.position_embeddings, grid)
     return SetDetector(network, patch, nothing=True)
 
 
@@ -440,7 +473,7 @@ def _rtdetr(classes: int, size: tuple[int, int], width: Width) -> Pipeline:
 
     sizes: dict[Width, tuple[int, list[int], list[int], int, int]] = {  # stem, stages, their depths, hidden, queries
         "tiny": (8, [8, 8, 16], [1, 1, 1], 16, 8),
-        "small": (16, [16, 32, 64], [1, 1, 1], 64, 24),
+        "small": (16, [16, 32, 48], [1, 1, 1], 48, 16),
         "full": (64, [64, 128, 256, 512], [2, 2, 2, 2], 256, 100),
     }
     stem, channels, depths, hidden, queries = sizes[width]
@@ -462,7 +495,7 @@ def _rtdetr(classes: int, size: tuple[int, int], width: Width) -> Pipeline:
         feat_strides=[first * 2**i for i in range(levels)],
         encode_proj_layers=[levels - 1],
         encoder_ffn_dim=2 * hidden,
-        encoder_attention_heads=max(2, hidden // 32),
+        encoder_attention_heads=max(2, hidden // 32 if width == "full" else hidden // 16),
         hidden_expansion=0.5,
         d_model=hidden,
         num_queries=queries,
@@ -470,7 +503,7 @@ def _rtdetr(classes: int, size: tuple[int, int], width: Width) -> Pipeline:
         decoder_ffn_dim=2 * hidden,
         num_feature_levels=levels,
         decoder_layers=3 if width == "full" else 2,
-        decoder_attention_heads=max(2, hidden // 32),
+        decoder_attention_heads=max(2, hidden // 32 if width == "full" else hidden // 16),
         num_denoising=queries,
     )
     network = RTDetrForObjectDetection(config)
@@ -627,7 +660,14 @@ def _resnet(width: Width, stages: list[str]) -> Any:
         "full": (64, [64, 128, 256, 512], [2, 2, 2, 2]),
     }
     stem, channels, depths = sizes[width]
-    config = ResNetConfig(embedding_size=stem, hidden_sizes=channels, depths=depths, layer_type="basic", out_features=stages)
+    last = int(stages[-1].removeprefix("stage"))  # more would be computed for nothing
+    config = ResNetConfig(
+        embedding_size=stem,
+        hidden_sizes=channels[:last],
+        depths=depths[:last],
+        layer_type="basic",
+        out_features=stages,
+    )
     backbone = ResNetBackbone(config)
     if width != "full":
         backbone.embedder.pooler = nn.Identity()
