@@ -68,8 +68,12 @@ class Spec(NamedTuple):
     task: Task
     builder: Callable[[int, tuple[int, int], Width], Pipeline]
     sizes: dict[Width, Size]
-    lr: float = 1e-3
-    """Learning rate for AdamW at width "small"."""
+    full_lr: float = 1e-3
+    """Learning rate for AdamW at width "full": of its authors' order for a transformer, and not tuned."""
+
+    def lr(self, width: Width) -> float:
+        """Learning rate for AdamW; networks that are not "full" all learn well by the same."""
+        return self.full_lr if width == "full" else 1e-3
 
 
 def build(name: str, classes: int, size: tuple[int, int], width: Width) -> Pipeline:
@@ -727,14 +731,14 @@ _BY_2_87 = _sizes((37, 13), (129, 45), (513, 179))
 _BY_3_34 = _sizes((43, 13), (127, 38), (768, 230))
 
 PIPELINES: dict[str, Spec] = {
-    "detr": Spec("detection", _detr, _BY_1_875),
-    "yolos": Spec("detection", _yolos, _BY_1_875),
-    "rtdetr": Spec("detection", _rtdetr, _sizes((24, 13), (80, 44), (300, 165))),
+    "detr": Spec("detection", _detr, _BY_1_875, full_lr=3e-4),
+    "yolos": Spec("detection", _yolos, _BY_1_875, full_lr=3e-4),
+    "rtdetr": Spec("detection", _rtdetr, _sizes((24, 13), (80, 44), (300, 165)), full_lr=3e-4),
     "resnet-dense": Spec("detection", _resnet_dense, _BY_1_875),
-    "segformer": Spec("segmentation", _segformer, _BY_3_34),
+    "segformer": Spec("segmentation", _segformer, _BY_3_34, full_lr=3e-4),
     "mobilenetv2-deeplabv3plus": Spec("segmentation", _mobilenetv2, _BY_2_87),
     "mobilevit-deeplabv3": Spec("segmentation", _mobilevit, _BY_2_87),
-    "dpt": Spec("segmentation", _dpt, _BY_3_34),
+    "dpt": Spec("segmentation", _dpt, _BY_3_34, full_lr=3e-4),
     "reconstruction": Spec("reconstruction", _reconstruction, _BY_1_875),
 }
 """By name. Sizes are those of the method's poster at "full", and in the same ratios at the others."""

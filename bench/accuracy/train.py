@@ -50,7 +50,7 @@ class _State:
         self.network = pipelines.build(run.pipeline, classes, self.size, profile.width).to(device)
         self.downsizer = _downsizer(run, folder, backend).to(device)
         learned = [parameter for parameter in self.downsizer.parameters() if parameter.requires_grad]
-        groups = [{"params": list(self.network.parameters()), "weight_decay": 0.01, "peak": spec.lr}]
+        groups = [{"params": list(self.network.parameters()), "weight_decay": 0.01, "peak": spec.lr(profile.width)}]
         groups += [{"params": learned, "weight_decay": 0.0, "peak": profile.downsizer_lr}] if learned else []
         self.optimizer = torch.optim.AdamW(groups)
 
