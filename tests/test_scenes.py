@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from bench.accuracy import samples, scenes
 from scipy.ndimage import gaussian_filter
 from skimage import data
 from sklearn import datasets
+
+from bench.accuracy import samples, scenes
 
 
 @pytest.fixture(autouse=True)
@@ -131,7 +132,7 @@ def test_batches_hold_everything_once():
 def test_refuses_what_it_cannot_make(kind):
     with pytest.raises(ValueError, match=r"split: expected one of \('train', 'test'\), got 'val'"):
         kind("val", 40, 1)
-    with pytest.raises(ValueError, match="size: expected 8 to 512, .* got 513"):
+    with pytest.raises(ValueError, match=r"size: expected 8 to 512, .* got 513"):
         kind("test", 513, 1)
     with pytest.raises(IndexError):
         kind("test", 40, 1)[1]

@@ -1,0 +1,375 @@
+"""The accuracy evaluation: metrics against other libraries, training that resumes bit for bit, tables, every pipeline once."""
+
+import dataclasses
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy import stats
+from sklearn.metrics import jaccard_score
+from typer.testing import CliRunner
+
+import tritonds
+from bench import measure
+from bench.__main__ import app
+from bench.accuracy import commands, data, downsizers, plan, report, runner, timing, train, weights
+from bench.accuracy.metrics import Metrics
+from bench.accuracy.pipelines import PIPELINES, Detection
+from bench.accuracy.plan import Run
+from bench.accuracy.samples import Batch
+
+CPU = torch.device("cpu")
+TINY = dataclasses.replace(plan.PROFILES["tiny"], steps=6)
+
+
+def run_one(folder, method="downsizenet-k2", pipeline="segformer", profile=TINY, **options):
+    run = Run(pipeline, method, seed=1)
+    return train.train(run, profile, data.load("scenes", pipeline, profile, run.seed), folder, CPU, **options)
+
+
+def outcome(row):
+    return {name: value for name, value in row.items() if name != "train_s"}
+
+
+def boxes_batch(boxes, labels):
+    return Batch(torch.zeros(len(boxes), 3, 8, 8), tuple(boxes), tuple(labels), torch.zeros(len(boxes), 8, 8).long())
+
+
+def test_miou_is_scikit_learns():
+    masks, predicted = torch.randint(0, 5, (2, 4, 9, 11))
+    masks[0, :3] = 255
+    metrics = Metrics("segmentation", 5)
+    for part in (slice(0, 1), slice(1, 4)):
+        metrics.update(predicted[part], Batch(torch.zeros(0), (), (), masks[part]))
+    counted = masks != 255
+    found = metrics.compute()
+    assert found["mIoU"] == pytest.approx(100 * jaccard_score(masks[counted], predicted[counted], average="macro"), abs=1e-4)
+    assert found["accuracy"] == pytest.approx(100 * (masks == predicted)[counted].double().mean().item(), abs=1e-4)
+
+
+def test_average_precision():
+    boxes = [torch.tensor([[0.0, 0.0, 10.0, 10.0], [20.0, 20.0, 40.0, 40.0]]), torch.tensor([[5.0, 5.0, 15.0, 15.0]])]
+    labels = [torch.tensor([1, 2]), torch.tensor([1])]
+
+    def score(*found):
+        metrics = Metrics("detection", 3)
+        metrics.update([Detection(*each) for each in found], boxes_batch(boxes, labels))
+        return metrics.compute()
+
+    exact = [(b, torch.full((len(b),), 0.9), label) for b, label in zip(boxes, labels, strict=True)]
+    assert score(*exact) == {"mAP": pytest.approx(100), "mAP50": pytest.approx(100)}
+    # Class 2's box overlaps by 0.8, right up to the threshold 0.75 or 0.8; class 1's are exact.
+    shifted = (torch.tensor([[0.0, 0.0, 10.0, 10.0], [20.0, 20.0, 40.0, 36.1]]), exact[0][1], labels[0])
+    assert score(shifted, exact[1]) == {"mAP": pytest.approx((100 + 70) / 2, abs=0.1), "mAP50": pytest.approx(100)}
+    # Found with the wrong class, and not at all.
+    wrong = (boxes[0], exact[0][1], torch.tensor([1, 1]))
+    nothing = (torch.zeros(0, 4), torch.zeros(0), torch.zeros(0).long())
+    assert score(wrong, exact[1])["mAP"] < 51
+    assert score(nothing, nothing) == {"mAP": 0, "mAP50": 0}
+
+
+def test_psnr_of_a_known_error():
+    images = torch.randint(20, 200, (2, 3, 16, 16), dtype=torch.uint8)
+    batch = Batch(images, (), (), torch.zeros(2, 4, 4).long())
+    metrics = Metrics("reconstruction", 1)
+    metrics.update(images / 255 + torch.tensor([0.1, 0.01]).view(2, 1, 1, 1), batch)
+    assert metrics.compute()["PSNR"] == pytest.approx((20 + 40) / 2, abs=1e-3)
+    same = Metrics("reconstruction", 1)
+    same.update(images / 255 + 1e-6, batch)
+    assert same.compute()["SSIM"] == pytest.approx(1, abs=1e-4)
+
+
+def test_every_method_starts_from_the_same_network_and_data(tmp_path):
+    """With a prior, an untrained DownsizeNet is bilinear: so is the first loss, and it trains from there."""
+    first = {
+        method: run_one(tmp_path, method)["losses"] for method in ("bilinear", "downsizenet-k2", "distance-only-k2", "area")
+    }
+    assert first["downsizenet-k2"][0] == pytest.approx(first["bilinear"][0], rel=1e-5)
+    assert first["distance-only-k2"][0] == pytest.approx(first["bilinear"][0], rel=1e-5)
+    assert first["area"][0] != pytest.approx(first["bilinear"][0], rel=1e-5)
+    assert first["downsizenet-k2"][-1] != pytest.approx(first["bilinear"][-1], rel=1e-7)
+
+
+@pytest.mark.parametrize("name", downsizers.NAMES)
+def test_methods_are_what_they_are_called(name):
+    images = torch.randint(256, (2, 3, 24, 24), dtype=torch.uint8)
+    method = downsizers.build(name)
+    result = method(images, (13, 12))
+    assert result.shape == (2, 3, 13, 12)
+    image = images.float() / 255
+    if name in downsizers.FIXED:
+        mode, _, antialias = name.partition("-")
+        expected = tritonds.reference.area_pool2d(image, (13, 12)) if name == "area" else None
+        if expected is None:
+            expected = F.interpolate(image, (13, 12), mode=mode, antialias=antialias == "aa")
+        torch.testing.assert_close(result, expected)
+        return
+    assert method.taps == (4 if "-k4" in name else 2)
+    assert (method.prior is None) == ("plain" in name)
+    assert (method.texture_channels == 0) == ("distance-only" in name)
+    assert (method.distance_channels == 0) == ("texture-only" in name)
+    assert method.hidden_layers == (int(name[-1]) - 1 if "layers" in name else 1)
+    if method.prior is not None:
+        expected = F.interpolate(image, (13, 12), mode="bilinear", antialias=method.prior == "antialias")
+        torch.testing.assert_close(result, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_training_through_the_kernels_gives_the_same_curve(tmp_path):
+    """Through the fused operator, here in Triton's interpreter, and through plain PyTorch: equal to 1e-4 at every step."""
+    options = {"pipeline": "resnet-dense", "profile": dataclasses.replace(TINY, steps=4, downsizer_lr=0.3)}
+    curves = [run_one(tmp_path, backend=backend, **options)["losses"] for backend in ("triton", "torch")]
+    assert len(curves[0]) == 4
+    assert curves[0][-1] != pytest.approx(run_one(tmp_path, "bilinear", **options)["losses"][-1], rel=1e-2)
+    assert curves[0] == pytest.approx(curves[1], rel=1e-4)
+
+
+@pytest.mark.parametrize("pipeline", ["segformer", "rtdetr"])
+def test_a_stopped_run_goes_on_bit_for_bit(pipeline, tmp_path):
+    """RT-DETR draws random numbers as it trains."""
+    uninterrupted = run_one(tmp_path / "a", pipeline=pipeline)
+    assert run_one(tmp_path / "b", pipeline=pipeline, deadline=0) is None  # late after the first step
+    assert run_one(tmp_path / "b", pipeline=pipeline, deadline=0) is None
+    assert torch.load(tmp_path / "b" / "checkpoints" / f"{pipeline}/downsizenet-k2/1.pt", weights_only=True)["step"] == 2
+    torch.rand(7)
+    assert outcome(run_one(tmp_path / "b", pipeline=pipeline)) == outcome(uninterrupted)
+    nets = [tritonds.DownsizeNet.from_pretrained(tmp_path / x / "downsizers" / pipeline / "downsizenet-k2" / "1") for x in "ab"]
+    for x, y in zip(*(net.parameters() for net in nets), strict=True):
+        assert torch.equal(x, y)
+    assert not list((tmp_path / "b").rglob("*.pt"))
+
+
+def test_a_checkpoint_of_other_settings_is_not_used(tmp_path):
+    assert run_one(tmp_path, deadline=0) is None
+    other = dataclasses.replace(TINY, downsizer_lr=1e-3)
+    assert outcome(run_one(tmp_path, profile=other)) == outcome(run_one(tmp_path / "fresh", profile=other))
+
+
+KILLED = """
+import dataclasses, pathlib, sys, torch
+from bench.accuracy import data, plan, train
+torch.use_deterministic_algorithms(True, warn_only=True)
+profile = dataclasses.replace(plan.PROFILES["tiny"], steps=6, checkpoint_s=0)
+def alive():
+    print("step", flush=True)
+    return True
+run, folder = plan.Run("segformer", "downsizenet-k2", 1), pathlib.Path(sys.argv[1])
+train.train(run, profile, data.load("scenes", "segformer", profile, 1), folder, torch.device("cpu"), alive=alive)
+"""
+
+
+def test_a_killed_run_goes_on_where_it_was(tmp_path):
+    command = [sys.executable, "-c", KILLED, str(tmp_path)]
+    environment = os.environ | {"PYTHONPATH": str(measure.ROOT)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path, env=environment) as process:
+        for _ in range(4):
+            assert process.stdout.readline() == "step\n"
+        process.send_signal(signal.SIGKILL)
+    steps = []
+    row = run_one(tmp_path, alive=lambda: steps.append(1) or True)
+    assert len(steps) <= TINY.steps - 3
+    assert row["losses"] == pytest.approx(run_one(tmp_path / "fresh")["losses"], rel=1e-4)
+
+
+def test_a_run_whose_parent_is_gone_stops_at_once(tmp_path):
+    assert run_one(tmp_path, alive=lambda: False) is None
+    assert not list(tmp_path.rglob("*.pt"))
+    assert runner._is_child_of(os.getppid())
+    assert not runner._is_child_of(os.getpid())
+
+
+def test_frozen_downsizers_are_those_trained_elsewhere_and_stay(tmp_path):
+    source = Run(plan.FROZEN_FROM[0], plan.FROZEN_METHOD, 1)
+    net = tritonds.DownsizeNet(taps=2, prior="bilinear")
+    torch.nn.init.normal_(net.out.weight)
+    net.save_pretrained(train.trained(tmp_path, source))
+    frozen = train._downsizer(Run(plan.FROZEN_IN, plan.FROZEN + source.pipeline, 1), tmp_path, "auto")
+    for mine, theirs in zip(frozen.parameters(), net.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+        assert not mine.requires_grad
+    row = run_one(tmp_path, plan.FROZEN + source.pipeline, plan.FROZEN_IN)
+    assert row["metrics"]
+    assert [path.name for path in (tmp_path / "downsizers").rglob("*") if path.is_dir()].count("1") == 1
+
+
+def test_a_frozen_run_waits_for_its_source(tmp_path):
+    job = runner.Job(TINY, "scenes", tmp_path, CPU, 1)
+    waiting = [Run(plan.FROZEN_IN, plan.FROZEN + "segformer", 0), Run("segformer", "bilinear", 0)]
+    assert runner._next(waiting, job) == Run("segformer", "bilinear", 0)
+    assert runner._next(waiting, job) is None
+    tritonds.DownsizeNet().save_pretrained(train.trained(tmp_path, Run("segformer", plan.FROZEN_METHOD, 0)))
+    assert runner._next(waiting, job) == Run(plan.FROZEN_IN, plan.FROZEN + "segformer", 0)
+
+
+def invoke(*arguments, code=0):
+    result = CliRunner().invoke(app, ["accuracy", *map(str, arguments)])
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def test_every_pipeline_end_to_end(tmp_path):
+    """From the command line, each behind an interpolation and behind DownsizeNet; what is done is not done again."""
+    chosen = ["--tiny", "--out", tmp_path, "--method", "bilinear", "--method", "downsizenet-k2"]
+    output = invoke(*chosen)
+    result = runner.read(tmp_path / "results.json")
+    done = {(row["pipeline"], row["method"]) for row in result["rows"]}
+    assert done == {(pipeline, method) for pipeline in PIPELINES for method in ("bilinear", "downsizenet-k2")}
+    for row in result["rows"]:
+        assert all(math.isfinite(value) for value in [*row["metrics"].values(), *row["losses"]])
+        assert row["commit"] == result["machine"]["commit"]
+        assert len(row["losses"]) == plan.PROFILES["tiny"].steps
+    assert "mean, without reconstruction" in " ".join(output.split())
+    before = (tmp_path / "results.json").read_bytes()
+    invoke(*chosen)
+    assert (tmp_path / "results.json").read_bytes() == before
+    for name in commands.app.registered_commands:
+        assert name.callback is not None
+    invoke("plot", "--out", tmp_path)
+    assert all((tmp_path / "plots" / f"{name}.png").stat().st_size > 10_000 for name in ("differences", "losses"))
+
+
+def test_a_budget_stops_and_says_so(tmp_path):
+    output = invoke("--tiny", "--out", tmp_path, "--pipeline", "segformer", "--budget", 0, code=1)
+    assert "runs are left: the same command goes on" in output
+    assert not (tmp_path / "results.json").exists()
+
+
+def test_refuses_what_does_not_fit(tmp_path):
+    assert "expected one of" in invoke("--tiny", "--pipeline", "unet", code=2)
+    assert "expected one of" in invoke("--tiny", "--method", "nearest", code=2)
+    job = runner.Job(TINY, "scenes", tmp_path, CPU, 1)
+    measure.write(job.origin() | {"rows": [], "data": "voc:/x"}, job.results)
+    assert "has results of other" in invoke("--tiny", "--out", tmp_path, code=2)
+    measure.write({"schema": 0}, job.results)
+    with pytest.raises(ValueError, match="expected schema 1, got 0"):
+        runner.remaining(job, [])
+    for name, pipeline in (("coco:/x", "detr"), ("voc:", "detr"), ("cityscapes:/x", "detr")):
+        with pytest.raises(ValueError, match="data: expected one of scenes, voc:FOLDER, cityscapes:FOLDER"):
+            data.load(name, pipeline, TINY, 0)
+
+
+def test_plan_has_the_headline_first_and_everything_once():
+    profile = plan.PROFILES["cpu"]
+    runs = plan.runs(profile)
+    assert len(runs) == len(set(runs))
+    assert {run.method for run in runs} == set(plan.METHODS)
+    headline = len(PIPELINES) * len(downsizers.CORE) * profile.seeds
+    assert {run.method for run in runs[:headline]} == set(downsizers.CORE)
+    for frozen in (run for run in runs if run.method.startswith(plan.FROZEN)):
+        source = Run(frozen.method.removeprefix(plan.FROZEN), plan.FROZEN_METHOD, frozen.seed)
+        assert runs.index(source) < runs.index(frozen)
+        assert source.pipeline != frozen.pipeline
+    assert plan.runs(profile, ["dpt"], ["area"], [7]) == [Run("dpt", "area", 7)]
+
+
+def rows_of(values):
+    """Rows from {(pipeline, method): values by seed}."""
+    metric = {"detection": "mAP", "segmentation": "mIoU", "reconstruction": "PSNR"}
+    return [
+        {
+            "pipeline": pipeline,
+            "method": method,
+            "seed": seed,
+            "metrics": {metric[PIPELINES[pipeline].task]: value},
+            "losses": [1.0],
+        }
+        for (pipeline, method), column in values.items()
+        for seed, value in enumerate(column)
+    ]
+
+
+def test_differences_and_intervals_are_students():
+    a, b = np.random.default_rng(0).normal(50, 3, (2, 4))
+    found = report.scores(rows_of({("dpt", "downsizenet-k2"): a, ("dpt", "bilinear"): b[:3]}))
+    value = report.difference(found, "dpt", "downsizenet-k2", "bilinear")
+    low, high = stats.ttest_rel(a[:3], b[:3]).confidence_interval(0.95)
+    assert (value.mean - value.half, value.mean + value.half) == (pytest.approx(low), pytest.approx(high))
+    assert value.seeds == 3
+
+
+def test_mean_over_pipelines_is_by_seed():
+    rows = rows_of(
+        {
+            ("dpt", "downsizenet-k2"): [2, 4, 9],
+            ("dpt", "bilinear"): [1, 1, 1],
+            ("detr", "downsizenet-k2"): [5, 5],
+            ("detr", "bilinear"): [2, 2],
+            ("yolos", "bilinear"): [2, 2],
+        }
+    )
+    value = report.mean_difference(report.scores(rows), "downsizenet-k2", "bilinear", PIPELINES)
+    assert (value.mean, value.seeds) == (pytest.approx((2 + 3) / 2), 2)
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ([1, 1.1, 1.2], "**+1.10 ± 0.25**"),
+        ([-3, 1, 2], "+0.00 ± 6.57"),
+        ([-1.5], "-1.50"),
+        ([-1, -1.1, -1.2], "**-1.10 ± 0.25**"),
+    ],
+)
+def test_bold_only_where_the_interval_excludes_zero(values, text):
+    assert str(report.interval(values)) == text
+
+
+def test_tables_go_into_documents(tmp_path):
+    document = "a\n<!-- accuracy:cpu -->\nold\n<!-- /accuracy:cpu -->\nb\n<!-- accuracy:gpu -->\n<!-- /accuracy:gpu -->\n"
+    assert report.with_tables(document, tmp_path).count("not measured yet") == 2
+    job = runner.Job(plan.PROFILES["cpu"], "scenes", tmp_path / "cpu", CPU, 1)
+    runner._append(job, rows_of({("dpt", "downsizenet-k2"): [61.5]})[0] | {"date": "2026-11-22 10:00"})
+    runner._append(job, rows_of({("dpt", "bilinear"): [60]})[0] | {"date": "2026-11-23 10:00"})
+    text = report.with_tables(document, tmp_path)
+    assert "| dpt, mIoU | 60.00 | 61.50 |" in text
+    assert "| dpt | +1.50 |" in text
+    assert "2026-11-22 to 2026-11-23" in text
+    assert "old" not in text
+    assert text.count("not measured yet") == 1
+    with pytest.raises(ValueError, match="expected a section between <!-- accuracy:cpu -->"):
+        report.with_tables("", tmp_path)
+
+
+def test_the_documents_tables_are_up_to_date():
+    invoke("tables", "--check")
+
+
+def test_committed_results_are_whole():
+    for path in commands.RESULTS.glob("*/results.json"):
+        result = runner.read(path)
+        keys = [(row["pipeline"], row["method"], row["seed"]) for row in result["rows"]]
+        assert len(keys) == len(set(keys))
+        assert result["settings"] == json.loads(json.dumps(plan.settings(plan.PROFILES[path.parent.name])))
+
+
+def test_time_table(monkeypatch):
+    monkeypatch.setattr(timing, "SECONDS", 0.01)
+    monkeypatch.setattr(timing, "METHODS", {"bilinear": "bilinear", "4 layers": "downsizenet-k2-layers4"})
+    result = timing.time(CPU)
+    header, lines = timing.lines(result)
+    assert [line[0] for line in lines] == ["bilinear", "4 layers"]
+    assert lines[0][2] == "+0.00"
+    assert float(lines[1][1]) > float(lines[1][3]) > 0
+    assert len(header) == len(lines[0])
+    assert "CPU: " in timing.origin(result)
+
+
+def test_weights_are_trained_and_written(tmp_path):
+    training = weights.Training(steps=2, batch=2, source=40, images=4)
+    losses = []
+    net = weights.make("natural-k4", training, CPU, lambda step, loss: losses.append((step, loss)))
+    assert [step for step, _ in losses] == [1, 2]
+    assert set(losses[0][1]) == set(weights.TASKS)
+    assert net.out.weight.abs().max() > 0  # zeros before training
+    weights.save(net, tmp_path / "natural-k4.safetensors")
+    loaded = tritonds.DownsizeNet.from_pretrained(tmp_path / "natural-k4.safetensors")
+    assert [path.name for path in tmp_path.iterdir()] == ["natural-k4.safetensors"]
+    for x, y in zip(loaded.parameters(), net.parameters(), strict=True):
+        assert torch.equal(x, y)
+    assert loaded.options() == downsizers.build(plan.SHIPPED["natural-k4"]).options()
