@@ -231,6 +231,7 @@ def _mobilevit(classes: int, size: tuple[int, int], width: Width) -> Pipeline:
             "expand_ratio": 2.0,
             "aspp_out_channels": 24,
             "atrous_rates": (1, 2, 3),
+            "initializer_range": 0.1,
         },
         "full": {},
     }
@@ -477,7 +478,7 @@ def _rtdetr(classes: int, size: tuple[int, int], width: Width) -> Pipeline:
 
     sizes: dict[Width, tuple[int, list[int], list[int], int, int]] = {  # stem, stages, their depths, hidden, queries
         "tiny": (8, [8, 8, 16], [1, 1, 1], 16, 8),
-        "small": (16, [16, 32, 48], [1, 1, 1], 48, 16),
+        "small": (16, [16, 24, 32], [1, 1, 1], 32, 12),
         "full": (64, [64, 128, 256, 512], [2, 2, 2, 2], 256, 100),
     }
     stem, channels, depths, hidden, queries = sizes[width]
