@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test check kernels speed gpu clean
+.PHONY: demo test check kernels speed gpu accuracy clean
 
 demo: $(VENV)/ready  ## every method on a real photograph, and photographs of several sizes to one batch: pictures and tables
 	TRITON_INTERPRET=1 $(BIN)/tritonds compare --out demo/compare.png
@@ -38,6 +38,11 @@ gpu:  ## on a machine with a GPU: the tests that need one, then the benchmark an
 		$(PYTHON) -m bench --budget $(BENCH_SECONDS) --out $(RESULTS)/gpu.json; bench=$$?; \
 	$(PYTHON) -m bench plot $(RESULTS)/gpu.json --out $(RESULTS)/plots; \
 	echo "tests: $$tests, bench: $$bench"; test $$tests = 0 && test $$bench = 0
+
+ACCURACY_SECONDS ?= 540
+accuracy: $(VENV)/ready  ## train networks behind every downsizer, on the GPU if there is one; call it until it exits with 0
+	$(BIN)/python -m bench accuracy --budget $(ACCURACY_SECONDS)
+	$(BIN)/python -m bench accuracy tables
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

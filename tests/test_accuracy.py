@@ -321,19 +321,36 @@ def test_bold_only_where_the_interval_excludes_zero(values, text):
 
 
 def test_tables_go_into_documents(tmp_path):
-    document = "a\n<!-- accuracy:cpu -->\nold\n<!-- /accuracy:cpu -->\nb\n<!-- accuracy:gpu -->\n<!-- /accuracy:gpu -->\n"
-    assert report.with_tables(document, tmp_path).count("not measured yet") == 2
+    names = ("accuracy:cpu", "accuracy:gpu", "time:cpu", "time:gpu")
+    document = "a\n" + "b\n".join(f"<!-- {name} -->\nOUTDATED\n<!-- /{name} -->\n" for name in names)
+    assert report.readme(document, tmp_path).count("not measured yet") == 4
     job = runner.Job(plan.PROFILES["cpu"], "scenes", tmp_path / "cpu", CPU, 1)
     runner._append(job, rows_of({("dpt", "downsizenet-k2"): [61.5]})[0] | {"date": "2026-11-22 10:00"})
     runner._append(job, rows_of({("dpt", "bilinear"): [60]})[0] | {"date": "2026-11-23 10:00"})
-    text = report.with_tables(document, tmp_path)
+    times = {"pipeline": "resnet-dense", "size": [[4, 4], [2, 2]], "machine": measure.machine(CPU), "date": "2026-11-24 10:00"}
+    rows = [{"method": "bilinear", "frame_ms": 3.0, "downsizer_ms": 0.5}, {"method": "x", "frame_ms": 4.5, "downsizer_ms": 2.0}]
+    measure.write(times | {"rows": rows}, tmp_path / "cpu" / "time.json")
+    text = report.readme(document, tmp_path)
+    assert "| x | 4.50 | +1.50 | 2.00 |" in text
     assert "| dpt, mIoU | 60.00 | 61.50 |" in text
     assert "| dpt | +1.50 |" in text
     assert "2026-11-22 to 2026-11-23" in text
-    assert "old" not in text
-    assert text.count("not measured yet") == 1
+    assert "OUTDATED" not in text
+    assert text.count("not measured yet") == 2
     with pytest.raises(ValueError, match="expected a section between <!-- accuracy:cpu -->"):
-        report.with_tables("", tmp_path)
+        report.readme("", tmp_path)
+
+
+def test_the_model_card_has_the_shipped_weights_alone(tmp_path):
+    document = "<!-- accuracy:shipped -->\n<!-- /accuracy:shipped -->\n"
+    assert "not measured yet" in report.card(document, tmp_path)
+    job = runner.Job(plan.PROFILES["cpu"], "scenes", tmp_path / "cpu", CPU, 1)
+    where = plan.SHIPPED_IN[0]
+    for row in rows_of({(where, "natural-k2"): [31.0, 33.0], (where, "bilinear"): [30.0, 31.0], (where, "area"): [1.0]}):
+        runner._append(job, row | {"date": "2026-11-22 10:00"})
+    text = report.card(document, tmp_path)
+    assert f"| {where}, PSNR | natural-k2 | 32.00 ± 1.41 | +1.50 ± 6.35 |  |" in text
+    assert "area" not in text
 
 
 def test_the_documents_tables_are_up_to_date():

@@ -78,9 +78,12 @@ def tables(
 ) -> None:
     """Write the committed results into README.md and the model card, between their accuracy marks."""
     outdated = []
-    for path in (measure.ROOT / "README.md", measure.ROOT / "tritonds" / "weights" / "README.md"):
+    for path, written in (
+        (measure.ROOT / "README.md", report.readme),
+        (measure.ROOT / "tritonds/weights/README.md", report.card),
+    ):
         old = path.read_text()
-        new = report.with_tables(old, RESULTS)
+        new = written(old, RESULTS)
         if new != old:
             outdated.append(path.name)
             if not check:

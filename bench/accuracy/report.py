@@ -1,5 +1,7 @@
 """What comes of the runs: means, paired differences with their confidence, tables and plots."""
 
+import itertools
+import json
 import math
 import pathlib
 import statistics
@@ -13,10 +15,10 @@ from scipy import stats
 
 from bench.report import markdown, with_section
 
-from . import downsizers, runner
+from . import downsizers, runner, timing
 from .metrics import HEADLINE
 from .pipelines import PIPELINES
-from .plan import FROZEN, FROZEN_FROM, FROZEN_IN, FROZEN_METHOD
+from .plan import FROZEN, FROZEN_FROM, FROZEN_IN, FROZEN_METHOD, SHIPPED, SHIPPED_IN
 from .train import Row
 
 CONFIDENCE = 0.95
@@ -32,6 +34,7 @@ PAIRS = (
 )
 """Differences of the main table: the first less the second."""
 NOT_MEASURED = "not measured yet: `python -m bench accuracy` fills this table."
+NOT_TIMED = "not measured yet: `python -m bench accuracy time` fills this table."
 
 Scores = Mapping[tuple[str, str], Mapping[int, float]]
 """The headline metric by seed, of a pipeline and method."""
@@ -171,22 +174,51 @@ def rich_table(title: str, header: Sequence[str], lines: Sequence[Sequence[str]]
     return table
 
 
-def with_tables(readme: str, results: pathlib.Path) -> str:
-    """The text of a README with its sections ``accuracy:cpu`` and ``accuracy:gpu`` written anew.
+def readme(document: str, results: pathlib.Path) -> str:
+    """The text of a README with its sections ``accuracy:cpu``, ``accuracy:gpu``, ``time:cpu`` and ``time:gpu`` written anew.
 
     Raises:
         ValueError: a section is missing.
     """
     for profile in ("cpu", "gpu"):
-        path = results / profile / "results.json"
-        text = _section(runner.read(path)) if path.exists() else NOT_MEASURED
-        readme = with_section(readme, f"accuracy:{profile}", text)
-    return readme
+        path, times = results / profile / "results.json", results / profile / "time.json"
+        document = with_section(document, f"accuracy:{profile}", _section(runner.read(path)) if path.exists() else NOT_MEASURED)
+        text = _time_section(json.loads(times.read_text())) if times.exists() else NOT_TIMED
+        document = with_section(document, f"time:{profile}", text)
+    return document
+
+
+def card(document: str, results: pathlib.Path) -> str:
+    """The text of the model card with its section ``accuracy:shipped`` written anew.
+
+    Raises:
+        ValueError: the section is missing.
+    """
+    path = results / "cpu" / "results.json"
+    result = runner.read(path) if path.exists() else None
+    header, lines = _shipped(scores(result["rows"] if result else []))
+    text = f"{markdown(header, lines)}\n\n{origin(result)}" if result and lines else NOT_MEASURED
+    return with_section(document, "accuracy:shipped", text)
 
 
 def _section(result: dict[str, Any]) -> str:
     parts = [f"{title}:\n\n{markdown(header, lines)}" for title, (header, lines) in tables(result).items()]
     return "\n\n".join([*parts, origin(result)])
+
+
+def _time_section(result: dict[str, Any]) -> str:
+    return f"{markdown(*timing.lines(result))}\n\n{timing.origin(result)}"
+
+
+def _shipped(found: Scores) -> tuple[list[str], list[list[str]]]:
+    """The shipped weights, frozen, in front of networks trained anew, against the interpolation that each has as its prior."""
+    lines = []
+    for pipeline, method in itertools.product(SHIPPED_IN, SHIPPED):
+        cells = [difference(found, pipeline, method, peer) for peer in ("bilinear", "bilinear-aa")]
+        if any(cell.seeds for cell in cells):
+            name = f"{pipeline}, {HEADLINE[PIPELINES[pipeline].task]}"
+            lines.append([name, method, _mean(found[pipeline, method]), *map(_cell, cells)])
+    return ["pipeline", "weights", "mean over seeds", "- bilinear", "- bilinear-aa"], lines
 
 
 def origin(result: dict[str, Any]) -> str:
