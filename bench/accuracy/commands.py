@@ -56,11 +56,12 @@ def run(
         raise typer.BadParameter(str(error)) from error
     with Progress(*COLUMNS, console=console) as progress:
         task = progress.add_task("training", total=len(chosen), completed=len(chosen) - len(waiting))
-        for row in runner.do(job, waiting, jobs=jobs, budget=budget):
+        for done, row in runner.do(job, waiting, jobs=jobs, budget=budget):
+            if isinstance(row, Exception):
+                console.print(f"{done.key} failed: {type(row).__name__}: {row}", style="red", markup=False)
+                continue
             metrics = ", ".join(f"{name} {value:.2f}" for name, value in row["metrics"].items())
-            console.print(
-                f"{row['pipeline']}, {row['method']}, seed {row['seed']}: {metrics}, {row['train_s']:.0f} s", highlight=False
-            )
+            console.print(f"{done.key}: {metrics}, {row['train_s']:.0f} s", highlight=False)
             progress.update(task, advance=1)
     left = runner.remaining(job, chosen)
     if job.results.exists():

@@ -75,8 +75,10 @@ def remaining(job: Job, runs: Sequence[Run]) -> list[Run]:
     return [run for run in runs if run not in done]
 
 
-def do(job: Job, runs: Sequence[Run], *, jobs: int, budget: float) -> Iterator[Row]:
+def do(job: Job, runs: Sequence[Run], *, jobs: int, budget: float) -> Iterator[tuple[Run, Row | Exception]]:
     """Train, ``jobs`` at once in processes of their own, for ``budget`` seconds; yield each row after it was written.
+
+    Where a run fails, the exception takes the place of its row, and the others go on.
 
     What was begun when the time is over is saved, and goes on at the next call. A run whose frozen downsizer was not trained is
     left out.
@@ -86,19 +88,23 @@ def do(job: Job, runs: Sequence[Run], *, jobs: int, budget: float) -> Iterator[R
     context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
     waiting = list(runs)
     with concurrent.futures.ProcessPoolExecutor(jobs, mp_context=context) as pool:
-        running: set[concurrent.futures.Future[Row | None]] = set()
+        running: dict[concurrent.futures.Future[Row | None], Run] = {}
         while True:
             while len(running) < jobs and time.time() < deadline and (run := _next(waiting, job)) is not None:
-                running.add(pool.submit(_work, job, run, deadline, os.getpid()))
+                running[pool.submit(_work, job, run, deadline, os.getpid())] = run
             if not running:
                 return
             finished, _ = concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED)
             for future in finished:
-                running.remove(future)
-                row = future.result()
+                run = running.pop(future)
+                try:
+                    row = future.result()
+                except Exception as error:  # of one run, whatever it is: a night's other runs are worth having
+                    yield run, error
+                    continue
                 if row is not None:
                     _append(job, row)
-                    yield row
+                    yield run, row
 
 
 def _next(waiting: list[Run], job: Job) -> Run | None:
