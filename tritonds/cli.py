@@ -248,9 +248,10 @@ def _read(path: Path) -> Tensor:
 
 
 def _sample() -> Tensor:
+    """A photograph that the shipped networks were not trained on."""
     from skimage import data
 
-    return _to_tensor(data.astronaut())
+    return _to_tensor(data.chelsea())
 
 
 def _samples() -> list[Tensor]:
