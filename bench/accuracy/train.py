@@ -45,10 +45,11 @@ class _State:
         self.step = 0
         self.seconds = 0.0
         self.losses: list[Tensor] = []
+        # The same numbers for network and training, some of which draw more, whatever the downsizer drew.
         torch.manual_seed(run.seed)
-        # The network first, so that it starts from the same numbers whatever is in front of it.
         self.network = pipelines.build(run.pipeline, classes, self.size, profile.width).to(device)
         self.downsizer = _downsizer(run, folder, backend).to(device)
+        torch.manual_seed(run.seed)
         learned = [parameter for parameter in self.downsizer.parameters() if parameter.requires_grad]
         groups = [{"params": list(self.network.parameters()), "weight_decay": 0.01, "peak": spec.lr(profile.width)}]
         groups += [{"params": learned, "weight_decay": 0.0, "peak": profile.downsizer_lr}] if learned else []
