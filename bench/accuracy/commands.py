@@ -43,16 +43,15 @@ def run(
     """
     if ctx.invoked_subcommand is not None:
         return
+    if data_name != data.SCENES and out is None:
+        raise typer.BadParameter("expected a folder for results of other data than scenes", param_hint="--out")
     job = _job(tiny, data_name, out, jobs)
-    chosen = plan.runs(
-        job.profile,
-        _known("pipeline", pipeline, PIPELINES),
-        _known("method", method, plan.METHODS),
-        seed or (),
-    )
     try:
+        possible = data.pipelines_of(data_name)
+        pipelines = _known("pipeline", pipeline, possible) or possible
+        chosen = plan.runs(job.profile, pipelines, _known("method", method, plan.METHODS), seed or ())
         waiting = runner.remaining(job, chosen)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise typer.BadParameter(str(error)) from error
     with Progress(*COLUMNS, console=console) as progress:
         task = progress.add_task("training", total=len(chosen), completed=len(chosen) - len(waiting))
@@ -63,13 +62,12 @@ def run(
             metrics = ", ".join(f"{name} {value:.2f}" for name, value in row["metrics"].items())
             console.print(f"{done.key}: {metrics}, {row['train_s']:.0f} s", highlight=False)
             progress.update(task, advance=1)
+    for table in report.rich_tables(runner.read(job.results)):
+        console.print(table)
+    console.print(f"wrote {job.results}", markup=False, soft_wrap=True)
     left = runner.remaining(job, chosen)
-    if job.results.exists():
-        for table in report.rich_tables(runner.read(job.results)):
-            console.print(table)
-        console.print(f"wrote {job.results}", markup=False, soft_wrap=True)
     if left:
-        console.print(f"{len(left)} runs are left: the same command goes on")
+        console.print(f"{len(left)} runs are left: the same command goes on. Frozen downsizers have to be trained before.")
         raise typer.Exit(1)
 
 

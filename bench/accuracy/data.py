@@ -1,6 +1,10 @@
 """The data that a pipeline is trained and measured on, by name."""
 
-from . import folders, pipelines, scenes
+import functools
+import pathlib
+
+from . import folders, scenes
+from .pipelines import PIPELINES
 from .plan import Profile
 from .samples import Dataset
 from .train import Data
@@ -11,32 +15,44 @@ TEST_SEED = 0
 """All runs are measured on the same test images."""
 
 
+def pipelines_of(name: str) -> list[str]:
+    """The pipelines that the data called ``name`` have labels for.
+
+    Raises:
+        ValueError: an unknown name.
+        FileNotFoundError: its folder is not there.
+    """
+    kind, _, folder = name.partition(":")
+    if name != SCENES and (kind not in ("voc", "cityscapes") or not folder):
+        raise ValueError(f"data: expected one of {', '.join(NAMES)}, got {name!r}")
+    if folder and not pathlib.Path(folder).is_dir():
+        raise FileNotFoundError(f"data: {folder} is no folder")
+    return [pipeline for pipeline, spec in PIPELINES.items() if kind != "cityscapes" or spec.task != "detection"]
+
+
 def load(name: str, pipeline: str, profile: Profile, seed: int) -> Data:
-    """Training and test data of a pipeline at its source size.
+    """Training and test data of a pipeline, one of :func:`pipelines_of`, at its source size.
 
     ``scenes`` needs no files; reconstruction then takes photographs. ``voc:FOLDER`` and ``cityscapes:FOLDER`` are read from
     where they lie, all of their images, and are the same for all seeds.
 
     Raises:
-        ValueError: an unknown name; Cityscapes for a detector.
         FileNotFoundError: a folder that holds something else.
     """
-    spec = pipelines.PIPELINES[pipeline]
+    spec = PIPELINES[pipeline]
     size = spec.sizes[profile.width].source
     kind, _, folder = name.partition(":")
-    if kind == "voc" and folder:
-        if spec.task == "detection":
-            return Data(folders.Voc(folder, "trainval", size, "detection"), folders.Voc(folder, "test", size, "detection"))
+    if kind == "voc" and spec.task == "detection":
+        return Data(folders.Voc(folder, "trainval", size, "detection"), folders.Voc(folder, "test", size, "detection"))
+    if kind == "voc":
         return Data(folders.Voc(folder, "train", size, "segmentation"), folders.Voc(folder, "val", size, "segmentation"))
-    if kind == "cityscapes" and folder and spec.task != "detection":
+    if kind == "cityscapes":
         return Data(folders.Cityscapes(folder, "train", size), folders.Cityscapes(folder, "val", size))
-    if name != SCENES:
-        raise ValueError(f"data: expected one of {', '.join(NAMES)}, the last without boxes, got {name!r} for {spec.task}")
     source = scenes.Photographs if spec.task == "reconstruction" else scenes.Scenes
-    return Data(_made(source, "train", size, profile.train, seed), _made(source, "test", size, profile.test, TEST_SEED))
+    return Data(_made(source, "train", size[0], profile.train, seed), _made(source, "test", size[0], profile.test, TEST_SEED))
 
 
-def _made(
-    source: type[scenes.Scenes] | type[scenes.Photographs], split: str, size: tuple[int, int], count: int, seed: int
-) -> Dataset:
-    return source(split, size[0], count, seed)
+@functools.lru_cache(maxsize=8)
+def _made(source: type[scenes.Scenes] | type[scenes.Photographs], split: str, size: int, count: int, seed: int) -> Dataset:
+    """Rendered once for all runs that a process trains on it, one after the other."""
+    return source(split, size, count, seed)

@@ -1,12 +1,14 @@
 """Does every run of a plan that has no result yet, several at once if wanted, and writes each as soon as it is there."""
 
-import concurrent.futures
+import concurrent.futures.process
+import contextlib
 import datetime
-import functools
+import fcntl
 import json
 import multiprocessing
 import os
 import pathlib
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,8 +19,8 @@ import torch
 from bench import measure
 
 from . import data, scenes
-from .plan import FROZEN, FROZEN_METHOD, Profile, Run, settings
-from .train import Data, Row, train, trained
+from .plan import FROZEN, Profile, Run, settings
+from .train import Row, checkpoint, source_of, train
 
 SCHEMA = 1
 
@@ -67,10 +69,8 @@ def remaining(job: Job, runs: Sequence[Run]) -> list[Run]:
         return list(runs)
     result = read(job.results)
     for name, value in job.origin().items():
-        if result[name] != value:
-            raise ValueError(
-                f"{job.results} has results of other {name}: {result[name]!r}, not {value!r}; choose another folder"
-            )
+        if result.get(name) != value:
+            raise ValueError(f"{job.results} is of other {name}: {result.get(name)!r}, not {value!r}; choose another folder")
     done = {Run(row["pipeline"], row["method"], row["seed"]) for row in result["rows"]}
     return [run for run in runs if run not in done]
 
@@ -78,71 +78,101 @@ def remaining(job: Job, runs: Sequence[Run]) -> list[Run]:
 def do(job: Job, runs: Sequence[Run], *, jobs: int, budget: float) -> Iterator[tuple[Run, Row | Exception]]:
     """Train, ``jobs`` at once in processes of their own, for ``budget`` seconds; yield each row after it was written.
 
-    Where a run fails, the exception takes the place of its row, and the others go on.
+    Where a run fails, the exception takes the place of its row, and the others go on. What was begun when the time is over is
+    saved, and goes on at the next call. A run whose frozen downsizer was not trained is left out.
 
-    What was begun when the time is over is saved, and goes on at the next call. A run whose frozen downsizer was not trained is
-    left out.
+    Raises:
+        BlockingIOError: another process works in the same folder.
     """
     deadline = time.time() + budget
-    job.folder.mkdir(parents=True, exist_ok=True)
-    context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
     waiting = list(runs)
-    with concurrent.futures.ProcessPoolExecutor(jobs, mp_context=context) as pool:
-        running: dict[concurrent.futures.Future[Row | None], Run] = {}
-        while True:
-            while len(running) < jobs and time.time() < deadline and (run := _next(waiting, job)) is not None:
-                running[pool.submit(_work, job, run, deadline, os.getpid())] = run
-            if not running:
+    running: dict[concurrent.futures.Future[Row | None], Run] = {}
+    with _alone(job.folder):
+        machine = measure.machine(job.device) | {"threads": job.threads}
+        if not job.results.exists():  # and with it, what checkpoints and downsizers in the folder belong to
+            measure.write(job.origin() | {"machine": machine, "rows": []}, job.results)
+        while waiting and time.time() < deadline:
+            with _pool(jobs) as pool:
+                yield from _fill(pool, job, waiting, running, jobs, deadline, machine["commit"])
+            if _next(list(waiting), job) is None:
                 return
-            finished, _ = concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED)
-            for future in finished:
-                run = running.pop(future)
-                try:
-                    row = future.result()
-                except Exception as error:  # of one run, whatever it is: a night's other runs are worth having
-                    yield run, error
-                    continue
-                if row is not None:
-                    _append(job, row)
-                    yield run, row
+
+
+def _fill(
+    pool: concurrent.futures.ProcessPoolExecutor,
+    job: Job,
+    waiting: list[Run],
+    running: dict[concurrent.futures.Future[Row | None], Run],
+    jobs: int,
+    deadline: float,
+    commit: str | None,
+) -> Iterator[tuple[Run, Row | Exception]]:
+    """Keep a pool busy until nothing waits, the time is over, or one of its processes dies."""
+    whole = True
+    while True:
+        while whole and len(running) < jobs and time.time() < deadline and (run := _next(waiting, job)) is not None:
+            running[pool.submit(_work, job, run, deadline)] = run
+        if not running:
+            return
+        finished, _ = concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED)
+        for future in finished:
+            run = running.pop(future)
+            try:
+                row = future.result()
+            except Exception as error:  # of one run, whatever it is: a night's other runs are worth having
+                whole = whole and not isinstance(error, concurrent.futures.process.BrokenProcessPool)
+                yield run, error
+                continue
+            if row is not None:
+                result = read(job.results)
+                result["rows"].append(row | {"commit": commit})
+                measure.write(result, job.results)
+                checkpoint(job.folder, run).unlink(missing_ok=True)
+                yield run, row
 
 
 def _next(waiting: list[Run], job: Job) -> Run | None:
     """Take the first run that can begin: a frozen downsizer has to be trained first."""
     for run in waiting:
-        source = Run(run.method.removeprefix(FROZEN), FROZEN_METHOD, run.seed)
-        if not run.method.startswith(FROZEN) or trained(job.folder, source).exists():
+        if not run.method.startswith(FROZEN) or source_of(run, job.folder).exists():
             waiting.remove(run)
             return run
     return None
 
 
-def _work(job: Job, run: Run, deadline: float, parent: int) -> Row | None:
-    """A run, in a process that ends with its parent, lest another one resumes what this one still writes."""
+def _work(job: Job, run: Run, deadline: float) -> Row | None:
+    """A run, in a process of its own."""
     torch.set_num_threads(job.threads)
     if job.device.type == "cuda":
         torch.set_float32_matmul_precision("high")
-    alive = functools.partial(_is_child_of, parent)
-    row = train(run, job.profile, _data(job, run), job.folder, job.device, deadline=deadline, alive=alive)
+    content = data.load(job.data, run.pipeline, job.profile, run.seed)
+    row = train(run, job.profile, content, job.folder, job.device, deadline=deadline)
     return None if row is None else row | {"date": f"{datetime.datetime.now():%Y-%m-%d %H:%M}"}
 
 
-def _data(job: Job, run: Run) -> Data:
-    return _load(job.data, run.pipeline, job.profile, run.seed)
+def _pool(jobs: int) -> concurrent.futures.ProcessPoolExecutor:
+    context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
+    return concurrent.futures.ProcessPoolExecutor(jobs, context, _end_with, (os.getpid(),))
 
 
-@functools.lru_cache(maxsize=4)
-def _load(name: str, pipeline: str, profile: Profile, seed: int) -> Data:
-    """Scenes are rendered once for all methods that a process trains one after the other."""
-    return data.load(name, pipeline, profile, seed)
+def _end_with(parent: int) -> None:
+    """Have this process end when its parent does, lest it writes where another one resumes."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
-def _is_child_of(parent: int) -> bool:
-    return os.getppid() == parent
-
-
-def _append(job: Job, row: Row) -> None:
-    machine = measure.machine(job.device) | {"threads": job.threads}
-    result = read(job.results) if job.results.exists() else job.origin() | {"machine": machine, "rows": []}
-    result["rows"].append(row | {"commit": machine["commit"]})
-    measure.write(result, job.results)
+@contextlib.contextmanager
+def _alone(folder: pathlib.Path) -> Iterator[None]:
+    """Hold a folder that no other process then holds; it is free again however this one ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BlockingIOError(f"another process works in {folder}") from error
+        yield

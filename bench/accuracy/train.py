@@ -4,7 +4,7 @@ import itertools
 import math
 import pathlib
 import time
-from collections.abc import Callable
+import warnings
 from typing import Any, NamedTuple
 
 import torch
@@ -88,10 +88,14 @@ class _State:
         temporary.replace(path)
 
     def resume(self, path: pathlib.Path) -> None:
-        """Go on from what :meth:`save` wrote, unless it was under other settings."""
+        """Go on from what :meth:`save` wrote, unless it was under other settings, or is damaged."""
         if not path.exists():
             return
-        content = torch.load(path, map_location=self.device, weights_only=True)
+        try:
+            content = torch.load(path, map_location=self.device, weights_only=True)
+        except Exception as error:  # damaged files fail in many ways
+            warnings.warn(f"{path} cannot be read, and its run begins anew: {error}", stacklevel=2)
+            return
         if content["settings"] != settings(self.profile):
             return
         for name in ("network", "downsizer", "optimizer"):
@@ -112,7 +116,6 @@ def train(
     *,
     backend: str = "auto",
     deadline: float = math.inf,
-    alive: Callable[[], bool] = lambda: True,
 ) -> Row | None:
     """Train, and return what was measured. Goes on where a run that was stopped or killed was last saved.
 
@@ -122,37 +125,32 @@ def train(
         run: what to train.
         profile: for how long.
         data: on what.
-        folder: for the checkpoint, while it runs, and the trained downsizer, afterwards.
+        folder: for the checkpoint, which the caller removes, and the trained downsizer.
         device: where.
         backend: of DownsizeNet.
         deadline: of :func:`time.time`, after which a run is saved and stopped.
-        alive: asked before each step; if False, the run stops at once and saves nothing.
 
     Returns:
         A row of the results, or None if the run was stopped.
     """
     state = _State(run, profile, len(data.train.classes), folder, backend, device)
-    checkpoint = folder / "checkpoints" / f"{run.key}.pt"
-    state.resume(checkpoint)
+    state.resume(checkpoint(folder, run))
     order = _order(len(data.train), profile.steps * profile.batch, run.seed)
     before, start, saved = state.seconds, time.perf_counter(), time.perf_counter()
     while state.step < profile.steps:
-        if not alive():
-            return None
         chosen = order[state.step * profile.batch : (state.step + 1) * profile.batch].tolist()
         state.advance(collate([data.train[i] for i in chosen], state.size).to(device))
         now = time.perf_counter()
         state.seconds = before + now - start
         late = time.time() > deadline
         if late or now - saved > profile.checkpoint_s:
-            state.save(checkpoint)
+            state.save(checkpoint(folder, run))
             saved = time.perf_counter()
         if late:
             return None
     metrics = evaluate(state.network, state.downsizer, data.test, state.size, profile.batch, device)
     if isinstance(state.downsizer, DownsizeNet) and run.method in downsizers.LEARNED:
         state.downsizer.save_pretrained(trained(folder, run))
-    checkpoint.unlink(missing_ok=True)
     curve = torch.stack(state.losses).tolist()
     row = {"pipeline": run.pipeline, "method": run.method, "seed": run.seed, "metrics": metrics}
     return row | {"losses": _thinned(curve), "train_s": state.seconds}
@@ -173,6 +171,16 @@ def evaluate(
     return metrics.compute()
 
 
+def checkpoint(folder: pathlib.Path, run: Run) -> pathlib.Path:
+    """Where a run is saved while it lasts."""
+    return folder / "checkpoints" / f"{run.key}.pt"
+
+
+def source_of(run: Run, folder: pathlib.Path) -> pathlib.Path:
+    """The file with the downsizer that a run takes frozen from another pipeline."""
+    return trained(folder, Run(run.method.removeprefix(FROZEN), FROZEN_METHOD, run.seed)) / "model.safetensors"
+
+
 def trained(folder: pathlib.Path, run: Run) -> pathlib.Path:
     """Where a run leaves its downsizer, as DownsizeNet.from_pretrained reads it."""
     return folder / "downsizers" / run.key
@@ -180,8 +188,7 @@ def trained(folder: pathlib.Path, run: Run) -> pathlib.Path:
 
 def _downsizer(run: Run, folder: pathlib.Path, backend: str) -> nn.Module:
     if run.method.startswith(FROZEN):
-        source = Run(run.method.removeprefix(FROZEN), FROZEN_METHOD, run.seed)
-        return DownsizeNet.from_pretrained(trained(folder, source), backend=backend).requires_grad_(False)
+        return DownsizeNet.from_pretrained(source_of(run, folder), backend=backend).requires_grad_(False)
     if run.method in SHIPPED:
         return DownsizeNet.from_pretrained(run.method, backend=backend).requires_grad_(False)
     return downsizers.build(run.method, backend)
