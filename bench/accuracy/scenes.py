@@ -49,6 +49,8 @@ NOISE = 4.0
 """Standard deviation of the noise of every scene, in grey levels."""
 OBJECTS = 4
 """Most objects of a scene."""
+SMALLEST = 8
+"""Side of an image, in pixels: a glyph's."""
 SMALLEST_PART = 0.03
 """Of a scene's area, which the visible part of an object must have to be labelled."""
 
@@ -59,7 +61,7 @@ class Scenes:
     """``count`` scenes of ``size`` x ``size`` pixels, rendered at once.
 
     Raises:
-        ValueError: an unknown split; a size that no photograph has.
+        ValueError: an unknown split; a size below :data:`SMALLEST`.
     """
 
     classes: tuple[str, ...] = CLASSES
@@ -80,7 +82,7 @@ class Photographs:
     """``count`` crops of ``size`` x ``size`` pixels, without labels.
 
     Raises:
-        ValueError: an unknown split; a size that no photograph has.
+        ValueError: an unknown split; a size below :data:`SMALLEST`.
     """
 
     classes: tuple[str, ...] = ("background",)
@@ -104,9 +106,8 @@ class Photographs:
 def _check(split: str, size: int) -> None:
     if split not in SPLITS:
         raise ValueError(f"split: expected one of {SPLITS}, got {split!r}")
-    largest = max(min(picture.shape[:2]) for picture in photographs(split))
-    if not 8 <= size <= largest:
-        raise ValueError(f"size: expected 8 to {largest}, the shorter side of the largest photograph, got {size}")
+    if size < SMALLEST:
+        raise ValueError(f"size: expected at least {SMALLEST}, got {size}")
 
 
 @functools.cache
@@ -151,12 +152,22 @@ def _glyphs(split: str, digit: int) -> Pixels:
 
 
 def _crop(split: str, size: int, generator: np.random.Generator) -> Pixels:
-    """A square of a photograph, mirrored or not; each photograph that is large enough is as likely as any other."""
-    pictures = [picture for picture in photographs(split) if min(picture.shape[:2]) >= size]
+    """A square of a photograph, mirrored or not; each photograph is as likely as any other.
+
+    One that is too small goes on as its mirror image: were it left out, the largest sizes would show two photographs or none.
+    """
+    pictures = photographs(split)
     picture = pictures[generator.integers(len(pictures))]
-    top, left = (generator.integers(n - size + 1) for n in picture.shape[:2])
-    crop = picture[top : top + size, left : left + size]
+    rows, columns = (_span(n, size, generator) for n in picture.shape[:2])
+    crop = picture[rows[:, None], columns]
     return crop[:, ::-1] if generator.random() < 0.5 else crop
+
+
+def _span(n: int, size: int, generator: np.random.Generator) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """``size`` numbers below ``n`` in a row, from anywhere; back and forth where there are not as many."""
+    numbers = (generator.integers(n - size + 1 if n >= size else 2 * n) + np.arange(size)) % (2 * n)
+    result: np.ndarray[Any, np.dtype[np.int64]] = np.minimum(numbers, 2 * n - 1 - numbers)
+    return result
 
 
 def _scene(split: str, size: int, generator: np.random.Generator) -> Sample:
