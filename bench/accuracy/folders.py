@@ -13,8 +13,9 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from bench.accuracy.samples import IGNORED, Sample
 from tritonds import geometry
+
+from .samples import IGNORED, Sample
 
 VOC_CLASSES = (
     "background",

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.accuracy.samples import IGNORED, Batch
+from .samples import IGNORED, Batch
 
 Task = Literal["detection", "segmentation", "reconstruction"]
 Width = Literal["tiny", "small", "full"]
