@@ -11,11 +11,11 @@ from typing import Annotated, Any
 import torch
 import typer
 import typer.core
+import typer.main
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from . import measure, report, workloads
-from .accuracy.commands import app as accuracy
 from .providers import PROVIDERS
 
 RESULTS = measure.ROOT / "bench" / "results"
@@ -30,8 +30,17 @@ class _RunByDefault(typer.core.TyperGroup):
         return super().parse_args(ctx, args if named else ["run", *args])
 
 
+class _Accuracy(typer.core.TyperGroup):
+    """Imported when it is called: of the libraries that accuracy needs, speed needs none."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        from .accuracy.commands import app as accuracy
+
+        return typer.main.get_command(accuracy).make_context(*args, **kwargs)
+
+
 app = typer.Typer(cls=_RunByDefault, help="Measure tritonds and its peers; without a command: run.", add_completion=False)
-app.add_typer(accuracy, name="accuracy")
+app.add_typer(typer.Typer(cls=_Accuracy, help="Train networks behind every downsizer, and compare."), name="accuracy")
 
 
 @app.command()

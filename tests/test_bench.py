@@ -4,6 +4,9 @@ import copy
 import dataclasses
 import itertools
 import json
+import pathlib
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -509,3 +512,16 @@ def test_a_result_of_another_format_is_refused(tmp_path):
     (tmp_path / "r.json").write_text('{"schema": 0}')
     with pytest.raises(ValueError, match="schema 1"):
         report.read(tmp_path / "r.json")
+
+
+def test_speed_needs_nothing_of_what_accuracy_needs():
+    code = """
+import runpy, sys
+sys.modules |= dict.fromkeys(["faster_coco_eval", "scipy", "sklearn", "torchmetrics", "transformers"])
+sys.argv = ["bench", "--help"]
+runpy.run_module("bench", run_name="__main__", alter_sys=True)
+"""
+    root = pathlib.Path(cli.__file__).parents[1]
+    result = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "accuracy  Train networks" in result.stdout
