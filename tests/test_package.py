@@ -124,6 +124,17 @@ def test_the_bare_name_kernels_is_refused(statement, message):
         run([sys.executable, "-c", statement], cwd=ROOT)
 
 
+def test_the_bare_name_kernels_is_a_module_like_others():
+    """Such as unittest asks all of them for their warnings."""
+    code = """
+import unittest, warnings, kernels
+with unittest.TestCase().assertWarns(UserWarning):
+    warnings.warn("warning")
+assert not hasattr(kernels, "__all__")
+"""
+    run([sys.executable, "-c", code], cwd=ROOT)
+
+
 def test_transformers_imports_in_the_repository():
     """It asks for the version of a package called kernels."""
     run([sys.executable, "-c", "from transformers.activations import ACT2FN"], cwd=ROOT)
