@@ -221,6 +221,24 @@ def test_saving_refuses_what_loading_would(tmp_path):
     assert not (tmp_path / "net").exists()
 
 
+@pytest.mark.parametrize("step", ["write_bytes", "replace"])
+def test_what_was_saved_stays_where_saving_fails(step, saved, monkeypatch):
+    whole = saved.read_bytes()
+
+    def fail(path, content):
+        if step == "write_bytes":
+            with open(path, "wb") as file:
+                file.write(content[:100])
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, step, fail)
+        with pytest.raises(OSError, match="no space left"):
+            DownsizeNet().save_pretrained(saved.parent)
+    assert saved.read_bytes() == whole
+    assert [path.name for path in saved.parent.iterdir()] == [FILE]
+
+
 def test_given_options_come_before_stored_ones(saved):
     net = DownsizeNet.from_pretrained(saved, size=[6, 7], out_dtype=torch.float64, backend="torch")
     assert (net.size, net.out_dtype, net.backend) == ((6, 7), torch.float64, "torch")

@@ -5,6 +5,7 @@ The header's entry ``tritonds`` is JSON: ``{"format": 1, "options": {...}}`` wit
 """
 
 import json
+import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from importlib import resources
@@ -57,13 +58,18 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def write(path: Path, options: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
-    """The file with these options and tensors; its folder is made."""
+    """The file with these options and tensors, replaced at once, so that it is never half written; its folder is made."""
     dtype = options["out_dtype"]
     plain = {**options, "out_dtype": None if dtype is None else str(dtype).removeprefix("torch.")}
     metadata = {KEY: json.dumps({"format": FORMAT, "options": plain})}
     content = save({name: value.cpu().contiguous() for name, value in state.items()}, metadata)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def check_state(path: Path, state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
