@@ -1,6 +1,7 @@
 """The accuracy evaluation: metrics against other libraries, training that resumes bit for bit, tables, every pipeline once."""
 
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -19,7 +20,7 @@ from typer.testing import CliRunner
 import tritonds
 from bench import measure
 from bench.__main__ import app
-from bench.accuracy import commands, data, downsizers, plan, report, runner, timing, train, weights
+from bench.accuracy import commands, data, downsizers, pipelines, plan, report, runner, scenes, timing, train, weights
 from bench.accuracy.metrics import Metrics
 from bench.accuracy.pipelines import PIPELINES, Detection
 from bench.accuracy.plan import Run
@@ -73,6 +74,20 @@ def test_average_precision():
     nothing = (torch.zeros(0, 4), torch.zeros(0), torch.zeros(0).long())
     assert score(wrong, exact[1])["mAP"] < 51
     assert score(nothing, nothing) == {"mAP": 0, "mAP50": 0}
+    # What a network that diverged says does not count.
+    some = (boxes[0].repeat(2, 1), torch.tensor([math.nan, math.nan, 0.9, 0.8]), labels[0].repeat(2))
+    assert score(some, exact[1]) == {"mAP": pytest.approx(100), "mAP50": pytest.approx(100)}
+    assert score((*exact[0][:1], torch.full((2,), math.nan), labels[0]), nothing) == {"mAP": 0, "mAP50": 0}
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_average_precision_of_nothing_to_find_is_nan(count):
+    metrics = Metrics("detection", 3)
+    found = Detection(torch.tensor([[0.0, 0.0, 5.0, 5.0]] * count).view(-1, 4), torch.ones(count), torch.ones(count).long())
+    metrics.update([found], boxes_batch([torch.zeros(0, 4)], [torch.zeros(0).long()]))
+    result = metrics.compute()
+    assert result.keys() == {"mAP", "mAP50"}
+    assert all(map(math.isnan, result.values()))
 
 
 def test_psnr_of_a_known_error():
@@ -131,6 +146,107 @@ def test_training_through_the_kernels_gives_the_same_curve(tmp_path):
     assert len(curves[0]) == 4
     assert curves[0][-1] != pytest.approx(run_one(tmp_path, "bilinear", **options)["losses"][-1], rel=1e-2)
     assert curves[0] == pytest.approx(curves[1], rel=1e-4)
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What scenes and photographs were asked for: kind and split."""
+    calls = []
+    for kind in (scenes.Scenes, scenes.Photographs):
+        name = kind.__name__
+
+        def spied(split, *rest, name=name, kind=kind):
+            calls.append((name, split))
+            return kind(split, *rest)
+
+        monkeypatch.setattr(scenes, name, spied)
+    return calls
+
+
+SOURCES = [("segformer", "Scenes"), ("rtdetr", "Scenes"), ("reconstruction", "Photographs")]
+
+
+@pytest.mark.parametrize(("pipeline", "kind"), SOURCES)
+def test_each_split_serves_its_purpose(pipeline, kind, asked):
+    loaded = data.load("scenes", pipeline, TINY, seed=3)
+    assert asked == [(kind, "train"), (kind, "test")]
+    assert (len(loaded.train), len(loaded.test)) == (TINY.train, TINY.test)
+
+
+def test_shipped_weights_see_the_training_split_alone(asked):
+    for task in weights.TASKS:
+        weights._data(task, weights.Training(source=40, images=2))
+    assert asked == [("Photographs", "train"), ("Scenes", "train"), ("Scenes", "train")]
+
+
+class Watched:
+    """A data set that notes which samples are taken."""
+
+    def __init__(self, dataset, name, log):
+        self.dataset, self.name, self.log = dataset, name, log
+        self.classes = dataset.classes
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def __getitem__(self, index):
+        self.log.append((self.name, index))
+        return self.dataset[index]
+
+
+def test_trained_on_one_split_and_measured_on_the_other(tmp_path):
+    """In the same order with every method, and in another with another seed."""
+    loaded = data.load("scenes", "segformer", TINY, 1)
+    taken = {}
+    for method, seed in [("bilinear", 1), ("downsizenet-k2", 1), ("bilinear", 2)]:
+        log = taken[method, seed] = []
+        watched = train.Data(*(Watched(part, name, log) for part, name in zip(loaded, ("train", "test"), strict=True)))
+        train.train(Run("segformer", method, seed), TINY, watched, tmp_path, CPU)
+        steps = TINY.steps * TINY.batch
+        assert {name for name, _ in log[:steps]} == {"train"}
+        assert log[steps:] == [("test", index) for index in range(TINY.test)]
+    assert taken["bilinear", 1] == taken["downsizenet-k2", 1] != taken["bilinear", 2]
+
+
+def test_every_image_is_taken_once_before_any_is_again():
+    order = train._order(5, 18, seed=1)
+    rounds = [part.tolist() for part in order.split(5)]
+    assert [len(part) for part in rounds] == [5, 5, 5, 3]
+    assert all(sorted(part) == list(range(5)) for part in rounds[:3])
+    assert len(set(rounds[3])) == 3
+    assert rounds[0] != rounds[1]
+    assert not torch.equal(order, train._order(5, 18, seed=2))
+    assert torch.equal(order, train._order(5, 18, seed=1))
+
+
+@pytest.mark.parametrize("width", ["tiny", "full"])
+def test_network_and_downsizer_learn_at_their_own_rates(width, tmp_path):
+    profile = dataclasses.replace(TINY, width=width, downsizer_lr=0.7)
+    state = train._State(Run("segformer", "downsizenet-k2", 1), profile, 7, tmp_path, "auto", CPU)
+    expected = {id(parameter): PIPELINES["segformer"].lr(width) for parameter in state.network.parameters()}
+    expected |= {id(parameter): 0.7 for parameter in state.downsizer.parameters()}
+    groups = state.optimizer.param_groups
+    assert {id(parameter): group["peak"] for group in groups for parameter in group["params"]} == expected
+
+
+def test_layers_know_whether_they_are_trained(tmp_path, monkeypatch):
+    """Batch normalisation takes the batch's statistics in training, and its own in the end."""
+    modes = []
+    build = pipelines.build
+
+    def watched(*arguments):
+        network = build(*arguments)
+        for name in ("loss", "predict"):
+            setattr(network, name, functools.partial(note, network, getattr(network, name)))
+        return network
+
+    def note(network, call, *arguments):
+        modes.append((call.__name__, {part.training for part in network.modules()}))
+        return call(*arguments)
+
+    monkeypatch.setattr(pipelines, "build", watched)
+    run_one(tmp_path, pipeline="mobilenetv2-deeplabv3plus")
+    assert modes == [("loss", {True})] * TINY.steps + [("predict", {False})] * (TINY.test // TINY.batch)
 
 
 @pytest.mark.parametrize("pipeline", ["segformer", "rtdetr"])
@@ -377,10 +493,55 @@ def test_mean_over_pipelines_is_by_seed():
         ([-3, 1, 2], "+0.00 ± 6.57"),
         ([-1.5], "-1.50"),
         ([-1, -1.1, -1.2], "**-1.10 ± 0.25**"),
+        ([1, math.nan, 1.2], "nan"),
+        ([1, math.inf], "nan"),
+        ([math.nan], "nan"),
     ],
 )
 def test_bold_only_where_the_interval_excludes_zero(values, text):
-    assert str(report.interval(values)) == text
+    value = report.interval(values)
+    assert str(value) == text
+    assert value.seeds == len(values)
+
+
+def test_what_is_not_finite_spoils_its_own_cells_alone():
+    found = {
+        ("dpt", "downsizenet-k2"): [math.nan, 61],
+        ("dpt", "bilinear"): [60, 60],
+        ("dpt", "area"): [59, 60.5],
+        ("reconstruction", "downsizenet-k2"): [math.inf, math.inf],
+        ("reconstruction", "bilinear"): [30, math.inf],
+    }
+    written = {cell for _, lines in report.tables({"rows": rows_of(found)}).values() for line in lines for cell in line}
+    assert {"nan", "inf", "60.00 ± 0.00", "59.75 ± 1.06"} <= written
+
+
+def test_other_metrics_are_in_the_terminal_alone():
+    rows = rows_of({("dpt", "bilinear"): [1, 3], ("rtdetr", "area"): [5], ("reconstruction", "bilinear"): [7]})
+    for row in rows:
+        row["metrics"] |= {"mAP50": 20.0, "accuracy": 10.0 + row["seed"], "SSIM": 0.98765}
+    table = report.rich_tables({"rows": rows})[-1]
+    assert table.title == "Other metrics, mean ± standard deviation over seeds"
+    assert list(zip(*([column.header, *column.cells] for column in table.columns), strict=True)) == [
+        ("pipeline", "bilinear", "area"),
+        ("rtdetr, mAP50", "", "20.00"),
+        ("dpt, accuracy", "10.50 ± 0.71", ""),
+        ("reconstruction, SSIM", "0.9877", ""),
+    ]
+    assert not any("SSIM" in cell for _, lines in report.tables({"rows": rows}).values() for line in lines for cell in line)
+
+
+def test_plots_show_every_pipeline_with_results_and_every_method():
+    rows = rows_of({("dpt", "bilinear"): [1], ("detr", "area"): [2], ("detr", "downsizenet-k2"): [3]})
+    rows += rows_of({("detr", "bilinear"): [2]})
+    figure = report._draw_losses(rows)
+    assert [axis.get_title() for axis in figure.axes] == ["dpt", "detr"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["bilinear", "area", "downsizenet-k2"]
+    colours = [{line.get_label(): line.get_color() for line in axis.lines} for axis in figure.axes]
+    assert colours[0]["bilinear"] == colours[1]["bilinear"]
+    assert len(set(colours[1].values())) == 3
+    labels = [text.get_text() for text in report._draw_differences(report.scores(rows)).axes[0].get_yticklabels()]
+    assert labels == ["detr, mAP"]
 
 
 def test_tables_go_into_documents(tmp_path):
@@ -398,6 +559,7 @@ def test_tables_go_into_documents(tmp_path):
     assert "| dpt, mIoU | 60.00 | 61.50 |" in text
     assert "| dpt | +1.50 |" in text
     assert "2026-11-22 to 2026-11-23" in text
+    assert f"scenes, version {scenes.VERSION}, 3000 images to train, 300 to test; 600 steps of 16" in text
     assert "OUTDATED" not in text
     assert text.count("not measured yet") == 2
     with pytest.raises(ValueError, match="expected a section between <!-- accuracy:cpu -->"):
@@ -414,6 +576,17 @@ def test_the_model_card_has_the_shipped_weights_alone(tmp_path):
     text = report.card(document, tmp_path)
     assert f"| {where}, PSNR | natural-k2 | 32.00 ± 1.41 | +1.50 ± 6.35 |  |" in text
     assert "area" not in text
+
+
+def test_other_data_are_not_taken_for_scenes(tmp_path):
+    job = runner.Job(plan.PROFILES["cpu"], "voc:/x", tmp_path / "cpu", CPU, 1)
+    append(job, rows_of({("dpt", "bilinear"): [60]})[0], "2026-11-22 10:00")
+    text = report.origin(runner.read(job.results))
+    assert text.startswith("voc:/x; 600 steps of 16; ")
+    assert "images" not in text
+    for written, name in ((report.readme, "accuracy:cpu"), (report.card, "accuracy:shipped")):
+        with pytest.raises(ValueError, match="expected results of scenes, got 'voc:/x'"):
+            written(f"<!-- {name} -->\n<!-- /{name} -->\n", tmp_path)
 
 
 def test_the_documents_tables_are_up_to_date():

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import math
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from .samples import IGNORED, Batch
 
 HEADLINE: dict[Task, str] = {"detection": "mAP", "segmentation": "mIoU", "reconstruction": "PSNR"}
 """The metric by which methods are compared; mAP and mIoU in percent, PSNR in dB. More is better."""
+SECONDARY: dict[Task, str] = {"detection": "mAP50", "segmentation": "accuracy", "reconstruction": "SSIM"}
+"""The other metric of each task; SSIM in 0..1."""
 
 
 class Metrics:
@@ -59,11 +62,15 @@ class _Boxes:
                 }
                 self._truth.append(image | annotation)
             for box, score, label in zip(_width_height(found.boxes), found.scores.tolist(), found.labels.tolist(), strict=True):
-                self._found.append(image | {"category_id": label, "bbox": box, "score": score})
+                # The library refuses NaN. A network that diverged has found nothing, which is a result like another.
+                if not math.isnan(score):
+                    self._found.append(image | {"category_id": label, "bbox": box, "score": score})
 
     def compute(self) -> dict[str, float]:
         from faster_coco_eval import COCO, COCOeval_faster
 
+        if not self._truth:  # there is nothing to find
+            return {"mAP": math.nan, "mAP50": math.nan}
         if not self._found:
             return {"mAP": 0.0, "mAP50": 0.0}
         with contextlib.redirect_stdout(io.StringIO()):  # the library prints tables of its own

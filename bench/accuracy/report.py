@@ -15,9 +15,9 @@ from scipy import stats
 
 from bench.report import markdown, with_section
 
-from . import downsizers, runner, timing
-from .metrics import HEADLINE
-from .pipelines import PIPELINES
+from . import data, downsizers, runner, timing
+from .metrics import HEADLINE, SECONDARY
+from .pipelines import PIPELINES, Task
 from .plan import FROZEN, FROZEN_FROM, FROZEN_IN, FROZEN_METHOD, SHIPPED, SHIPPED_IN
 from .train import Row
 
@@ -37,27 +37,32 @@ NOT_MEASURED = "not measured yet: `python -m bench accuracy` fills this table."
 NOT_TIMED = "not measured yet: `python -m bench accuracy time` fills this table."
 
 Scores = Mapping[tuple[str, str], Mapping[int, float]]
-"""The headline metric by seed, of a pipeline and method."""
+"""A metric by seed, of a pipeline and method."""
 
 
 class Difference(NamedTuple):
-    """The mean of paired differences, and half the width of its confidence interval; nan of less than two pairs."""
+    """The mean of paired differences, and half the width of its confidence interval; nan of less than two pairs.
+
+    Both are nan where one of the differences is not finite.
+    """
 
     mean: float
     half: float
     seeds: int
 
     def __str__(self) -> str:
+        if math.isnan(self.mean):
+            return "nan"
         interval = "" if math.isnan(self.half) else f" ± {self.half:.2f}"
         mark = "**" if self.half < abs(self.mean) else ""
         return f"{mark}{self.mean:+.2f}{interval}{mark}"
 
 
-def scores(rows: Iterable[Row]) -> Scores:
-    """The headline metric of every run."""
+def scores(rows: Iterable[Row], metrics: Mapping[Task, str] = HEADLINE) -> Scores:
+    """One metric of every run, by the task of its pipeline."""
     result: dict[tuple[str, str], dict[int, float]] = {}
     for row in rows:
-        value = row["metrics"][HEADLINE[PIPELINES[row["pipeline"]].task]]
+        value = row["metrics"][metrics[PIPELINES[row["pipeline"]].task]]
         result.setdefault((row["pipeline"], row["method"]), {})[row["seed"]] = value
     return result
 
@@ -65,8 +70,10 @@ def scores(rows: Iterable[Row]) -> Scores:
 def interval(values: Sequence[float]) -> Difference:
     """Mean and 95 % confidence, by Student's t: as if seeds were draws from a normal distribution."""
     count = len(values)
-    if count < 2:
-        return Difference(values[0] if values else math.nan, math.nan, count)
+    if not values or not all(map(math.isfinite, values)):
+        return Difference(math.nan, math.nan, count)
+    if count == 1:
+        return Difference(values[0], math.nan, count)
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1)) * statistics.stdev(values) / math.sqrt(count)
     return Difference(statistics.fmean(values), half, count)
 
@@ -100,21 +107,24 @@ def tables(result: dict[str, Any]) -> dict[str, tuple[list[str], list[list[str]]
     return {title: table for title, table in every.items() if table[1]}
 
 
-def _means(found: Scores, methods: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+def _means(found: Scores, methods: Sequence[str], metrics: Mapping[Task, str] = HEADLINE) -> tuple[list[str], list[list[str]]]:
     present = [method for method in methods if any(key[1] == method for key in found)]
     lines = []
     for pipeline, spec in PIPELINES.items():
-        cells = [_mean(found.get((pipeline, method), {})) for method in present]
+        name = metrics[spec.task]
+        cells = [_mean(found.get((pipeline, method), {}), 4 if name == "SSIM" else 2) for method in present]
         if any(cells):
-            lines.append([f"{pipeline}, {HEADLINE[spec.task]}", *cells])
+            lines.append([f"{pipeline}, {name}", *cells])
     return ["pipeline", *present], lines
 
 
-def _mean(values: Mapping[int, float]) -> str:
+def _mean(values: Mapping[int, float], digits: int = 2) -> str:
     if not values:
         return ""
-    spread = f" ± {statistics.stdev(values.values()):.2f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values.values()):.2f}{spread}"
+    spread = ""
+    if len(values) > 1 and all(map(math.isfinite, values.values())):
+        spread = f" ± {statistics.stdev(values.values()):.{digits}f}"
+    return f"{statistics.fmean(values.values()):.{digits}f}{spread}"
 
 
 def _differences(found: Scores, vision: Sequence[str]) -> tuple[list[str], list[list[str]]]:
@@ -160,8 +170,12 @@ def _cell(value: Difference) -> str:
 
 
 def rich_tables(result: dict[str, Any]) -> list[Table]:
-    """For the terminal."""
-    return [rich_table(title, header, lines) for title, (header, lines) in tables(result).items()]
+    """For the terminal: every table, and one of the metrics that :func:`tables` leaves out."""
+    every = tables(result)
+    others = _means(scores(result["rows"], SECONDARY), downsizers.CORE, SECONDARY)
+    if others[1]:
+        every["Other metrics, mean ± standard deviation over seeds"] = others
+    return [rich_table(title, header, lines) for title, (header, lines) in every.items()]
 
 
 def rich_table(title: str, header: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:
@@ -178,11 +192,11 @@ def readme(document: str, results: pathlib.Path) -> str:
     """The text of a README with its sections ``accuracy:cpu``, ``accuracy:gpu``, ``time:cpu`` and ``time:gpu`` written anew.
 
     Raises:
-        ValueError: a section is missing.
+        ValueError: a section is missing; results of other data than the scenes that the text around them is about.
     """
     for profile in ("cpu", "gpu"):
         path, times = results / profile / "results.json", results / profile / "time.json"
-        document = with_section(document, f"accuracy:{profile}", _section(runner.read(path)) if path.exists() else NOT_MEASURED)
+        document = with_section(document, f"accuracy:{profile}", _section(_read(path)) if path.exists() else NOT_MEASURED)
         text = _time_section(json.loads(times.read_text())) if times.exists() else NOT_TIMED
         document = with_section(document, f"time:{profile}", text)
     return document
@@ -192,13 +206,20 @@ def card(document: str, results: pathlib.Path) -> str:
     """The text of the model card with its section ``accuracy:shipped`` written anew.
 
     Raises:
-        ValueError: the section is missing.
+        ValueError: the section is missing; results of other data than scenes.
     """
     path = results / "cpu" / "results.json"
-    result = runner.read(path) if path.exists() else None
+    result = _read(path) if path.exists() else None
     header, lines = _shipped(scores(result["rows"] if result else []))
     text = f"{markdown(header, lines)}\n\n{origin(result)}" if result and lines else NOT_MEASURED
     return with_section(document, "accuracy:shipped", text)
+
+
+def _read(path: pathlib.Path) -> dict[str, Any]:
+    result = runner.read(path)
+    if result["data"] != data.SCENES:
+        raise ValueError(f"{path}: expected results of {data.SCENES}, got {result['data']!r}")
+    return result
 
 
 def _section(result: dict[str, Any]) -> str:
@@ -222,12 +243,14 @@ def _shipped(found: Scores) -> tuple[list[str], list[list[str]]]:
 
 
 def origin(result: dict[str, Any]) -> str:
-    """Machine, versions, settings, dates and command, in one line."""
+    """Data, machine, versions, settings, dates and command, in one line."""
     machine, settings, rows = result["machine"], result["settings"], result["rows"]
     dates = sorted({row["date"][:10] for row in rows})
     commits = sorted({row["commit"] or "unknown" for row in rows})
-    images = f"{settings['train']} images to train, {settings['test']} to test"
-    length = f"{settings['steps']} steps of {settings['batch']}, {images}"
+    what = result["data"]
+    if what == data.SCENES:  # of other data, all images are taken
+        what += f", version {result['scenes']}, {settings['train']} images to train, {settings['test']} to test"
+    length = f"{what}; {settings['steps']} steps of {settings['batch']}"
     where = f"{machine['device']}, {machine['threads']} threads a run, PyTorch {machine['torch']}"
     when = " to ".join(dict.fromkeys((dates[0], dates[-1])))
     return f"{length}; {where}; commit {', '.join(commits)}; {when}; `python -m bench accuracy`."
@@ -249,14 +272,15 @@ def _draw_differences(found: Scores) -> Figure:
     """One panel for each peer: how much better DownsizeNet is than it, in each pipeline, with the 95 % interval."""
     figure = Figure(figsize=(12, 4.5), layout="constrained")
     peers = (("downsizenet-k2", "bilinear"), ("downsizenet-k2", "area"), ("downsizenet-k4", "bilinear-aa"))
+    drawn = [name for name in PIPELINES if any(difference(found, name, *pair).seeds for pair in peers)]
     for axis, (method, peer) in zip(figure.subplots(1, len(peers), sharey=True), peers, strict=True):
-        for row, pipeline in enumerate(PIPELINES):
+        for row, pipeline in enumerate(drawn):
             value = difference(found, pipeline, method, peer)
             if value.seeds:
                 half = 0 if math.isnan(value.half) else value.half
                 axis.errorbar(value.mean, row, xerr=half, marker="o", capsize=3, color="tab:blue")
         axis.axvline(0, color="grey", linewidth=1)
-        axis.set_yticks(range(len(PIPELINES)), labels=[f"{name}, {HEADLINE[spec.task]}" for name, spec in PIPELINES.items()])
+        axis.set_yticks(range(len(drawn)), labels=[f"{name}, {HEADLINE[PIPELINES[name].task]}" for name in drawn])
         axis.set_title(f"{method} - {peer}", fontsize="medium")
         axis.grid(axis="x", alpha=0.3)
     return figure
@@ -264,16 +288,22 @@ def _draw_differences(found: Scores) -> Figure:
 
 def _draw_losses(rows: Sequence[Row]) -> Figure:
     """The first seed's curve of every method of the main table, a panel a pipeline."""
-    figure = Figure(figsize=(12, 9), layout="constrained")
-    axes = figure.subplots(3, -(-len(PIPELINES) // 3), squeeze=False).ravel()
-    for axis, pipeline in zip(axes, PIPELINES, strict=False):
-        for row in rows:
-            if row["pipeline"] == pipeline and row["seed"] == 0 and row["method"] in downsizers.CORE:
-                axis.plot(row["losses"], label=row["method"], linewidth=1)
+    curves: dict[str, dict[str, list[float]]] = {}
+    for row in rows:
+        if row["seed"] == 0 and row["method"] in downsizers.CORE:
+            curves.setdefault(row["pipeline"], {})[row["method"]] = row["losses"]
+    drawn = [name for name in PIPELINES if name in curves]
+    height, width = max(1, -(-len(drawn) // 3)), 3
+    figure = Figure(figsize=(4 * width, 3 * height), layout="constrained")
+    handles = {}
+    for index, pipeline in enumerate(drawn):
+        axis = figure.add_subplot(height, width, index + 1)
+        for method, losses in curves[pipeline].items():
+            (handles[method],) = axis.plot(losses, label=method, color=f"C{downsizers.CORE.index(method)}", linewidth=1)
         axis.set_title(pipeline, fontsize="medium")
         axis.set_yscale("log")
     figure.supxlabel("percent of the steps")
     figure.supylabel("training loss")
-    handles, labels = axes[-1].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right upper")
+    labels = [method for method in downsizers.CORE if method in handles]
+    figure.legend([handles[method] for method in labels], labels, loc="outside right upper")
     return figure
