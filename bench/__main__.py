@@ -5,7 +5,6 @@ import contextlib
 import datetime
 import pathlib
 import re
-from collections.abc import Iterable
 from typing import Annotated, Any
 
 import torch
@@ -16,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from . import measure, report, workloads
+from .options import known
 from .providers import PROVIDERS
 
 RESULTS = measure.ROOT / "bench" / "results"
@@ -61,10 +61,10 @@ def run(
     cases = workloads.plan(
         device.type,
         quick=quick,
-        workloads=_known("workload", workload, workloads.NAMES),
-        providers=_known("provider", provider, PROVIDERS),
-        dtypes=_known("dtype", dtype, workloads.DTYPES),
-        modes=_known("mode", mode, workloads.MODES),
+        workloads=known("workload", workload, workloads.NAMES),
+        providers=known("provider", provider, PROVIDERS),
+        dtypes=known("dtype", dtype, workloads.DTYPES),
+        modes=known("mode", mode, workloads.MODES),
     )
     if not cases:
         raise typer.BadParameter("nothing is measured with all of these options")
@@ -111,13 +111,6 @@ def tables(
         raise typer.Exit(1)
     if not check:
         readme.write_text(new)
-
-
-def _known(option: str, names: list[str] | None, choices: Iterable[str]) -> list[str]:
-    for name in names or ():
-        if name not in choices:
-            raise typer.BadParameter(f"expected one of {', '.join(choices)}, got {name!r}", param_hint=f"--{option}")
-    return names or []
 
 
 def _summary(row: measure.Row) -> str:

@@ -37,15 +37,15 @@ Group = dict[str, Row]
 """Rows of one workload and mode, by provider."""
 
 
-def read(path: pathlib.Path) -> dict[str, Any]:
+def read(path: pathlib.Path, schema: int = SCHEMA) -> dict[str, Any]:
     """A result file.
 
     Raises:
         ValueError: it is of another version of the format.
     """
     result: dict[str, Any] = json.loads(path.read_text())
-    if result.get("schema") != SCHEMA:
-        raise ValueError(f"{path}: expected schema {SCHEMA}, got {result.get('schema')!r}")
+    if result.get("schema") != schema:
+        raise ValueError(f"{path}: expected schema {schema}, got {result.get('schema')!r}")
     return result
 
 

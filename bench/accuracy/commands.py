@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Iterable
 from typing import Annotated
 
 import torch
@@ -13,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from bench import measure
+from bench.options import known
 
 from . import data, plan, report, runner, timing, weights
 from .pipelines import PIPELINES
@@ -48,8 +48,8 @@ def run(
     job = _job(tiny, data_name, out, jobs)
     try:
         possible = data.pipelines_of(data_name)
-        pipelines = _known("pipeline", pipeline, possible) or possible
-        chosen = plan.runs(job.profile, pipelines, _known("method", method, plan.METHODS), seed or ())
+        pipelines = known("pipeline", pipeline, possible) or possible
+        chosen = plan.runs(job.profile, pipelines, known("method", method, plan.METHODS), seed or ())
         waiting = runner.remaining(job, chosen)
     except (OSError, ValueError) as error:
         raise typer.BadParameter(str(error)) from error
@@ -118,7 +118,7 @@ def train_weights(
 ) -> None:
     """Train the weights that tritonds ships."""
     training = dataclasses.replace(weights.Training(), steps=steps)
-    for each in _known("name", name, plan.SHIPPED) or plan.SHIPPED:
+    for each in known("name", name, plan.SHIPPED) or plan.SHIPPED:
         with Progress(*COLUMNS, console=console) as progress:
             task = progress.add_task(each, total=steps)
             net = weights.make(each, training, _device(), functools.partial(_show_losses, progress, task))
@@ -147,10 +147,3 @@ def _profile(tiny: bool) -> str:
 
 def _device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _known(option: str, names: list[str] | None, choices: Iterable[str]) -> list[str]:
-    for name in names or ():
-        if name not in choices:
-            raise typer.BadParameter(f"expected one of {', '.join(choices)}, got {name!r}", param_hint=f"--{option}")
-    return names or []

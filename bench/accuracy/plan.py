@@ -15,7 +15,6 @@ FROZEN_FROM = ("segformer", "resnet-dense", "reconstruction")
 FROZEN_IN = "mobilenetv2-deeplabv3plus"
 """The pipelines of the generalisation table, and the one that none of their downsizers has seen; the poster has DeepLabv3+."""
 
-
 SHIPPED = {"natural-k2": "downsizenet-k2", "natural-k4": "downsizenet-k4"}
 """Methods: the weights that tritonds ships, not trained further; and what kind of network each is."""
 SHIPPED_IN = ("reconstruction", "mobilenetv2-deeplabv3plus", "rtdetr")

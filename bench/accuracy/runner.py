@@ -4,7 +4,6 @@ import concurrent.futures.process
 import contextlib
 import datetime
 import fcntl
-import json
 import multiprocessing
 import os
 import pathlib
@@ -16,7 +15,7 @@ from typing import Any
 
 import torch
 
-from bench import measure
+from bench import measure, report
 
 from . import data, scenes
 from .plan import FROZEN, Profile, Run, settings
@@ -53,10 +52,7 @@ def read(path: pathlib.Path) -> dict[str, Any]:
     Raises:
         ValueError: it is of another version of the format.
     """
-    result: dict[str, Any] = json.loads(path.read_text())
-    if result.get("schema") != SCHEMA:
-        raise ValueError(f"{path}: expected schema {SCHEMA}, got {result.get('schema')!r}")
-    return result
+    return report.read(path, SCHEMA)
 
 
 def remaining(job: Job, runs: Sequence[Run]) -> list[Run]:

@@ -59,12 +59,7 @@ class _State:
         """One step of training; the learning rates follow from how many were done."""
         share = (self.step + 1) / self.profile.steps
         loss = self.network.loss(self.downsizer(batch.images, self.size), batch)
-        self.optimizer.zero_grad()
-        loss.backward()
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["peak"] * min(1.0, share / self.profile.warmup) * 0.5 * (1 + math.cos(math.pi * share))
-            nn.utils.clip_grad_norm_(group["params"], CLIP)
-        self.optimizer.step()
+        descend(self.optimizer, loss, share, self.profile.warmup)
         self.losses.append(loss.detach())
         self.step += 1
 
@@ -154,6 +149,19 @@ def train(
     curve = torch.stack(state.losses).tolist()
     row = {"pipeline": run.pipeline, "method": run.method, "seed": run.seed, "metrics": metrics}
     return row | {"losses": _thinned(curve), "train_s": state.seconds}
+
+
+def descend(optimizer: torch.optim.Optimizer, loss: Tensor, share: float, warmup: float) -> None:
+    """One step, with gradients clipped and learning rates as they are after a ``share`` of the training.
+
+    Each group's rises to its ``peak`` over the share ``warmup``, and falls to 0 as a cosine.
+    """
+    optimizer.zero_grad()
+    loss.backward()
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak"] * min(1.0, share / warmup) * 0.5 * (1 + math.cos(math.pi * share))
+        nn.utils.clip_grad_norm_(group["params"], CLIP)
+    optimizer.step()
 
 
 @torch.no_grad()

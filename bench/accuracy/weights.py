@@ -13,6 +13,7 @@ from tritonds import DownsizeNet
 from . import downsizers, pipelines, scenes
 from .plan import SHIPPED
 from .samples import Dataset, collate
+from .train import descend
 
 TASKS = {"reconstruction": 60.0, "segformer": 1.0, "resnet-dense": 0.3}
 """The networks behind it, and the weight of each one's loss: such that the gradients of all are of the same order."""
@@ -51,13 +52,8 @@ def make(name: str, training: Training, device: torch.device, report: Callable[[
     generator = torch.Generator().manual_seed(training.seed)
     for step in range(training.steps):
         losses = {task: _loss(task, networks[task], downsizer, data[task], training, generator, device) for task in TASKS}
-        optimizer.zero_grad()
-        torch.stack([TASKS[task] * loss for task, loss in losses.items()]).sum().backward()
-        share = (step + 1) / training.steps
-        for group in optimizer.param_groups:
-            group["lr"] = group["peak"] * min(1.0, share / training.warmup) * 0.5 * (1 + math.cos(math.pi * share))
-            nn.utils.clip_grad_norm_(group["params"], 1.0)
-        optimizer.step()
+        total = torch.stack([TASKS[task] * loss for task, loss in losses.items()]).sum()
+        descend(optimizer, total, (step + 1) / training.steps, training.warmup)
         report(step + 1, {task: loss.item() for task, loss in losses.items()})
     return downsizer.cpu()
 
