@@ -41,8 +41,8 @@ gpu:  ## on a machine with a GPU: the tests that need one, then the benchmark an
 
 ACCURACY_SECONDS ?= 540
 accuracy: $(VENV)/ready  ## train networks behind every downsizer, on the GPU if there is one; call it until it exits with 0
-	$(BIN)/python -m bench accuracy --budget $(ACCURACY_SECONDS)
-	$(BIN)/python -m bench accuracy tables
+	$(BIN)/python -m bench accuracy --budget $(ACCURACY_SECONDS); status=$$?; \
+	$(BIN)/python -m bench accuracy tables && exit $$status
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
