@@ -15,8 +15,8 @@ from .plan import SHIPPED
 from .samples import Dataset, collate
 from .train import descend
 
-TASKS = {"reconstruction": 60.0, "segformer": 1.0, "resnet-dense": 0.3}
-"""The networks behind it, and the weight of each one's loss: such that the gradients of all are of the same order."""
+TASKS = {"reconstruction": 600.0, "segformer": 1.0, "resnet-dense": 0.3}
+"""The networks behind it, and the weight of each one's loss: such that the gradient of the first is some ten times the others'."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Training:
     batch: int = 8
     source: int = 75
     """Side of the source images, in pixels."""
-    scales: tuple[float, float] = (1.25, 3.5)
+    scales: tuple[float, float] = (1.5, 2.5)
     """Each step's scale is drawn from these, evenly in its logarithm."""
     images: int = 4000
     lr: float = 2e-3
