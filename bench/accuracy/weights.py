@@ -16,7 +16,7 @@ from .samples import Dataset, collate
 from .train import descend
 
 TASKS = {"reconstruction": 600.0, "segformer": 1.0, "resnet-dense": 0.3}
-"""The networks behind it, and the weight of each one's loss: such that the gradient of the first is some ten times the others'."""
+"""The networks behind it, and the weight of each one's loss: the gradient of the first is some ten times the others'."""
 
 
 @dataclass(frozen=True)
