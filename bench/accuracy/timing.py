@@ -29,7 +29,7 @@ SECONDS = 0.7
 
 @torch.inference_mode()
 def time(device: torch.device) -> dict[str, Any]:
-    """Milliseconds a frame, median over rounds: downsizer and network, one uint8 image of 300x300 pixels at a time to 160x160."""
+    """Milliseconds a frame, median over rounds: downsizer and network, one uint8 image at a time of 300x300 to 160x160."""
     size = pipelines.PIPELINES[PIPELINE].sizes["full"]
     torch.manual_seed(0)
     network = pipelines.build(PIPELINE, CLASSES, size.network, "full").to(device).eval()
