@@ -251,7 +251,7 @@ def origin(result: dict[str, Any]) -> str:
     if what == data.SCENES:  # of other data, all images are taken
         what += f", version {result['scenes']}, {settings['train']} images to train, {settings['test']} to test"
     length = f"{what}; {settings['steps']} steps of {settings['batch']}"
-    where = f"{machine['device']}, {machine['threads']} threads a run, PyTorch {machine['torch']}"
+    where = f"{machine['device']}, threads of a run: {machine['threads']}, PyTorch {machine['torch']}"
     when = " to ".join(dict.fromkeys((dates[0], dates[-1])))
     return f"{length}; {where}; commit {', '.join(commits)}; {when}; `python -m bench accuracy`."
 
