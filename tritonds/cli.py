@@ -115,7 +115,8 @@ def compare(
             function.to(device)
             origin = methods.TRAINED.get(name) or (str(weights) if name == methods.OWN else "untrained")
             difference = _triton_difference(function, image, target)
-        titles[name] = f"{name}\n{Path(origin).name}"
+        origin = Path(origin).name
+        titles[name] = f"{name}\n{origin}"
         results[name], milliseconds = _timed(partial(function, image, target), device)
         table.add_row(name, escape(origin), f"{milliseconds:.2f}", difference)
     out.parent.mkdir(parents=True, exist_ok=True)
