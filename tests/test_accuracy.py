@@ -349,6 +349,15 @@ def die(*arguments):
     os._exit(1)
 
 
+def test_a_finished_run_leaves_no_checkpoint(tmp_path):
+    assert run_one(tmp_path, "area", "reconstruction", plan.PROFILES["tiny"], deadline=0) is None
+    assert list(tmp_path.rglob("*.pt"))
+    job, results = started(tmp_path, [("reconstruction", "area", 1)])
+    assert list(results) == [Run("reconstruction", "area", 1)]
+    assert runner.remaining(job, list(results)) == []
+    assert not list(tmp_path.rglob("*.pt"))
+
+
 def test_one_process_a_folder(tmp_path):
     job = runner.Job(TINY, "scenes", tmp_path, CPU, 1)
     with runner._alone(tmp_path), pytest.raises(BlockingIOError, match=f"another process works in {tmp_path}"):

@@ -1,6 +1,5 @@
 """The command line ``python -m bench accuracy``."""
 
-import dataclasses
 import functools
 import os
 import pathlib
@@ -114,13 +113,12 @@ def time(out: Folder = None) -> None:
 def train_weights(
     name: Annotated[list[str] | None, typer.Option(help="may be repeated: " + ", ".join(plan.SHIPPED))] = None,
     out: Annotated[pathlib.Path, typer.Option(help="folder for the files")] = measure.ROOT / "tritonds" / "weights",
-    steps: Annotated[int, typer.Option(min=1, help="of training")] = weights.Training.steps,
 ) -> None:
     """Train the weights that tritonds ships."""
-    training = dataclasses.replace(weights.Training(), steps=steps)
+    training = weights.Training()
     for each in known("name", name, plan.SHIPPED) or plan.SHIPPED:
         with Progress(*COLUMNS, console=console) as progress:
-            task = progress.add_task(each, total=steps)
+            task = progress.add_task(each, total=training.steps)
             net = weights.make(each, training, _device(), functools.partial(_show_losses, progress, task))
         path = out / f"{each}.safetensors"
         weights.save(net, path)
