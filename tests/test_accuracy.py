@@ -404,7 +404,7 @@ def test_every_pipeline_end_to_end(tmp_path):
     for row in result["rows"]:
         assert all(math.isfinite(value) for value in [*row["metrics"].values(), *row["losses"]])
         assert row["commit"] == result["machine"]["commit"]
-        assert len(row["losses"]) == plan.PROFILES["tiny"].steps
+        assert len(row["losses"]) == plan.PROFILES["tiny"].steps * PIPELINES[row["pipeline"]].longer
     assert "Paired differences" in output
     before = (tmp_path / "results.json").read_bytes()
     invoke(*chosen)
@@ -568,7 +568,7 @@ def test_tables_go_into_documents(tmp_path):
     assert "| dpt, mIoU | 60.00 | 61.50 |" in text
     assert "| dpt | +1.50 |" in text
     assert "2026-11-22 to 2026-11-23" in text
-    assert f"scenes, version {scenes.VERSION}, 3000 images to train, 300 to test; 600 steps of 16" in text
+    assert f"scenes, version {scenes.VERSION}, 3000 images to train, 300 to test; 1000 steps of 16, reconstruction 4000" in text
     assert "OUTDATED" not in text
     assert text.count("not measured yet") == 2
     with pytest.raises(ValueError, match="expected a section between <!-- accuracy:cpu -->"):
@@ -591,7 +591,7 @@ def test_other_data_are_not_taken_for_scenes(tmp_path):
     job = runner.Job(plan.PROFILES["cpu"], "voc:/x", tmp_path / "cpu", CPU, 1)
     append(job, rows_of({("dpt", "bilinear"): [60]})[0], "2026-11-22 10:00")
     text = report.origin(runner.read(job.results))
-    assert text.startswith("voc:/x; 600 steps of 16; ")
+    assert text.startswith("voc:/x; 1000 steps of 16, reconstruction 4000; ")
     assert "images" not in text
     for written, name in ((report.readme, "accuracy:cpu"), (report.card, "accuracy:shipped")):
         with pytest.raises(ValueError, match="expected results of scenes, got 'voc:/x'"):

@@ -72,6 +72,8 @@ class Spec(NamedTuple):
     """Learning rate for AdamW at width "full": of its authors' order for a transformer, and not tuned."""
     small_lr: float = 2e-3
     """At the other widths."""
+    longer: int = 1
+    """How many times as many steps as a profile says."""
 
     def lr(self, width: Width) -> float:
         """Learning rate for AdamW."""
@@ -189,7 +191,7 @@ def _mobilenetv2(classes: int, size: tuple[int, int], width: Width) -> Pipeline:
 
     settings: dict[Width, dict[str, Any]] = {
         "tiny": {"depth_multiplier": 0.25, "expand_ratio": 2.0, "output_stride": 4, "depth_divisible_by": 4, "min_depth": 4},
-        "small": {"depth_multiplier": 0.25, "expand_ratio": 2.0, "output_stride": 4, "tf_padding": False},
+        "small": {"depth_multiplier": 0.5, "expand_ratio": 2.0, "output_stride": 4, "tf_padding": False},
         "full": {"output_stride": 8},
     }
     config = MobileNetV2Config(num_labels=classes, classifier_dropout_prob=0.0, **settings[width])
@@ -720,7 +722,7 @@ class Reconstruction(Pipeline):
 def _reconstruction(classes: int, size: tuple[int, int], width: Width) -> Pipeline:
     sizes: dict[Width, tuple[int, int]] = {"tiny": (8, 2), "small": (16, 4), "full": (64, 8)}
     hidden, depth = sizes[width]
-    return Reconstruction(hidden, depth)
+    return Reconstruction(hidden, depth).to(memory_format=torch.channels_last)
 
 
 def _sizes(tiny: tuple[int, int], small: tuple[int, int], full: tuple[int, int]) -> dict[Width, Size]:
@@ -740,7 +742,7 @@ PIPELINES: dict[str, Spec] = {
     "mobilenetv2-deeplabv3plus": Spec("segmentation", _mobilenetv2, _BY_2_87, small_lr=1e-3),
     "mobilevit-deeplabv3": Spec("segmentation", _mobilevit, _BY_2_87),
     "dpt": Spec("segmentation", _dpt, _BY_3_34, full_lr=3e-4),
-    "reconstruction": Spec("reconstruction", _reconstruction, _BY_1_875),
+    "reconstruction": Spec("reconstruction", _reconstruction, _BY_1_875, longer=4),
     # Last, since they learn too slowly to tell downsizers apart where a run is short.
     "detr": Spec("detection", _detr, _BY_1_875, full_lr=3e-4, small_lr=1e-3),
     "yolos": Spec("detection", _yolos, _BY_1_875, full_lr=3e-4, small_lr=1e-3),

@@ -250,7 +250,8 @@ def origin(result: dict[str, Any]) -> str:
     what = result["data"]
     if what == data.SCENES:  # of other data, all images are taken
         what += f", version {result['scenes']}, {settings['train']} images to train, {settings['test']} to test"
-    length = f"{what}; {settings['steps']} steps of {settings['batch']}"
+    longer = "".join(f", {name} {spec.longer * settings['steps']}" for name, spec in PIPELINES.items() if spec.longer > 1)
+    length = f"{what}; {settings['steps']} steps of {settings['batch']}{longer}"
     where = f"{machine['device']}, threads of a run: {machine['threads']}, PyTorch {machine['torch']}"
     when = " to ".join(dict.fromkeys((dates[0], dates[-1])))
     return f"{length}; {where}; commit {', '.join(commits)}; {when}; `python -m bench accuracy`."

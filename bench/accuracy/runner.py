@@ -85,6 +85,9 @@ def do(job: Job, runs: Sequence[Run], *, jobs: int, budget: float) -> Iterator[t
     running: dict[concurrent.futures.Future[Row | None], Run] = {}
     with _alone(job.folder):
         machine = measure.machine(job.device) | {"threads": job.threads}
+        # Else the C library gives a large tensor's memory back to the system, and gets the next one's page by page.
+        os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**32))
+        os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**25))
         if not job.results.exists():  # and with it, what checkpoints and downsizers in the folder belong to
             measure.write(job.origin() | {"machine": machine, "rows": []}, job.results)
         while waiting and time.time() < deadline:

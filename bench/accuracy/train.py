@@ -40,6 +40,7 @@ class _State:
     ) -> None:
         spec = pipelines.PIPELINES[run.pipeline]
         self.profile = profile
+        self.steps = profile.steps * spec.longer
         self.device = device
         self.size = spec.sizes[profile.width].network
         self.step = 0
@@ -57,7 +58,7 @@ class _State:
 
     def advance(self, batch: Batch) -> None:
         """One step of training; the learning rates follow from how many were done."""
-        share = (self.step + 1) / self.profile.steps
+        share = (self.step + 1) / self.steps
         loss = self.network.loss(self.downsizer(batch.images, self.size), batch)
         descend(self.optimizer, loss, share, self.profile.warmup)
         self.losses.append(loss.detach())
@@ -130,9 +131,9 @@ def train(
     """
     state = _State(run, profile, len(data.train.classes), folder, backend, device)
     state.resume(checkpoint(folder, run))
-    order = _order(len(data.train), profile.steps * profile.batch, run.seed)
+    order = _order(len(data.train), state.steps * profile.batch, run.seed)
     before, start, saved = state.seconds, time.perf_counter(), time.perf_counter()
-    while state.step < profile.steps:
+    while state.step < state.steps:
         chosen = order[state.step * profile.batch : (state.step + 1) * profile.batch].tolist()
         state.advance(collate([data.train[i] for i in chosen], state.size).to(device))
         now = time.perf_counter()
