@@ -191,7 +191,13 @@ def _mobilenetv2(classes: int, size: tuple[int, int], width: Width) -> Pipeline:
 
     settings: dict[Width, dict[str, Any]] = {
         "tiny": {"depth_multiplier": 0.25, "expand_ratio": 2.0, "output_stride": 4, "depth_divisible_by": 4, "min_depth": 4},
-        "small": {"depth_multiplier": 0.5, "expand_ratio": 2.0, "output_stride": 4, "tf_padding": False},
+        "small": {
+            "depth_multiplier": 0.5,
+            "expand_ratio": 2.0,
+            "output_stride": 4,
+            "tf_padding": False,
+            "initializer_range": 0.1,  # with 0.02, what normalisation adds to the variance is most of it
+        },
         "full": {"output_stride": 8},
     }
     config = MobileNetV2Config(num_labels=classes, classifier_dropout_prob=0.0, **settings[width])
@@ -739,7 +745,7 @@ PIPELINES: dict[str, Spec] = {
     "rtdetr": Spec("detection", _rtdetr, _sizes((24, 13), (80, 44), (300, 165)), full_lr=3e-4),
     "resnet-dense": Spec("detection", _resnet_dense, _BY_1_875),
     "segformer": Spec("segmentation", _segformer, _BY_3_34, full_lr=3e-4),
-    "mobilenetv2-deeplabv3plus": Spec("segmentation", _mobilenetv2, _BY_2_87, small_lr=1e-3),
+    "mobilenetv2-deeplabv3plus": Spec("segmentation", _mobilenetv2, _BY_2_87, small_lr=4e-3),
     "mobilevit-deeplabv3": Spec("segmentation", _mobilevit, _BY_2_87),
     "dpt": Spec("segmentation", _dpt, _BY_3_34, full_lr=3e-4),
     "reconstruction": Spec("reconstruction", _reconstruction, _BY_1_875, longer=4),
