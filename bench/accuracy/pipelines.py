@@ -728,7 +728,8 @@ class Reconstruction(Pipeline):
 def _reconstruction(classes: int, size: tuple[int, int], width: Width) -> Pipeline:
     sizes: dict[Width, tuple[int, int]] = {"tiny": (8, 2), "small": (16, 4), "full": (64, 8)}
     hidden, depth = sizes[width]
-    return Reconstruction(hidden, depth).to(memory_format=torch.channels_last)
+    network: Any = Reconstruction(hidden, depth)  # mypy does not know that modules have memory formats
+    return network.to(memory_format=torch.channels_last)
 
 
 def _sizes(tiny: tuple[int, int], small: tuple[int, int], full: tuple[int, int]) -> dict[Width, Size]:
