@@ -24,7 +24,7 @@ from bench.accuracy import commands, data, downsizers, pipelines, plan, report, 
 from bench.accuracy.metrics import Metrics
 from bench.accuracy.pipelines import PIPELINES, Detection
 from bench.accuracy.plan import Run
-from bench.accuracy.samples import Batch
+from bench.accuracy.samples import Batch, collate
 
 CPU = torch.device("cpu")
 TINY = dataclasses.replace(plan.PROFILES["tiny"], steps=6)
@@ -347,6 +347,18 @@ def test_what_fails_or_dies_does_not_stop_the_others(tmp_path, monkeypatch):
 
 def die(*arguments):
     os._exit(1)
+
+
+def test_learning_rates_fall_to_zero_over_the_whole_of_a_longer_training(tmp_path):
+    profile = plan.PROFILES["tiny"]
+    state = train._State(Run("reconstruction", "downsizenet-k2", 0), profile, 1, tmp_path, "auto", CPU)
+    batch = collate([scenes.Photographs("train", 24, 2)[i] for i in range(2)], state.size)
+    rates = []
+    for _ in range(PIPELINES["reconstruction"].longer * profile.steps):
+        state.advance(batch)
+        rates.append([group["lr"] / group["peak"] for group in state.optimizer.param_groups])
+    assert min(map(min, rates[:-1])) > 0.01
+    assert rates[-1] == pytest.approx([0, 0], abs=1e-9)
 
 
 def test_a_finished_run_leaves_no_checkpoint(tmp_path):

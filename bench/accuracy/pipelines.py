@@ -196,7 +196,7 @@ def _mobilenetv2(classes: int, size: tuple[int, int], width: Width) -> Pipeline:
             "expand_ratio": 2.0,
             "output_stride": 4,
             "tf_padding": False,
-            "initializer_range": 0.1,  # with 0.02, what normalisation adds to the variance is most of it
+            "initializer_range": 0.1,  # with 0.02, variances are as small as what normalisation adds to them
         },
         "full": {"output_stride": 8},
     }
