@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 import tritonds
 from bench import measure
 from bench.__main__ import app
-from bench.accuracy import commands, data, downsizers, pipelines, plan, report, runner, scenes, timing, train, weights
+from bench.accuracy import commands, data, downsizers, learned, pipelines, plan, report, runner, scenes, timing, train, weights
 from bench.accuracy.metrics import Metrics
 from bench.accuracy.pipelines import PIPELINES, Detection
 from bench.accuracy.plan import Run
@@ -124,8 +124,12 @@ def test_methods_are_what_they_are_called(name):
     image = images.float() / 255
     if name in downsizers.FIXED:
         mode, _, antialias = name.partition("-")
-        expected = tritonds.reference.area_pool2d(image, (13, 12)) if name == "area" else None
-        if expected is None:
+        if name == "nearest":
+            rows, columns = ((torch.arange(n) + 0.5) * 24 / n for n in (13, 12))
+            expected = image[:, :, rows.long()][..., columns.long()]
+        elif name == "area":
+            expected = tritonds.reference.area_pool2d(image, (13, 12))
+        else:
             expected = F.interpolate(image, (13, 12), mode=mode, antialias=antialias == "aa")
         torch.testing.assert_close(result, expected)
         return
@@ -566,23 +570,29 @@ def test_plots_show_every_pipeline_with_results_and_every_method():
 
 
 def test_tables_go_into_documents(tmp_path):
-    names = ("accuracy:cpu", "accuracy:gpu", "time:cpu", "time:gpu")
+    names = [f"{name}:{profile}" for name in ("accuracy", "time", "learned") for profile in ("cpu", "gpu")]
     document = "a\n" + "b\n".join(f"<!-- {name} -->\nOUTDATED\n<!-- /{name} -->\n" for name in names)
-    assert report.readme(document, tmp_path).count("not measured yet") == 4
+    assert report.readme(document, tmp_path).count("not measured yet") == 6
     job = runner.Job(plan.PROFILES["cpu"], "scenes", tmp_path / "cpu", CPU, 1)
     append(job, rows_of({("dpt", "downsizenet-k2"): [61.5]})[0], "2026-11-22 10:00")
     append(job, rows_of({("dpt", "bilinear"): [60]})[0], "2026-11-23 10:00")
     times = {"pipeline": "resnet-dense", "size": [[4, 4], [2, 2]], "machine": measure.machine(CPU), "date": "2026-11-24 10:00"}
     rows = [{"method": "bilinear", "frame_ms": 3.0, "downsizer_ms": 0.5}, {"method": "x", "frame_ms": 4.5, "downsizer_ms": 2.0}]
     measure.write(times | {"rows": rows}, tmp_path / "cpu" / "time.json")
+    rows = [
+        {"pipeline": "dpt", "method": "downsizenet-k2", "seed": seed, "prior": 0.5, "largest": largest, "by_image": 0.25}
+        for seed, largest in enumerate((0.75, 0.85))
+    ]
+    measure.write({k: times[k] for k in ("machine", "date")} | {"images": 7, "rows": rows}, tmp_path / "cpu" / "learned.json")
     text = report.readme(document, tmp_path)
     assert "| x | 4.50 | +1.50 | 2.00 |" in text
     assert "| dpt, mIoU | 60.00 | 61.50 |" in text
     assert "| dpt | +1.50 |" in text
     assert "2026-11-22 to 2026-11-23" in text
     assert f"scenes, version {scenes.VERSION}, 3000 images to train, 300 to test; 1000 steps of 16, reconstruction 4000" in text
+    assert "| dpt | downsizenet-k2 | 0.500 | 0.800 ± 0.071 | 0.250 ± 0.000 |" in text
     assert "OUTDATED" not in text
-    assert text.count("not measured yet") == 2
+    assert text.count("not measured yet") == 3
     with pytest.raises(ValueError, match="expected a section between <!-- accuracy:cpu -->"):
         report.readme("", tmp_path)
 
@@ -632,6 +642,33 @@ def test_time_table(monkeypatch):
     assert float(lines[1][1]) > float(lines[1][3]) > 0
     assert len(header) == len(lines[0])
     assert "CPU: " in timing.origin(result)
+
+
+def test_coefficients_are_described():
+    """Of two images at two places, four taps: one place has the first pixel in both, the other one each."""
+    chosen = torch.tensor([[0, 1], [0, 2]])
+    one_pixel = F.one_hot(chosen, 4).double().movedim(2, 1)[..., None]
+    assert learned.describe(one_pixel) == {"largest": 1.0, "by_image": 0.25}  # 0 and 1 deviate by a half
+    mean = torch.full((2, 4, 2, 1), 0.25)
+    assert learned.describe(mean) == {"largest": 0.25, "by_image": 0.0}
+
+
+def test_what_was_learned_is_told_apart_from_the_prior(tmp_path):
+    job = runner.Job(TINY, "scenes", tmp_path, CPU, 1)
+    runs = [Run("segformer", method, 1) for method in ("bilinear", "downsizenet-k2", "downsizenet-k4")]
+    assert len(list(runner.do(job, runs, jobs=1, budget=600))) == 3
+    net = tritonds.DownsizeNet.from_pretrained(train.trained(tmp_path, runs[1]))
+    with torch.no_grad():
+        net.out.weight.zero_()
+        net.out.bias.copy_(torch.tensor([0.0, 0.0, 99.0, 0.0]))  # the third pixel, whatever is there
+    net.save_pretrained(train.trained(tmp_path, runs[1]))
+    k2, k4 = learned.look(tmp_path)["rows"]
+    assert [row["method"] for row in (k2, k4)] == ["downsizenet-k2", "downsizenet-k4"]
+    assert k2["largest"] > 0.95  # all but the few places where its prior is 0
+    assert k2["by_image"] == pytest.approx(0, abs=1e-6)
+    assert 0.25 < k2["prior"] < 0.9
+    assert k4["by_image"] > 0
+    assert k4["largest"] == pytest.approx(k4["prior"], abs=0.05)  # after six steps
 
 
 def test_weights_are_trained_and_written(tmp_path):

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from bench import measure
 from bench.options import known
 
-from . import data, plan, report, runner, timing, weights
+from . import data, learned, plan, report, runner, timing, weights
 from .pipelines import PIPELINES
 
 RESULTS = measure.ROOT / "bench" / "results" / "accuracy"
@@ -107,6 +107,16 @@ def time(out: Folder = None) -> None:
     measure.write(result, folder / "time.json")
     console.print(report.rich_table("Time", *timing.lines(result)))
     console.print(f"wrote {folder / 'time.json'}", markup=False, soft_wrap=True)
+
+
+@app.command(name="learned")
+def look(out: Folder = None) -> None:
+    """Say what trained downsizers came to: how far each chooses one pixel, and how far the image has a say."""
+    folder = out or RESULTS / _profile(tiny=False)
+    result = learned.look(folder)
+    measure.write(result, folder / "learned.json")
+    console.print(report.rich_table("Coefficients", *learned.lines(result)))
+    console.print(f"wrote {folder / 'learned.json'}", markup=False, soft_wrap=True)
 
 
 @app.command(name="weights")

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from tritonds import DownsizeNet, methods
@@ -15,7 +16,12 @@ from tritonds import DownsizeNet, methods
 Downsize = Callable[[Tensor, tuple[int, int]], Tensor]
 """From uint8 images (N, 3, H, W) and (h, w) to (N, 3, h, w) in 0..1."""
 
-FIXED = tuple(methods.INTERPOLATIONS)
+INTERPOLATIONS: dict[str, methods.Resize] = {
+    "nearest": lambda image, size: F.interpolate(image, size, mode="nearest-exact"),
+    **methods.INTERPOLATIONS,
+}
+"""What learns nothing; with the method that learned coefficients come to when they choose a pixel, whatever it shows."""
+FIXED = tuple(INTERPOLATIONS)
 
 _K2 = partial(DownsizeNet, taps=2, prior="bilinear")
 _K4 = partial(DownsizeNet, taps=4, prior="antialias")
@@ -47,7 +53,7 @@ class Interpolation(torch.nn.Module):
         self.name = name
 
     def forward(self, images: Tensor, size: tuple[int, int]) -> Tensor:
-        return methods.INTERPOLATIONS[self.name](images.float() / 255, size)
+        return INTERPOLATIONS[self.name](images.float() / 255, size)
 
 
 def build(name: str, backend: str = "auto") -> torch.nn.Module:

@@ -15,7 +15,7 @@ from scipy import stats
 
 from bench.report import markdown, with_section
 
-from . import data, downsizers, runner, timing
+from . import data, downsizers, learned, runner, timing
 from .metrics import HEADLINE, SECONDARY
 from .pipelines import PIPELINES, Task
 from .plan import FROZEN, FROZEN_FROM, FROZEN_IN, FROZEN_METHOD, SHIPPED, SHIPPED_IN
@@ -34,7 +34,8 @@ PAIRS = (
 )
 """Differences of the main table: the first less the second."""
 NOT_MEASURED = "not measured yet: `python -m bench accuracy` fills this table."
-NOT_TIMED = "not measured yet: `python -m bench accuracy time` fills this table."
+SIDES = {"time": timing, "learned": learned}
+"""What else a folder of results may hold, each under the name of its command and its file."""
 
 Scores = Mapping[tuple[str, str], Mapping[int, float]]
 """A metric by seed, of a pipeline and method."""
@@ -189,16 +190,21 @@ def rich_table(title: str, header: Sequence[str], lines: Sequence[Sequence[str]]
 
 
 def readme(document: str, results: pathlib.Path) -> str:
-    """The text of a README with its sections ``accuracy:cpu``, ``accuracy:gpu``, ``time:cpu`` and ``time:gpu`` written anew.
+    """The text of a README with its sections ``accuracy``, ``time`` and ``learned``, each ``:cpu`` and ``:gpu``, written anew.
 
     Raises:
         ValueError: a section is missing; results of other data than the scenes that the text around them is about.
     """
     for profile in ("cpu", "gpu"):
-        path, times = results / profile / "results.json", results / profile / "time.json"
+        path = results / profile / "results.json"
         document = with_section(document, f"accuracy:{profile}", _section(_read(path)) if path.exists() else NOT_MEASURED)
-        text = _time_section(json.loads(times.read_text())) if times.exists() else NOT_TIMED
-        document = with_section(document, f"time:{profile}", text)
+        for name, module in SIDES.items():
+            path = results / profile / f"{name}.json"
+            text = f"not measured yet: `python -m bench accuracy {name}` fills this table."
+            if path.exists():
+                result = json.loads(path.read_text())
+                text = f"{markdown(*module.lines(result))}\n\n{module.origin(result)}"
+            document = with_section(document, f"{name}:{profile}", text)
     return document
 
 
@@ -225,10 +231,6 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
 def _section(result: dict[str, Any]) -> str:
     parts = [f"{title}:\n\n{markdown(header, lines)}" for title, (header, lines) in tables(result).items()]
     return "\n\n".join([*parts, origin(result)])
-
-
-def _time_section(result: dict[str, Any]) -> str:
-    return f"{markdown(*timing.lines(result))}\n\n{timing.origin(result)}"
 
 
 def _shipped(found: Scores) -> tuple[list[str], list[list[str]]]:
