@@ -133,11 +133,13 @@ def test_methods_are_what_they_are_called(name):
             expected = F.interpolate(image, (13, 12), mode=mode, antialias=antialias == "aa")
         torch.testing.assert_close(result, expected)
         return
-    assert method.taps == (4 if "-k4" in name else 2)
+    assert method.taps == int(name.partition("-k")[2][:1])
     assert (method.prior is None) == ("plain" in name)
     assert (method.texture_channels == 0) == ("distance-only" in name)
     assert (method.distance_channels == 0) == ("texture-only" in name)
     assert method.hidden_layers == (int(name[-1]) - 1 if "layers" in name else 1)
+    assert method.texture_layers == (2 if "texture2" in name else 1)
+    assert method.hidden_channels == (32 if "wide" in name else 16)
     if method.prior is not None:
         expected = F.interpolate(image, (13, 12), mode="bilinear", antialias=method.prior == "antialias")
         torch.testing.assert_close(result, expected, atol=1e-5, rtol=1e-5)

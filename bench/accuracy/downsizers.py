@@ -1,7 +1,7 @@
 """Every downsizer of the comparison, by name.
 
 Names of learned ones say what they are: kind, taps, what differs. With a prior unless "plain"; with two layers, a hidden one
-and the output, unless "layers" says how many.
+and the output, unless "layers" says how many; with one convolution, unless "texture2", and 16 channels, unless "wide".
 """
 
 from collections.abc import Callable
@@ -39,6 +39,9 @@ LEARNED: dict[str, Callable[..., DownsizeNet]] = {
     "downsizenet-k2-layers1": partial(_K2, hidden_layers=0),
     "downsizenet-k2-layers3": partial(_K2, hidden_layers=2),
     "downsizenet-k2-layers4": partial(_K2, hidden_layers=3),
+    "downsizenet-k2-texture2": partial(_K2, texture_layers=2),
+    "downsizenet-k2-wide": partial(_K2, texture_channels=32, distance_channels=32, hidden_channels=32),
+    "downsizenet-k6": partial(DownsizeNet, taps=6, prior="antialias"),
 }
 CORE = (*FIXED, "texture-only-k2-plain", "distance-only-k2", "downsizenet-k2", "downsizenet-k4")
 """What the headline tables hold: the poster's methods, and DownsizeNet with two and four taps."""
