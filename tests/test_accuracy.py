@@ -138,7 +138,7 @@ def test_methods_are_what_they_are_called(name):
     assert (method.texture_channels == 0) == ("distance-only" in name)
     assert (method.distance_channels == 0) == ("texture-only" in name)
     assert method.hidden_layers == (int(name[-1]) - 1 if "layers" in name else 1)
-    assert method.texture_layers == (2 if "texture2" in name else 1)
+    assert method.texture_layers == (int(name[-1]) if name[:-1].endswith("-texture") else 1)
     assert method.hidden_channels == (32 if "wide" in name else 16)
     if method.prior is not None:
         expected = F.interpolate(image, (13, 12), mode="bilinear", antialias=method.prior == "antialias")

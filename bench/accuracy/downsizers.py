@@ -1,7 +1,8 @@
 """Every downsizer of the comparison, by name.
 
 Names of learned ones say what they are: kind, taps, what differs. With a prior unless "plain"; with two layers, a hidden one
-and the output, unless "layers" says how many; with one convolution, unless "texture2", and 16 channels, unless "wide".
+and the output, unless "layers" says how many; with one convolution unless "texture" says how many; with 16 channels unless
+"wide".
 """
 
 from collections.abc import Callable
@@ -40,6 +41,8 @@ LEARNED: dict[str, Callable[..., DownsizeNet]] = {
     "downsizenet-k2-layers3": partial(_K2, hidden_layers=2),
     "downsizenet-k2-layers4": partial(_K2, hidden_layers=3),
     "downsizenet-k2-texture2": partial(_K2, texture_layers=2),
+    "downsizenet-k2-texture3": partial(_K2, texture_layers=3),
+    "downsizenet-k4-texture2": partial(_K4, texture_layers=2),
     "downsizenet-k2-wide": partial(_K2, texture_channels=32, distance_channels=32, hidden_channels=32),
     "downsizenet-k6": partial(DownsizeNet, taps=6, prior="antialias"),
 }
