@@ -439,8 +439,14 @@ def test_a_budget_stops_and_says_so(tmp_path):
 
 
 def test_refuses_what_does_not_fit(tmp_path):
-    assert "expected one of" in invoke("--tiny", "--pipeline", "unet", code=2)
-    assert "expected one of" in invoke("--tiny", "--method", "nearest", code=2)
+    out = ("--tiny", "--out", tmp_path)
+    assert "expected one of" in invoke(*out, "--pipeline", "unet", code=2)
+    assert "expected one of" in invoke(*out, "--method", "lanczos", code=2)
+    assert "expected some that are trained in detr" in invoke(*out, "--pipeline", "detr", "--method", "natural-k2", code=2)
+    assert "behind the command's name" in invoke(*out, "plot", code=2)
+    assert "results.json" in invoke("plot", "--out", tmp_path, code=2)
+    with runner._alone(tmp_path):
+        assert "another process works" in invoke(*out, code=2)
     assert "expected a folder for results" in invoke("--tiny", "--data", f"voc:{tmp_path}", code=2)
     for name, message in (("coco:/x", "expected one of"), ("voc:", "expected one of"), ("voc:/nowhere", "is no folder")):
         assert message in invoke("--tiny", "--data", name, "--out", tmp_path, code=2)
@@ -465,7 +471,7 @@ def test_plan_has_the_headline_first_and_everything_once():
         source = Run(frozen.method.removeprefix(plan.FROZEN), plan.FROZEN_METHOD, frozen.seed)
         assert runs.index(source) < runs.index(frozen)
         assert source.pipeline != frozen.pipeline
-    assert plan.runs(profile, ["dpt"], ["area"], [7]) == [Run("dpt", "area", 7)]
+    assert plan.runs(profile, ["dpt"], ["area"], [7, 7]) == [Run("dpt", "area", 7)]
 
 
 def rows_of(values):
@@ -664,7 +670,7 @@ def test_what_was_learned_is_told_apart_from_the_prior(tmp_path):
         net.out.weight.zero_()
         net.out.bias.copy_(torch.tensor([0.0, 0.0, 99.0, 0.0]))  # the third pixel, whatever is there
     net.save_pretrained(train.trained(tmp_path, runs[1]))
-    k2, k4 = learned.look(tmp_path)["rows"]
+    k2, k4 = learned.look(runner.read(job.results), tmp_path)["rows"]
     assert [row["method"] for row in (k2, k4)] == ["downsizenet-k2", "downsizenet-k4"]
     assert k2["largest"] > 0.95  # all but the few places where its prior is 0
     assert k2["by_image"] == pytest.approx(0, abs=1e-6)

@@ -3,7 +3,7 @@
 import functools
 import os
 import pathlib
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from bench import measure
 from bench.options import known
 
-from . import data, learned, plan, report, runner, timing, weights
+from . import data, learned, plan, report, runner, timing, train, weights
 from .pipelines import PIPELINES
 
 RESULTS = measure.ROOT / "bench" / "results" / "accuracy"
@@ -41,6 +41,7 @@ def run(
     What has a result is not done again, and what was stopped or killed goes on where it was.
     """
     if ctx.invoked_subcommand is not None:
+        _refuse_options(ctx)
         return
     if data_name != data.SCENES and out is None:
         raise typer.BadParameter("expected a folder for results of other data than scenes", param_hint="--out")
@@ -54,13 +55,11 @@ def run(
         raise typer.BadParameter(str(error)) from error
     with Progress(*COLUMNS, console=console) as progress:
         task = progress.add_task("training", total=len(chosen), completed=len(chosen) - len(waiting))
-        for done, row in runner.do(job, waiting, jobs=jobs, budget=budget):
-            if isinstance(row, Exception):
-                console.print(f"{done.key} failed: {type(row).__name__}: {row}", style="red", markup=False)
-                continue
-            metrics = ", ".join(f"{name} {value:.2f}" for name, value in row["metrics"].items())
-            console.print(f"{done.key}: {metrics}, {row['train_s']:.0f} s", highlight=False)
-            progress.update(task, advance=1)
+        try:
+            for done, row in runner.do(job, waiting, jobs=jobs, budget=budget):
+                _show(progress, task, done, row)
+        except BlockingIOError as error:
+            raise typer.BadParameter(str(error), param_hint="--out") from error
     for table in report.rich_tables(runner.read(job.results)):
         console.print(table)
     console.print(f"wrote {job.results}", markup=False, soft_wrap=True)
@@ -68,6 +67,15 @@ def run(
     if left:
         console.print(f"{len(left)} runs are left: the same command goes on. Frozen downsizers have to be trained before.")
         raise typer.Exit(1)
+
+
+def _show(progress: Progress, task: TaskID, run: plan.Run, row: train.Row | Exception) -> None:
+    if isinstance(row, Exception):
+        console.print(f"{run.key} failed: {type(row).__name__}: {row}", style="red", markup=False)
+        return
+    metrics = ", ".join(f"{name} {value:.2f}" for name, value in row["metrics"].items())
+    console.print(f"{run.key}: {metrics}, {row['train_s']:.0f} s", highlight=False)
+    progress.update(task, advance=1)
 
 
 @app.command()
@@ -95,7 +103,7 @@ def tables(
 def plot(out: Folder = None) -> None:
     """Draw the differences and the loss curves of a folder's results into its folder plots."""
     folder = out or RESULTS / _profile(tiny=False)
-    for picture in report.plot(runner.read(folder / "results.json"), folder / "plots"):
+    for picture in report.plot(_results(folder), folder / "plots"):
         console.print(f"wrote {picture}", markup=False, soft_wrap=True)
 
 
@@ -113,7 +121,9 @@ def time(out: Folder = None) -> None:
 def look(out: Folder = None) -> None:
     """Say what trained downsizers came to: how far each chooses one pixel, and how far the image has a say."""
     folder = out or RESULTS / _profile(tiny=False)
-    result = learned.look(folder)
+    result = learned.look(_results(folder), folder)
+    if not result["rows"]:
+        raise typer.BadParameter(f"{folder} holds no trained downsizers: they are where the runs were done")
     measure.write(result, folder / "learned.json")
     console.print(report.rich_table("Coefficients", *learned.lines(result)))
     console.print(f"wrote {folder / 'learned.json'}", markup=False, soft_wrap=True)
@@ -141,6 +151,21 @@ def _show_losses(progress: Progress, task: TaskID, step: int, losses: dict[str, 
         progress.console.print(
             f"step {step}: " + ", ".join(f"{name} {value:.4f}" for name, value in losses.items()), highlight=False
         )
+
+
+def _refuse_options(ctx: typer.Context) -> None:
+    """Options in front of a command's name are those of training, and would go unheard."""
+    for name in ctx.params:
+        source = ctx.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise typer.BadParameter(f"expected --{name.removesuffix('_name')} behind the command's name, if it takes one")
+
+
+def _results(folder: pathlib.Path) -> dict[str, Any]:
+    try:
+        return runner.read(folder / "results.json")
+    except (OSError, ValueError) as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 def _job(tiny: bool, data_name: str, out: pathlib.Path | None, jobs: int) -> runner.Job:

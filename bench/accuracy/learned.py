@@ -14,7 +14,7 @@ from torch import Tensor
 from bench import measure
 from tritonds import DownsizeNet
 
-from . import data, downsizers, runner
+from . import data, downsizers
 from .pipelines import PIPELINES
 from .plan import FROZEN_METHOD, PROFILES, Run
 from .samples import batches
@@ -28,13 +28,8 @@ IMAGES = 32
 
 
 @torch.no_grad()
-def look(folder: pathlib.Path) -> dict[str, Any]:
-    """Describe the coefficients of every downsizer that was trained into a folder of results.
-
-    Raises:
-        OSError, ValueError: there are no results, or of another version of the format.
-    """
-    result = runner.read(folder / "results.json")
+def look(result: dict[str, Any], folder: pathlib.Path) -> dict[str, Any]:
+    """Describe the coefficients of every downsizer that was trained into the folder of a result, and is still there."""
     rows = []
     for row in result["rows"]:
         run = Run(row["pipeline"], row["method"], row["seed"])

@@ -20,6 +20,9 @@ SHIPPED = {"natural-k2": "downsizenet-k2", "natural-k4": "downsizenet-k4"}
 SHIPPED_IN = ("reconstruction", "mobilenetv2-deeplabv3plus", "rtdetr")
 """The last two were not among the networks that they were trained in front of."""
 
+VARIANTS_IN = ("segformer", "reconstruction")
+"""Where methods outside the main table are trained: on scenes, and on photographs."""
+
 
 @dataclass(frozen=True)
 class Profile:
@@ -65,9 +68,15 @@ def runs(profile: Profile, pipelines: Sequence[str] = (), methods: Sequence[str]
     """Every run of a profile, or those of the pipelines, methods and seeds given.
 
     The headline's methods come first, in all pipelines, one seed after the other, so that what is cut short has told most.
+
+    Raises:
+        ValueError: no run is of all that was given.
     """
-    chosen = list(_all(seeds or range(profile.seeds)))
-    return [run for run in chosen if run.pipeline in (pipelines or PIPELINES) and (not methods or run.method in methods)]
+    every = _all(list(dict.fromkeys(seeds)) or range(profile.seeds))
+    chosen = [run for run in every if run.pipeline in (pipelines or PIPELINES) and (not methods or run.method in methods)]
+    if not chosen:
+        raise ValueError(f"methods: expected some that are trained in {', '.join(pipelines)}, got {', '.join(methods)}")
+    return chosen
 
 
 def _all(seeds: Sequence[int]) -> Iterator[Run]:
@@ -78,7 +87,7 @@ def _all(seeds: Sequence[int]) -> Iterator[Run]:
     for seed, pipeline, method in itertools.product(seeds, SHIPPED_IN, SHIPPED):
         yield Run(pipeline, method, seed)
     rest = [name for name in downsizers.NAMES if name not in downsizers.CORE]
-    for seed, pipeline, method in itertools.product(seeds, PIPELINES, rest):
+    for seed, pipeline, method in itertools.product(seeds, VARIANTS_IN, rest):
         yield Run(pipeline, method, seed)
 
 

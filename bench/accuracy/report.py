@@ -24,6 +24,7 @@ from .train import Row
 CONFIDENCE = 0.95
 PAIRS = (
     ("downsizenet-k2", "bilinear"),
+    ("downsizenet-k2", "nearest"),
     ("downsizenet-k2", "area"),
     ("downsizenet-k2", "texture-only-k2-plain"),
     ("downsizenet-k2", "distance-only-k2"),
@@ -197,7 +198,7 @@ def readme(document: str, results: pathlib.Path) -> str:
     """
     for profile in ("cpu", "gpu"):
         path = results / profile / "results.json"
-        document = with_section(document, f"accuracy:{profile}", _section(_read(path)) if path.exists() else NOT_MEASURED)
+        document = with_section(document, f"accuracy:{profile}", _section(_read(path)) if _has_rows(path) else NOT_MEASURED)
         for name, module in SIDES.items():
             path = results / profile / f"{name}.json"
             text = f"not measured yet: `python -m bench accuracy {name}` fills this table."
@@ -215,10 +216,15 @@ def card(document: str, results: pathlib.Path) -> str:
         ValueError: the section is missing; results of other data than scenes.
     """
     path = results / "cpu" / "results.json"
-    result = _read(path) if path.exists() else None
+    result = _read(path) if _has_rows(path) else None
     header, lines = _shipped(scores(result["rows"] if result else []))
     text = f"{markdown(header, lines)}\n\n{origin(result)}" if result and lines else NOT_MEASURED
     return with_section(document, "accuracy:shipped", text)
+
+
+def _has_rows(path: pathlib.Path) -> bool:
+    """Whether a run has ended: the file is there before the first does."""
+    return path.exists() and bool(runner.read(path)["rows"])
 
 
 def _read(path: pathlib.Path) -> dict[str, Any]:
@@ -274,7 +280,7 @@ def plot(result: dict[str, Any], folder: pathlib.Path) -> list[pathlib.Path]:
 def _draw_differences(found: Scores) -> Figure:
     """One panel for each peer: how much better DownsizeNet is than it, in each pipeline, with the 95 % interval."""
     figure = Figure(figsize=(12, 4.5), layout="constrained")
-    peers = (("downsizenet-k2", "bilinear"), ("downsizenet-k2", "area"), ("downsizenet-k4", "bilinear-aa"))
+    peers = (("downsizenet-k2", "bilinear"), ("downsizenet-k2", "nearest"), ("downsizenet-k4", "bilinear-aa"))
     drawn = [name for name in PIPELINES if any(difference(found, name, *pair).seeds for pair in peers)]
     for axis, (method, peer) in zip(figure.subplots(1, len(peers), sharey=True), peers, strict=True):
         for row, pipeline in enumerate(drawn):
