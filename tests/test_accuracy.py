@@ -546,7 +546,21 @@ def test_what_is_not_finite_spoils_its_own_cells_alone():
         ("reconstruction", "bilinear"): [30, math.inf],
     }
     written = {cell for _, lines in report.tables({"rows": rows_of(found)}).values() for line in lines for cell in line}
-    assert {"nan", "inf", "60.00 ± 0.00", "59.75 ± 1.06"} <= written
+    assert {"nan (2)", "inf (2)", "60.00 ± 0.00 (2)", "59.75 ± 1.06 (2)"} <= written
+
+
+def test_cells_say_where_they_are_of_other_seeds_or_fewer_networks():
+    k2 = {(pipeline, "downsizenet-k2"): [3, 4, 6] for pipeline in ("dpt", "segformer")}
+    peers = {("dpt", "bilinear"): [1, 2, 3], ("segformer", "bilinear"): [1, 2], ("dpt", "area"): [1, 1, 2]}
+    means, differences, *_ = report.tables({"rows": rows_of(k2 | peers)}).values()
+    assert [line[1] for line in means[1]] == ["1.50 ± 0.71 (2)", "2.00 ± 1.00"]
+    header, lines = differences
+    rows = {line[0]: dict(zip(header, line, strict=True)) for line in lines}
+    assert rows["segformer"]["downsizenet-k2 - bilinear"] == "**+2.00 ± 0.00** (2)"
+    mean = rows["mean of 2, without reconstruction"]
+    assert mean["downsizenet-k2 - bilinear"].endswith("(2)")
+    assert mean["downsizenet-k2 - area"].endswith(", of 1")
+    assert mean["downsizenet-k4 - bilinear"] == ""
 
 
 def test_other_metrics_are_in_the_terminal_alone():
@@ -554,12 +568,12 @@ def test_other_metrics_are_in_the_terminal_alone():
     for row in rows:
         row["metrics"] |= {"mAP50": 20.0, "accuracy": 10.0 + row["seed"], "SSIM": 0.98765}
     table = report.rich_tables({"rows": rows})[-1]
-    assert table.title == "Other metrics, mean ± standard deviation over seeds"
+    assert table.title is not None and table.title.startswith("Other metrics, mean")
     assert list(zip(*([column.header, *column.cells] for column in table.columns), strict=True)) == [
         ("pipeline", "bilinear", "area"),
-        ("rtdetr, mAP50", "", "20.00"),
-        ("dpt, accuracy", "10.50 ± 0.71", ""),
-        ("reconstruction, SSIM", "0.9877", ""),
+        ("rtdetr, mAP50", "", "20.00 (1)"),
+        ("dpt, accuracy", "10.50 ± 0.71 (2)", ""),
+        ("reconstruction, SSIM", "0.9877 (1)", ""),
     ]
     assert not any("SSIM" in cell for _, lines in report.tables({"rows": rows}).values() for line in lines for cell in line)
 
@@ -594,8 +608,8 @@ def test_tables_go_into_documents(tmp_path):
     measure.write({k: times[k] for k in ("machine", "date")} | {"images": 7, "rows": rows}, tmp_path / "cpu" / "learned.json")
     text = report.readme(document, tmp_path)
     assert "| x | 4.50 | +1.50 | 2.00 |" in text
-    assert "| dpt, mIoU | 60.00 | 61.50 |" in text
-    assert "| dpt | +1.50 |" in text
+    assert "| dpt, mIoU | 60.00 (1) | 61.50 (1) |" in text
+    assert "| dpt | +1.50 (1) |" in text
     assert "2026-11-22 to 2026-11-23" in text
     assert f"scenes, version {scenes.VERSION}, 3000 images to train, 300 to test; 1000 steps of 16, reconstruction 4000" in text
     assert "| dpt | downsizenet-k2 | 0.500 | 0.800 ± 0.071 | 0.250 ± 0.000 |" in text
@@ -613,7 +627,7 @@ def test_the_model_card_has_the_shipped_weights_alone(tmp_path):
     for row in rows_of({(where, "natural-k2"): [31.0, 33.0], (where, "bilinear"): [30.0, 31.0], (where, "area"): [1.0]}):
         append(job, row, "2026-11-22 10:00")
     text = report.card(document, tmp_path)
-    assert f"| {where}, PSNR | natural-k2 | 32.00 ± 1.41 | +1.50 ± 6.35 |  |" in text
+    assert f"| {where}, PSNR | natural-k2 | 32.00 ± 1.41 (2) | +1.50 ± 6.35 (2) |  |" in text
     assert "area" not in text
 
 

@@ -18,7 +18,7 @@ from bench.report import markdown, with_section
 from . import data, downsizers, learned, runner, timing
 from .metrics import HEADLINE, SECONDARY
 from .pipelines import PIPELINES, Task
-from .plan import FROZEN, FROZEN_FROM, FROZEN_IN, FROZEN_METHOD, SHIPPED, SHIPPED_IN
+from .plan import FROZEN, FROZEN_FROM, FROZEN_IN, FROZEN_METHOD, PROFILES, SHIPPED, SHIPPED_IN, VARIANTS_IN
 from .train import Row
 
 CONFIDENCE = 0.95
@@ -34,6 +34,9 @@ PAIRS = (
     ("downsizenet-k4", "bilinear"),
 )
 """Differences of the main table: the first less the second."""
+SEEDS = PROFILES["cpu"].seeds
+"""As many as a profile has: tables say it where there are others."""
+COUNTS = f"; in brackets, how many seeds where it is not {SEEDS}"
 NOT_MEASURED = "not measured yet: `python -m bench accuracy` fills this table."
 SIDES = {"time": timing, "learned": learned}
 """What else a folder of results may hold, each under the name of its command and its file."""
@@ -87,11 +90,14 @@ def difference(found: Scores, pipeline: str, method: str, peer: str) -> Differen
 
 
 def mean_difference(found: Scores, method: str, peer: str, pipelines: Iterable[str]) -> Difference:
-    """Of two methods, in the mean of pipelines, seed by seed; of the seeds that all of them have."""
-    pairs = [(found.get((name, method), {}), found.get((name, peer), {})) for name in pipelines]
-    pairs = [(a, b) for a, b in pairs if a and b]
+    """Of two methods, in the mean of the pipelines that have both, seed by seed; of the seeds that all of them have."""
+    pairs = [(found[name, method], found[name, peer]) for name in _shared(found, method, peer, pipelines)]
     seeds = set.intersection(*(a.keys() & b.keys() for a, b in pairs)) if pairs else set()
     return interval([statistics.fmean(a[seed] - b[seed] for a, b in pairs) for seed in sorted(seeds)])
+
+
+def _shared(found: Scores, method: str, peer: str, pipelines: Iterable[str]) -> list[str]:
+    return [name for name in pipelines if (name, method) in found and (name, peer) in found]
 
 
 def tables(result: dict[str, Any]) -> dict[str, tuple[list[str], list[list[str]]]]:
@@ -99,12 +105,12 @@ def tables(result: dict[str, Any]) -> dict[str, tuple[list[str], list[list[str]]
     found = scores(result["rows"])
     vision = [name for name in PIPELINES if PIPELINES[name].task != "reconstruction"]
     every = {
-        "Mean ± standard deviation over seeds": _means(found, downsizers.CORE),
-        "Paired differences, mean ± half of the 95 % interval over seeds; bold where it excludes zero": _differences(
+        f"Mean ± standard deviation over seeds{COUNTS}": _means(found, downsizers.CORE),
+        f"Paired differences, mean ± half of the 95 % interval over seeds; bold where it excludes zero{COUNTS}": _differences(
             found, vision
         ),
-        "Variants: differences to bilinear and to bilinear-aa in the mean of the pipelines": _variants(found, vision),
-        f"Generalisation: trained in one pipeline, frozen, in front of a new {FROZEN_IN}": _generalisation(found),
+        f"Every method, differences to bilinear and to bilinear-aa{COUNTS}": _variants(found),
+        f"Generalisation: trained in one pipeline, frozen, in front of a new {FROZEN_IN}{COUNTS}": _generalisation(found),
     }
     return {title: table for title, table in every.items() if table[1]}
 
@@ -126,7 +132,7 @@ def _mean(values: Mapping[int, float], digits: int = 2) -> str:
     spread = ""
     if len(values) > 1 and all(map(math.isfinite, values.values())):
         spread = f" ± {statistics.stdev(values.values()):.{digits}f}"
-    return f"{statistics.fmean(values.values()):.{digits}f}{spread}"
+    return f"{statistics.fmean(values.values()):.{digits}f}{spread}{_count(len(values))}"
 
 
 def _differences(found: Scores, vision: Sequence[str]) -> tuple[list[str], list[list[str]]]:
@@ -136,21 +142,18 @@ def _differences(found: Scores, vision: Sequence[str]) -> tuple[list[str], list[
         if any(cell.seeds for cell in cells):
             lines.append([pipeline, *(_cell(cell) for cell in cells)])
     if len(lines) > 1:
-        means = [mean_difference(found, *pair, vision) for pair in PAIRS]
-        lines.append(["mean, without reconstruction", *(_cell(cell) for cell in means)])
+        lines.append(_mean_line(found, vision))
     return ["pipeline", *(f"{method} - {peer}" for method, peer in PAIRS)], lines
 
 
-def _variants(found: Scores, vision: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+def _variants(found: Scores) -> tuple[list[str], list[list[str]]]:
+    columns = list(itertools.product(VARIANTS_IN, ("bilinear", "bilinear-aa")))
     lines = []
     for method in downsizers.NAMES:
-        where = [name for name in vision if (name, method) in found]
-        cells = [mean_difference(found, method, peer, where) for peer in ("bilinear", "bilinear-aa")]
-        pictures = [difference(found, "reconstruction", method, peer) for peer in ("bilinear", "bilinear-aa")]
-        if where or any(cell.seeds for cell in pictures):
-            lines.append([method, str(len(where)), *map(_cell, cells), *map(_cell, pictures)])
-    header = ["method", "pipelines", "- bilinear", "- bilinear-aa", "reconstruction - bilinear", "reconstruction - bilinear-aa"]
-    return header, lines
+        cells = [_cell(difference(found, pipeline, method, peer)) for pipeline, peer in columns]
+        if any(cells):
+            lines.append([method, *cells])
+    return ["method", *(f"{pipeline} - {peer}" for pipeline, peer in columns)], lines
 
 
 def _generalisation(found: Scores) -> tuple[list[str], list[list[str]]]:
@@ -168,7 +171,19 @@ def _generalisation(found: Scores) -> tuple[list[str], list[list[str]]]:
 
 
 def _cell(value: Difference) -> str:
-    return str(value) if value.seeds else ""
+    return f"{value}{_count(value.seeds)}" if value.seeds else ""
+
+
+def _mean_line(found: Scores, vision: Sequence[str]) -> list[str]:
+    """A cell that is the mean of fewer networks than others says so."""
+    counts = [len(_shared(found, *pair, vision)) for pair in PAIRS]
+    cells = [_cell(mean_difference(found, *pair, vision)) for pair in PAIRS]
+    cells = [cell if count in (0, max(counts)) else f"{cell}, of {count}" for cell, count in zip(cells, counts, strict=True)]
+    return [f"mean of {max(counts)}, without reconstruction", *cells]
+
+
+def _count(seeds: int) -> str:
+    return "" if seeds == SEEDS else f" ({seeds})"
 
 
 def rich_tables(result: dict[str, Any]) -> list[Table]:
@@ -176,7 +191,7 @@ def rich_tables(result: dict[str, Any]) -> list[Table]:
     every = tables(result)
     others = _means(scores(result["rows"], SECONDARY), downsizers.CORE, SECONDARY)
     if others[1]:
-        every["Other metrics, mean ± standard deviation over seeds"] = others
+        every[f"Other metrics, mean ± standard deviation over seeds{COUNTS}"] = others
     return [rich_table(title, header, lines) for title, (header, lines) in every.items()]
 
 
