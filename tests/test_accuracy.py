@@ -568,7 +568,7 @@ def test_other_metrics_are_in_the_terminal_alone():
     for row in rows:
         row["metrics"] |= {"mAP50": 20.0, "accuracy": 10.0 + row["seed"], "SSIM": 0.98765}
     table = report.rich_tables({"rows": rows})[-1]
-    assert table.title is not None and table.title.startswith("Other metrics, mean")
+    assert str(table.title).startswith("Other metrics, mean")
     assert list(zip(*([column.header, *column.cells] for column in table.columns), strict=True)) == [
         ("pipeline", "bilinear", "area"),
         ("rtdetr, mAP50", "", "20.00 (1)"),
