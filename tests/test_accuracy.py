@@ -30,9 +30,9 @@ CPU = torch.device("cpu")
 TINY = dataclasses.replace(plan.PROFILES["tiny"], steps=6)
 
 
-def run_one(folder, method="downsizenet-k2", pipeline="segformer", profile=TINY, **options):
+def run_one(folder, method="downsizenet-k2", pipeline="segformer", profile=TINY, device=CPU, **options):
     run = Run(pipeline, method, seed=1)
-    return train.train(run, profile, data.load("scenes", pipeline, profile, run.seed), folder, CPU, **options)
+    return train.train(run, profile, data.load("scenes", pipeline, profile, run.seed), folder, device, **options)
 
 
 def outcome(row):
@@ -145,9 +145,9 @@ def test_methods_are_what_they_are_called(name):
         torch.testing.assert_close(result, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_training_through_the_kernels_gives_the_same_curve(tmp_path):
-    """Through the fused operator, here in Triton's interpreter, and through plain PyTorch: equal to 1e-4 at every step."""
-    options = {"pipeline": "resnet-dense", "profile": dataclasses.replace(TINY, steps=4, downsizer_lr=0.3)}
+def test_training_through_the_kernels_gives_the_same_curve(device, tmp_path):
+    """Through the fused operator, by Triton's interpreter on a CPU, and through plain PyTorch: equal to 1e-4 at every step."""
+    options = {"pipeline": "resnet-dense", "profile": dataclasses.replace(TINY, steps=4, downsizer_lr=0.3), "device": device}
     curves = [run_one(tmp_path, backend=backend, **options)["losses"] for backend in ("triton", "torch")]
     assert len(curves[0]) == 4
     assert curves[0][-1] != pytest.approx(run_one(tmp_path, "bilinear", **options)["losses"][-1], rel=1e-2)
@@ -450,6 +450,7 @@ def test_refuses_what_does_not_fit(tmp_path):
     assert "expected a folder for results" in invoke("--tiny", "--data", f"voc:{tmp_path}", code=2)
     for name, message in (("coco:/x", "expected one of"), ("voc:", "expected one of"), ("voc:/nowhere", "is no folder")):
         assert message in invoke("--tiny", "--data", name, "--out", tmp_path, code=2)
+    assert "no folder JPEGImages" in invoke("--tiny", "--data", f"voc:{tmp_path}", "--out", tmp_path, code=2)
     detector = ("--data", f"cityscapes:{tmp_path}", "--pipeline", "detr", "--out", tmp_path)
     assert "expected one of" in invoke("--tiny", *detector, code=2)
     job = runner.Job(plan.PROFILES["tiny"], "scenes", tmp_path, CPU, 1)

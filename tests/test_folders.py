@@ -5,7 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
+from bench.accuracy import data
 from bench.accuracy.folders import CITYSCAPES_CLASSES, VOC_CLASSES, Cityscapes, Voc
+from bench.accuracy.plan import PROFILES
 from bench.accuracy.samples import IGNORED, collate
 
 SIZE = (6, 8)
@@ -127,6 +129,9 @@ def test_missing_folders_are_named(tmp_path, voc):
         ("Annotations/a.xml", "<annotation>", r"a\.xml: not an annotation"),
         ("Annotations/a.xml", f"<a>{OBJECT.format('unicorn', 0, 1, 1, 2, 2)}</a>", r"a\.xml.*'unicorn'"),
         ("Annotations/a.xml", f"<a>{OBJECT.format('dog', 0, 'x', 1, 2, 2)}</a>", r"a\.xml.*'x'"),
+        ("Annotations/a.xml", f"<a>{OBJECT.format('dog', 0, 9, 1, 2, 2)}</a>", r"a\.xml.*a box from 9"),
+        ("Annotations/a.xml", f"<a>{OBJECT.format('dog', 0, 1, 1, 2, 'nan')}</a>", r"a\.xml.*a box from .* nan"),
+        ("Annotations/a.xml", f"<a>{OBJECT.format('dog', 0, '-inf', 1, 2, 2)}</a>", r"a\.xml.*a box from -inf"),
         ("Annotations/a.xml", "<a><object><name>dog</name></object></a>", r"a\.xml.*bndbox/xmin"),
     ],
 )
@@ -136,6 +141,30 @@ def test_files_that_cannot_be_understood_are_named(voc, file, content, message):
         Voc(voc, "train", SIZE, "detection")[0]
 
 
+def test_an_empty_list_is_named(voc):
+    (voc / "ImageSets" / "Main" / "val.txt").write_text("\n")
+    with pytest.raises(ValueError, match=r"val\.txt: no image is listed"):
+        Voc(voc, "val", SIZE, "detection")
+
+
+def test_detectors_take_the_test_split_where_its_labels_are(voc):
+    """VOC 2007 has them; of 2012, whose labels are not public, folders lack the annotations or the list."""
+    profile = PROFILES["tiny"]
+
+    def names():
+        return [split.names for split in data.load(f"voc:{voc}", "resnet-dense", profile, seed=0)]
+
+    assert names() == [["a", "b"], ["b"]]
+    write_text(voc / "ImageSets" / "Main" / "trainval.txt", "a\n")
+    write_text(voc / "ImageSets" / "Main" / "test.txt", "a\na\n")
+    assert names() == [["a"], ["a", "a"]]
+    write_text(voc / "ImageSets" / "Main" / "test.txt", "unlabelled\n")
+    assert names() == [["a", "b"], ["b"]]
+    (voc / "ImageSets" / "Main" / "val.txt").unlink()
+    with pytest.raises(FileNotFoundError, match=r"val\.txt"):
+        data.check(f"voc:{voc}", ["resnet-dense"], profile)
+
+
 def test_truncated_images_are_named(voc):
     path = voc / "JPEGImages" / "a.jpg"
     path.write_bytes(path.read_bytes()[:-40])
@@ -143,7 +172,14 @@ def test_truncated_images_are_named(voc):
         Voc(voc, "train", SIZE, "detection")[0]
 
 
-@pytest.mark.parametrize(("array", "message"), [(np.zeros((12, 16, 3)), "mode RGB"), (np.zeros((5, 16)), "16 x 5 pixels")])
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((12, 16, 3)), "mode RGB"),
+        (np.zeros((5, 16)), "16 x 5 pixels"),
+        (np.diag([21.0, 38, *[255] * 10]) @ np.ones((12, 16)), r"got \[21, 38\]"),
+    ],
+)
 def test_masks_that_do_not_fit_are_named(voc, array, message):
     write_image(voc / "SegmentationClass" / "a.png", array.astype(np.uint8))
     with pytest.raises(ValueError, match=rf"a\.png.*{message}"):
@@ -181,6 +217,7 @@ def test_cityscapes_without_labels_or_images(cityscapes):
     (cityscapes / "gtFine" / "val" / "aachen" / "aachen_000000_000019_gtFine_labelIds.png").unlink()
     with pytest.raises(FileNotFoundError, match="aachen_000000_000019_gtFine_labelIds"):
         Cityscapes(cityscapes, "val", SIZE)[0]
-    (cityscapes / "leftImg8bit" / "test").mkdir()
+    copied = cityscapes / "leftImg8bit" / "test" / "berlin" / "._berlin_000000_000019_leftImg8bit.png"
+    write_text(copied, "what macOS leaves")
     with pytest.raises(ValueError, match="no image"):
         Cityscapes(cityscapes, "test", SIZE)

@@ -100,6 +100,10 @@ def test_missing_ones(tmp_path, monkeypatch):
     for missing in ("./natural-k3", "natural-k3.safetensors", Path("natural-k3"), "empty"):
         with pytest.raises(FileNotFoundError, match=r"model\.safetensors" if missing == "empty" else "natural-k3"):
             DownsizeNet.from_pretrained(missing)
+    (tmp_path / "empty" / FILE).mkdir()
+    for other in ("empty", "/dev/null"):
+        with pytest.raises(ValueError, match="expected a safetensors file, got a folder or a device"):
+            DownsizeNet.from_pretrained(other)
 
 
 def changed(**options):

@@ -49,6 +49,8 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         OSError: the file cannot be opened.
         ValueError: it is not one of :func:`write`.
     """
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path}: expected a safetensors file, got a folder or a device")
     try:
         with safe_open(str(path), framework="pt") as file:
             options = _decode(path, (file.metadata() or {}).get(KEY))

@@ -49,6 +49,7 @@ def run(
     try:
         possible = data.pipelines_of(data_name)
         pipelines = known("pipeline", pipeline, possible) or possible
+        data.check(data_name, pipelines, job.profile)
         chosen = plan.runs(job.profile, pipelines, known("method", method, plan.METHODS), seed or ())
         waiting = runner.remaining(job, chosen)
     except (OSError, ValueError) as error:

@@ -34,22 +34,39 @@ def load(name: str, pipeline: str, profile: Profile, seed: int) -> Data:
     """Training and test data of a pipeline, one of :func:`pipelines_of`, at its source size.
 
     ``scenes`` needs no files; reconstruction then takes photographs. ``voc:FOLDER`` and ``cityscapes:FOLDER`` are read from
-    where they lie, all of their images, and are the same for all seeds.
+    where they lie, all of their images, and are the same for all seeds. Detectors are trained on VOC's trainval and measured
+    on test, or on train and val where the labels of test are not there, as in 2012; all else is trained on train and measured
+    on val.
 
     Raises:
-        FileNotFoundError: a folder that holds something else.
+        FileNotFoundError, ValueError: a folder that holds something else.
     """
     spec = PIPELINES[pipeline]
     size = spec.sizes[profile.width].source
     kind, _, folder = name.partition(":")
     if kind == "voc" and spec.task == "detection":
-        return Data(folders.Voc(folder, "trainval", size, "detection"), folders.Voc(folder, "test", size, "detection"))
+        return _voc_detection(folder, size)
     if kind == "voc":
         return Data(folders.Voc(folder, "train", size, "segmentation"), folders.Voc(folder, "val", size, "segmentation"))
     if kind == "cityscapes":
         return Data(folders.Cityscapes(folder, "train", size), folders.Cityscapes(folder, "val", size))
     source = scenes.Photographs if spec.task == "reconstruction" else scenes.Scenes
     return Data(_made(source, "train", size[0], profile.train, seed), _made(source, "test", size[0], profile.test, TEST_SEED))
+
+
+def _voc_detection(folder: str, size: tuple[int, int]) -> Data:
+    try:
+        test = folders.Voc(folder, "test", size, "detection")
+        test[0]
+        return Data(folders.Voc(folder, "trainval", size, "detection"), test)
+    except FileNotFoundError:
+        return Data(folders.Voc(folder, "train", size, "detection"), folders.Voc(folder, "val", size, "detection"))
+
+
+def check(name: str, pipelines: list[str], profile: Profile) -> None:
+    """Raise as :func:`load` would for one of the pipelines; rendering no scenes."""
+    for pipeline in pipelines if name != SCENES else ():
+        load(name, pipeline, profile, TEST_SEED)
 
 
 @functools.lru_cache(maxsize=8)

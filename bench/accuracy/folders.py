@@ -4,6 +4,7 @@ A sample is read when asked for and stretched to one size: the image by Pillow's
 class under each pixel's middle; boxes along with the image.
 """
 
+import math
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -80,7 +81,8 @@ class Voc:
 
     Raises:
         FileNotFoundError: a folder, the list, or a file of the sample asked for is not there.
-        ValueError: a file that cannot be understood; several folders with JPEGImages; a mask of another size than its image.
+        ValueError: a file that cannot be understood; an empty list; several folders with JPEGImages; a mask of another size
+            than its image, or with a number that is no class.
     """
 
     classes: tuple[str, ...] = VOC_CLASSES
@@ -91,6 +93,8 @@ class Voc:
         self.task = task
         listed = self.root / "ImageSets" / ("Main" if task == "detection" else "Segmentation") / f"{split}.txt"
         self.names = [line.split()[0] for line in _existing(listed).read_text().splitlines() if line.strip()]
+        if not self.names:
+            raise ValueError(f"{listed}: no image is listed")
 
     def __len__(self) -> int:
         return len(self.names)
@@ -99,7 +103,11 @@ class Voc:
         name = self.names[index]
         image = _open(self.root / "JPEGImages" / f"{name}.jpg").convert("RGB")
         if self.task == "segmentation":
-            mask = _read_mask(self.root / "SegmentationClass" / f"{name}.png", image)
+            path = self.root / "SegmentationClass" / f"{name}.png"
+            mask = _read_mask(path, image)
+            unknown = mask[(mask >= len(VOC_CLASSES)) & (mask != IGNORED)].unique().tolist()
+            if unknown:
+                raise ValueError(f"{path}: expected classes below {len(VOC_CLASSES)} and {IGNORED}, got {unknown}")
             return _sample(image, mask, _NO_OBJECTS, self.size)
         objects = _voc_objects(self.root / "Annotations" / f"{name}.xml")
         return _sample(image, torch.zeros(self.size, dtype=torch.uint8), objects, self.size)
@@ -125,7 +133,7 @@ class Cityscapes:
     def __init__(self, root: str | Path, split: str, size: tuple[int, int]) -> None:
         self.root, self.split, self.size = Path(root), split, size
         folder = _existing(self.root / "leftImg8bit" / split)
-        self.paths = sorted(folder.glob("*/*_leftImg8bit.png"))
+        self.paths = sorted(folder.glob("*/[!.]*_leftImg8bit.png"))  # macOS leaves ._* files beside those it copies
         if not self.paths:
             raise ValueError(f"{folder}: no image <city>/*_leftImg8bit.png in it")
         self.numbers = torch.full((256,), IGNORED, dtype=torch.uint8)  # number in the file -> class
@@ -182,6 +190,8 @@ def _voc_objects(path: Path) -> _Objects:
                 continue
             # Some coordinates of VOC 2011 and later are fractions.
             x1, y1, x2, y2 = (float(_text(node, f"bndbox/{corner}")) for corner in ("xmin", "ymin", "xmax", "ymax"))
+            if not (x1 <= x2 < math.inf and y1 <= y2 < math.inf and min(x1, y1) > -math.inf):
+                raise ValueError(f"a box from {x1}, {y1} to {x2}, {y2}")
             boxes.append((x1 - 1, y1 - 1, x2, y2))
             name = _text(node, "name")
             if name not in VOC_CLASSES[1:]:

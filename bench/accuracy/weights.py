@@ -2,6 +2,7 @@
 
 import math
 import pathlib
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -87,7 +88,7 @@ def _data(task: str, training: Training) -> Dataset:
 
 def save(net: DownsizeNet, path: pathlib.Path) -> None:
     """As one file, which DownsizeNet.from_pretrained reads."""
-    folder = path.with_suffix("")
-    net.save_pretrained(folder)
-    (folder / "model.safetensors").replace(path)
-    folder.rmdir()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        net.save_pretrained(folder)
+        (pathlib.Path(folder) / "model.safetensors").replace(path)
