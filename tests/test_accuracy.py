@@ -275,6 +275,37 @@ def test_a_checkpoint_of_other_settings_is_not_used(tmp_path):
     assert outcome(run_one(tmp_path, profile=other)) == outcome(run_one(tmp_path / "fresh", profile=other))
 
 
+def test_methods_are_compared_in_the_same_network_alone(tmp_path, monkeypatch):
+    """Whatever of it is changed: its checkpoints are left, and rows behind other methods are not added to."""
+    job = runner.Job(TINY, "scenes", tmp_path, CPU, 1)
+    assert run_one(tmp_path, deadline=0) is None
+    old = run_one(tmp_path / "b", "bilinear")["start"]
+    measure.write(job.origin() | {"machine": {}, "rows": [row_of_peer(old)]}, job.results)
+    assert run_one(tmp_path / "c", peer=old)["start"] == old
+    spec = PIPELINES["segformer"]
+    for other in (spec._replace(small_lr=0.1), spec._replace(longer=2), spec._replace(builder=with_other_first_weights(spec))):
+        monkeypatch.setitem(PIPELINES, "segformer", other)
+        with pytest.raises(ValueError, match="segformer: the results there are of other settings"):
+            runner._work(job, Run("segformer", "area", 1), math.inf)
+        state = train._State(Run("segformer", "downsizenet-k2", 1), TINY, 7, tmp_path, "auto", CPU)
+        state.resume(train.checkpoint(tmp_path, Run("segformer", "downsizenet-k2", 1)))
+        assert state.step == 0
+
+
+def row_of_peer(start):
+    return {"pipeline": "segformer", "method": "bilinear", "seed": 1, "start": start}
+
+
+def with_other_first_weights(spec):
+    def build(*arguments):
+        network = spec.builder(*arguments)
+        with torch.no_grad():
+            next(network.parameters()).mul_(1.1)
+        return network
+
+    return build
+
+
 KILLED = """
 import dataclasses, pathlib, sys, torch
 from bench.accuracy import data, plan, train

@@ -145,7 +145,9 @@ def _work(job: Job, run: Run, deadline: float) -> Row | None:
     if job.device.type == "cuda":
         torch.set_float32_matmul_precision("high")
     content = data.load(job.data, run.pipeline, job.profile, run.seed)
-    row = train(run, job.profile, content, job.folder, job.device, deadline=deadline)
+    peers = (row for row in read(job.results)["rows"] if (row["pipeline"], row["seed"]) == (run.pipeline, run.seed))
+    peer = next((row["start"] for row in peers if "start" in row), None)
+    row = train(run, job.profile, content, job.folder, job.device, deadline=deadline, peer=peer)
     return None if row is None else row | {"date": f"{datetime.datetime.now():%Y-%m-%d %H:%M}"}
 
 

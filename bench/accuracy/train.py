@@ -1,5 +1,6 @@
 """One run: a network and a downsizer trained together, resumed where they were left, and measured on test data."""
 
+import hashlib
 import itertools
 import math
 import pathlib
@@ -49,10 +50,12 @@ class _State:
         # The same numbers for network and training, some of which draw more, whatever the downsizer drew.
         torch.manual_seed(run.seed)
         self.network = pipelines.build(run.pipeline, classes, self.size, profile.width).to(device)
+        lr = spec.lr(profile.width)
+        self.start = _digest(self.network, lr, self.steps, spec.sizes[profile.width])
         self.downsizer = _downsizer(run, folder, backend).to(device)
         torch.manual_seed(run.seed)
         learned = [parameter for parameter in self.downsizer.parameters() if parameter.requires_grad]
-        groups = [{"params": list(self.network.parameters()), "weight_decay": 0.01, "peak": spec.lr(profile.width)}]
+        groups = [{"params": list(self.network.parameters()), "weight_decay": 0.01, "peak": lr}]
         groups += [{"params": learned, "weight_decay": 0.0, "peak": profile.downsizer_lr}] if learned else []
         self.optimizer = torch.optim.AdamW(groups)
 
@@ -78,6 +81,7 @@ class _State:
             "losses": losses,
             "generators": generators,
             "settings": settings(self.profile),
+            "start": self.start,
         }
         temporary = path.with_suffix(".part")
         torch.save(parts | content, temporary)
@@ -92,7 +96,7 @@ class _State:
         except Exception as error:  # damaged files fail in many ways
             warnings.warn(f"{path} cannot be read, and its run begins anew: {error}", stacklevel=2)
             return
-        if content["settings"] != settings(self.profile):
+        if (content["settings"], content.get("start")) != (settings(self.profile), self.start):
             return
         for name in ("network", "downsizer", "optimizer"):
             getattr(self, name).load_state_dict(content[name])
@@ -112,6 +116,7 @@ def train(
     *,
     backend: str = "auto",
     deadline: float = math.inf,
+    peer: str | None = None,
 ) -> Row | None:
     """Train, and return what was measured. Goes on where a run that was stopped or killed was last saved.
 
@@ -125,11 +130,17 @@ def train(
         device: where.
         backend: of DownsizeNet.
         deadline: of :func:`time.time`, after which a run is saved and stopped.
+        peer: what rows that this one is to be compared with have as their ``start``.
 
     Returns:
         A row of the results, or None if the run was stopped.
+
+    Raises:
+        ValueError: those rows are of another network, or one trained otherwise.
     """
     state = _State(run, profile, len(data.train.classes), folder, backend, device)
+    if peer not in (None, state.start):
+        raise ValueError(f"{run.pipeline}: the results there are of other settings of this network; remove its rows from them")
     state.resume(checkpoint(folder, run))
     order = _order(len(data.train), state.steps * profile.batch, run.seed)
     before, start, saved = state.seconds, time.perf_counter(), time.perf_counter()
@@ -149,7 +160,7 @@ def train(
         state.downsizer.save_pretrained(trained(folder, run))
     curve = torch.stack(state.losses).tolist()
     row = {"pipeline": run.pipeline, "method": run.method, "seed": run.seed, "metrics": metrics}
-    return row | {"losses": _thinned(curve), "train_s": state.seconds}
+    return row | {"losses": _thinned(curve), "train_s": state.seconds, "start": state.start}
 
 
 def descend(optimizer: torch.optim.Optimizer, loss: Tensor, share: float, warmup: float) -> None:
@@ -201,6 +212,14 @@ def _downsizer(run: Run, folder: pathlib.Path, backend: str) -> nn.Module:
     if run.method in SHIPPED:
         return DownsizeNet.from_pretrained(run.method, backend=backend).requires_grad_(False)
     return downsizers.build(run.method, backend)
+
+
+def _digest(network: nn.Module, *facts: object) -> str:
+    """Of what methods are to have in common: the network and its first weights, up to rounding, and how it is trained."""
+    digest = hashlib.sha256(repr(facts).encode())
+    for name, value in network.state_dict().items():
+        digest.update(f"{name} {tuple(value.shape)} {value.double().norm():.3g}".encode())
+    return digest.hexdigest()[:12]
 
 
 def _order(count: int, needed: int, seed: int) -> Tensor:
