@@ -46,7 +46,7 @@ class Profile:
 PROFILES = {
     "tiny": Profile("tiny", steps=3, batch=2, train=8, test=4, seeds=1),
     "cpu": Profile("small", steps=1000, batch=16, train=3000, test=300, seeds=3),
-    "gpu": Profile("full", steps=600, batch=16, train=400, test=100, seeds=3),
+    "gpu": Profile("full", steps=400, batch=16, train=400, test=100, seeds=3),
 }
 """By name: for the tests; a night on a few cores; and by estimate, not measured, 25 minutes on a GPU beside 16 cores."""
 
