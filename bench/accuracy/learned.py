@@ -16,11 +16,11 @@ from tritonds import DownsizeNet
 
 from . import data, downsizers
 from .pipelines import PIPELINES
-from .plan import FROZEN_METHOD, PROFILES, Run
+from .plan import PROFILES, Run
 from .samples import batches
 from .train import trained
 
-METHODS = (FROZEN_METHOD, "downsizenet-k4")
+METHODS = ("downsizenet-k2", "downsizenet-k4", "downsizenet-k2-texture2", "downsizenet-k4-texture2")
 NUMBERS = {"largest": "trained: largest coefficient", "by_image": "deviation over images"}
 """That describe coefficients, with their titles."""
 IMAGES = 32
