@@ -145,9 +145,10 @@ def test_methods_are_what_they_are_called(name):
         torch.testing.assert_close(result, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_training_through_the_kernels_gives_the_same_curve(device, tmp_path):
+def test_training_through_the_kernels_gives_the_same_curve(device, tmp_path, monkeypatch):
     """Through the fused operator, by Triton's interpreter on a CPU, and through plain PyTorch: equal to 1e-4 at every step."""
     options = {"pipeline": "resnet-dense", "profile": dataclasses.replace(TINY, steps=4, downsizer_lr=0.3), "device": device}
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     curves = [run_one(tmp_path, backend=backend, **options)["losses"] for backend in ("triton", "torch")]
     assert len(curves[0]) == 4
     assert curves[0][-1] != pytest.approx(run_one(tmp_path, "bilinear", **options)["losses"][-1], rel=1e-2)
@@ -228,7 +229,8 @@ def test_every_image_is_taken_once_before_any_is_again():
 @pytest.mark.parametrize("width", ["tiny", "full"])
 def test_network_and_downsizer_learn_at_their_own_rates(width, tmp_path):
     profile = dataclasses.replace(TINY, width=width, downsizer_lr=0.7)
-    state = train._State(Run("segformer", "downsizenet-k2", 1), profile, 7, tmp_path, "auto", CPU)
+    content = data.load("scenes", "segformer", profile, 1)
+    state = train._State(Run("segformer", "downsizenet-k2", 1), profile, content, tmp_path, "auto", CPU)
     expected = {id(parameter): PIPELINES["segformer"].lr(width) for parameter in state.network.parameters()}
     expected |= {id(parameter): 0.7 for parameter in state.downsizer.parameters()}
     groups = state.optimizer.param_groups
@@ -285,9 +287,10 @@ def test_methods_are_compared_in_the_same_network_alone(tmp_path, monkeypatch):
     spec = PIPELINES["segformer"]
     for other in (spec._replace(small_lr=0.1), spec._replace(longer=2), spec._replace(builder=with_other_first_weights(spec))):
         monkeypatch.setitem(PIPELINES, "segformer", other)
-        with pytest.raises(ValueError, match="segformer: the results there are of other settings"):
+        with pytest.raises(ValueError, match="segformer: the results are of other settings"):
             runner._work(job, Run("segformer", "area", 1), math.inf)
-        state = train._State(Run("segformer", "downsizenet-k2", 1), TINY, 7, tmp_path, "auto", CPU)
+        content = data.load("scenes", "segformer", TINY, 1)
+        state = train._State(Run("segformer", "downsizenet-k2", 1), TINY, content, tmp_path, "auto", CPU)
         state.resume(train.checkpoint(tmp_path, Run("segformer", "downsizenet-k2", 1)))
         assert state.step == 0
 
@@ -388,8 +391,9 @@ def die(*arguments):
 
 def test_learning_rates_fall_to_zero_over_the_whole_of_a_longer_training(tmp_path):
     profile = plan.PROFILES["tiny"]
-    state = train._State(Run("reconstruction", "downsizenet-k2", 0), profile, 1, tmp_path, "auto", CPU)
-    batch = collate([scenes.Photographs("train", 24, 2)[i] for i in range(2)], state.size)
+    content = data.load("scenes", "reconstruction", profile, 0)
+    state = train._State(Run("reconstruction", "downsizenet-k2", 0), profile, content, tmp_path, "auto", CPU)
+    batch = collate([content.train[i] for i in range(2)], state.size)
     rates = []
     for _ in range(PIPELINES["reconstruction"].longer * profile.steps):
         state.advance(batch)
@@ -431,9 +435,13 @@ def test_frozen_downsizers_are_those_trained_elsewhere_and_stay(tmp_path):
 def test_a_frozen_run_waits_for_its_source(tmp_path):
     job = runner.Job(TINY, "scenes", tmp_path, CPU, 1)
     waiting = [Run(plan.FROZEN_IN, plan.FROZEN + "segformer", 0), Run("segformer", "bilinear", 0)]
+    measure.write(job.origin() | {"rows": []}, job.results)
     assert runner._next(waiting, job) == Run("segformer", "bilinear", 0)
     assert runner._next(waiting, job) is None
     tritonds.DownsizeNet().save_pretrained(train.trained(tmp_path, Run("segformer", plan.FROZEN_METHOD, 0)))
+    assert runner._next(waiting, job) is None  # the file is of other settings, whose rows were removed
+    row = {"pipeline": "segformer", "method": plan.FROZEN_METHOD, "seed": 0}
+    measure.write(job.origin() | {"rows": [row]}, job.results)
     assert runner._next(waiting, job) == Run(plan.FROZEN_IN, plan.FROZEN + "segformer", 0)
 
 
@@ -475,7 +483,7 @@ def test_refuses_what_does_not_fit(tmp_path):
     assert "expected one of" in invoke(*out, "--method", "lanczos", code=2)
     assert "expected some that are trained in detr" in invoke(*out, "--pipeline", "detr", "--method", "natural-k2", code=2)
     assert "behind the command's name" in invoke(*out, "plot", code=2)
-    assert "results.json" in invoke("plot", "--out", tmp_path, code=2)
+    assert "No such file" in invoke("plot", "--out", tmp_path, code=2)
     with runner._alone(tmp_path):
         assert "another process works" in invoke(*out, code=2)
     assert "expected a folder for results" in invoke("--tiny", "--data", f"voc:{tmp_path}", code=2)

@@ -1,6 +1,7 @@
 """Networks as files: what is written is read again, what is not a network's file is refused, and what the package holds."""
 
 import json
+import os
 import pickle
 import random
 from importlib import resources
@@ -101,7 +102,7 @@ def test_missing_ones(tmp_path, monkeypatch):
         with pytest.raises(FileNotFoundError, match=r"model\.safetensors" if missing == "empty" else "natural-k3"):
             DownsizeNet.from_pretrained(missing)
     (tmp_path / "empty" / FILE).mkdir()
-    for other in ("empty", "/dev/null"):
+    for other in ("empty", *filter(os.path.exists, ["/dev/null"])):
         with pytest.raises(ValueError, match="expected a safetensors file, got a folder or a device"):
             DownsizeNet.from_pretrained(other)
 

@@ -55,12 +55,9 @@ def load(name: str, pipeline: str, profile: Profile, seed: int) -> Data:
 
 
 def _voc_detection(folder: str, size: tuple[int, int]) -> Data:
-    try:
-        test = folders.Voc(folder, "test", size, "detection")
-        test[0]
-        return Data(folders.Voc(folder, "trainval", size, "detection"), test)
-    except FileNotFoundError:
-        return Data(folders.Voc(folder, "train", size, "detection"), folders.Voc(folder, "val", size, "detection"))
+    labelled = folders.Voc.labelled(folder, "test")
+    train, test = ("trainval", "test") if labelled else ("train", "val")
+    return Data(folders.Voc(folder, train, size, "detection"), folders.Voc(folder, test, size, "detection"))
 
 
 def check(name: str, pipelines: list[str], profile: Profile) -> None:

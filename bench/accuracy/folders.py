@@ -96,6 +96,14 @@ class Voc:
         if not self.names:
             raise ValueError(f"{listed}: no image is listed")
 
+    @staticmethod
+    def labelled(root: str | Path, split: str) -> bool:
+        """Whether a split for detection is listed, and the first of its list annotated."""
+        folder = _voc_root(Path(root))
+        listed = folder / "ImageSets" / "Main" / f"{split}.txt"
+        names = listed.read_text().split() if listed.exists() else []
+        return bool(names) and (folder / "Annotations" / f"{names[0]}.xml").exists()
+
     def __len__(self) -> int:
         return len(self.names)
 

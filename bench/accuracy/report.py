@@ -178,8 +178,9 @@ def _mean_line(found: Scores, vision: Sequence[str]) -> list[str]:
     """A cell that is the mean of fewer networks than others says so."""
     counts = [len(_shared(found, *pair, vision)) for pair in PAIRS]
     cells = [_cell(mean_difference(found, *pair, vision)) for pair in PAIRS]
-    cells = [cell if count in (0, max(counts)) else f"{cell}, of {count}" for cell, count in zip(cells, counts, strict=True)]
-    return [f"mean of {max(counts)}, without reconstruction", *cells]
+    most = max(counts)
+    cells = [cell if not cell or count == most else f"{cell}, of {count}" for cell, count in zip(cells, counts, strict=True)]
+    return [f"mean of {most}, without reconstruction", *cells]
 
 
 def _count(seeds: int) -> str:

@@ -18,7 +18,7 @@ import torch
 from bench import measure, report
 
 from . import data, scenes
-from .plan import FROZEN, Profile, Run, settings
+from .plan import FROZEN, FROZEN_METHOD, Profile, Run, settings
 from .train import Row, checkpoint, source_of, train
 
 SCHEMA = 1
@@ -131,9 +131,11 @@ def _fill(
 
 
 def _next(waiting: list[Run], job: Job) -> Run | None:
-    """Take the first run that can begin: a frozen downsizer has to be trained first."""
+    """Take the first run that can begin: a frozen downsizer has to be trained first, under the settings of the results."""
+    done = {(row["pipeline"], row["method"], row["seed"]) for row in read(job.results)["rows"]}
     for run in waiting:
-        if not run.method.startswith(FROZEN) or source_of(run, job.folder).exists():
+        source = (run.method.removeprefix(FROZEN), FROZEN_METHOD, run.seed)
+        if not run.method.startswith(FROZEN) or (source in done and source_of(run, job.folder).exists()):
             waiting.remove(run)
             return run
     return None

@@ -37,7 +37,7 @@ class _State:
     """Network and downsizer, their optimizer, and how far they are."""
 
     def __init__(
-        self, run: Run, profile: Profile, classes: int, folder: pathlib.Path, backend: str, device: torch.device
+        self, run: Run, profile: Profile, data: Data, folder: pathlib.Path, backend: str, device: torch.device
     ) -> None:
         spec = pipelines.PIPELINES[run.pipeline]
         self.profile = profile
@@ -49,9 +49,9 @@ class _State:
         self.losses: list[Tensor] = []
         # The same numbers for network and training, some of which draw more, whatever the downsizer drew.
         torch.manual_seed(run.seed)
-        self.network = pipelines.build(run.pipeline, classes, self.size, profile.width).to(device)
+        self.network = pipelines.build(run.pipeline, len(data.train.classes), self.size, profile.width).to(device)
         lr = spec.lr(profile.width)
-        self.start = _digest(self.network, lr, self.steps, spec.sizes[profile.width])
+        self.start = _digest(self.network, lr, self.steps, spec.sizes[profile.width], len(data.train), len(data.test))
         self.downsizer = _downsizer(run, folder, backend).to(device)
         torch.manual_seed(run.seed)
         learned = [parameter for parameter in self.downsizer.parameters() if parameter.requires_grad]
@@ -136,11 +136,11 @@ def train(
         A row of the results, or None if the run was stopped.
 
     Raises:
-        ValueError: those rows are of another network, or one trained otherwise.
+        ValueError: those rows are of another network, or one trained otherwise or on more or fewer images.
     """
-    state = _State(run, profile, len(data.train.classes), folder, backend, device)
+    state = _State(run, profile, data, folder, backend, device)
     if peer not in (None, state.start):
-        raise ValueError(f"{run.pipeline}: the results there are of other settings of this network; remove its rows from them")
+        raise ValueError(f"{run.pipeline}: the results are of other settings of this network, or other data; remove its rows")
     state.resume(checkpoint(folder, run))
     order = _order(len(data.train), state.steps * profile.batch, run.seed)
     before, start, saved = state.seconds, time.perf_counter(), time.perf_counter()
@@ -215,7 +215,7 @@ def _downsizer(run: Run, folder: pathlib.Path, backend: str) -> nn.Module:
 
 
 def _digest(network: nn.Module, *facts: object) -> str:
-    """Of what methods are to have in common: the network and its first weights, up to rounding, and how it is trained."""
+    """Of what methods are to have in common: the network, its first weights up to rounding, and facts about its training."""
     digest = hashlib.sha256(repr(facts).encode())
     for name, value in network.state_dict().items():
         digest.update(f"{name} {tuple(value.shape)} {value.double().norm():.3g}".encode())
