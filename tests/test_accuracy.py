@@ -597,10 +597,21 @@ def test_cells_say_where_they_are_of_other_seeds_or_fewer_networks():
     header, lines = differences
     rows = {line[0]: dict(zip(header, line, strict=True)) for line in lines}
     assert rows["segformer"]["downsizenet-k2 - bilinear"] == "**+2.00 ± 0.00** (2)"
-    mean = rows["mean of 2, without reconstruction"]
+    mean = rows["mean of 2"]
     assert mean["downsizenet-k2 - bilinear"].endswith("(2)")
     assert mean["downsizenet-k2 - area"].endswith(", of 1")
     assert mean["downsizenet-k4 - bilinear"] == ""
+
+
+def test_the_mean_of_networks_has_none_that_learn_too_slowly():
+    names = ("dpt", "segformer", "reconstruction", "detr", "yolos")
+    found = {(name, "downsizenet-k2"): [100 if name in ("detr", "reconstruction") else 3] for name in names}
+    found |= {(name, "bilinear"): [1] for name in names}
+    _, (_, lines), *_ = report.tables({"rows": rows_of(found)}).values()
+    assert lines[-1][:2] == ["mean of 2, without reconstruction, detr, yolos", "+2.00 (1)"]
+    of_one = {key: values for key, values in found.items() if key[0] != "dpt"}
+    _, (_, lines), *_ = report.tables({"rows": rows_of(of_one)}).values()
+    assert lines[-1][0] == "yolos"
 
 
 def test_other_metrics_are_in_the_terminal_alone():

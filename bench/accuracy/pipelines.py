@@ -750,8 +750,10 @@ PIPELINES: dict[str, Spec] = {
     "mobilevit-deeplabv3": Spec("segmentation", _mobilevit, _BY_2_87),
     "dpt": Spec("segmentation", _dpt, _BY_3_34, full_lr=3e-4),
     "reconstruction": Spec("reconstruction", _reconstruction, _BY_1_875, longer=4),
-    # Last, since they learn too slowly to tell downsizers apart where a run is short.
     "detr": Spec("detection", _detr, _BY_1_875, full_lr=3e-4, small_lr=1e-3),
     "yolos": Spec("detection", _yolos, _BY_1_875, full_lr=3e-4, small_lr=1e-3),
 }
 """By name. Sizes are those of the method's poster at "full", and in the same ratios at the others."""
+
+SLOW = ("detr", "yolos")
+"""They learn too slowly to tell downsizers apart where a run is short: last to be trained, and not in means of networks."""

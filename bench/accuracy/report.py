@@ -17,7 +17,7 @@ from bench.report import markdown, with_section
 
 from . import data, downsizers, learned, runner, timing
 from .metrics import HEADLINE, SECONDARY
-from .pipelines import PIPELINES, Task
+from .pipelines import PIPELINES, SLOW, Task
 from .plan import FROZEN, FROZEN_FROM, FROZEN_IN, FROZEN_METHOD, PROFILES, SHIPPED, SHIPPED_IN, VARIANTS_IN
 from .train import Row
 
@@ -103,11 +103,10 @@ def _shared(found: Scores, method: str, peer: str, pipelines: Iterable[str]) -> 
 def tables(result: dict[str, Any]) -> dict[str, tuple[list[str], list[list[str]]]]:
     """Header and lines of each table, by title; of those that have a line."""
     found = scores(result["rows"])
-    vision = [name for name in PIPELINES if PIPELINES[name].task != "reconstruction"]
     every = {
         f"Mean ± standard deviation over seeds{COUNTS}": _means(found, downsizers.CORE),
         f"Paired differences, mean ± half of the 95 % interval over seeds; bold where it excludes zero{COUNTS}": _differences(
-            found, vision
+            found
         ),
         f"Every method, differences to bilinear and to bilinear-aa{COUNTS}": _variants(found),
         f"Generalisation: trained in one pipeline, frozen, in front of a new {FROZEN_IN}{COUNTS}": _generalisation(found),
@@ -135,14 +134,13 @@ def _mean(values: Mapping[int, float], digits: int = 2) -> str:
     return f"{statistics.fmean(values.values()):.{digits}f}{spread}{_count(len(values))}"
 
 
-def _differences(found: Scores, vision: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+def _differences(found: Scores) -> tuple[list[str], list[list[str]]]:
     lines = []
     for pipeline in PIPELINES:
         cells = [difference(found, pipeline, *pair) for pair in PAIRS]
         if any(cell.seeds for cell in cells):
             lines.append([pipeline, *(_cell(cell) for cell in cells)])
-    if len(lines) > 1:
-        lines.append(_mean_line(found, vision))
+    lines += _mean_lines(found, [line[0] for line in lines])
     return ["pipeline", *(f"{method} - {peer}" for method, peer in PAIRS)], lines
 
 
@@ -174,13 +172,17 @@ def _cell(value: Difference) -> str:
     return f"{value}{_count(value.seeds)}" if value.seeds else ""
 
 
-def _mean_line(found: Scores, vision: Sequence[str]) -> list[str]:
-    """A cell that is the mean of fewer networks than others says so."""
-    counts = [len(_shared(found, *pair, vision)) for pair in PAIRS]
-    cells = [_cell(mean_difference(found, *pair, vision)) for pair in PAIRS]
+def _mean_lines(found: Scores, present: Sequence[str]) -> list[list[str]]:
+    """One line, or none of less than two networks. A cell that is the mean of fewer networks than others says so."""
+    averaged = [name for name in present if PIPELINES[name].task != "reconstruction" and name not in SLOW]
+    counts = [len(_shared(found, *pair, averaged)) for pair in PAIRS]
     most = max(counts)
+    if most < 2:
+        return []
+    cells = [_cell(mean_difference(found, *pair, averaged)) for pair in PAIRS]
     cells = [cell if not cell or count == most else f"{cell}, of {count}" for cell, count in zip(cells, counts, strict=True)]
-    return [f"mean of {most}, without reconstruction", *cells]
+    others = [name for name in present if name not in averaged]
+    return [[f"mean of {most}" + (f", without {', '.join(others)}" if others else ""), *cells]]
 
 
 def _count(seeds: int) -> str:
