@@ -14,7 +14,7 @@ from bench import measure
 from bench.options import known
 
 from . import data, learned, plan, report, runner, timing, train, weights
-from .pipelines import PIPELINES
+from .pipelines import PIPELINES, SLOW
 
 RESULTS = measure.ROOT / "bench" / "results" / "accuracy"
 COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
@@ -28,7 +28,10 @@ Folder = Annotated[pathlib.Path | None, typer.Option(help="folder of the results
 def run(
     ctx: typer.Context,
     tiny: Annotated[bool, typer.Option("--tiny", help="every run for a few steps on few small images")] = False,
-    pipeline: Annotated[list[str] | None, typer.Option(help="may be repeated: " + ", ".join(PIPELINES))] = None,
+    pipeline: Annotated[
+        list[str] | None,
+        typer.Option(help=f"may be repeated: {', '.join(PIPELINES)}; all but {' and '.join(SLOW)} if not given"),
+    ] = None,
     method: Annotated[list[str] | None, typer.Option(help="may be repeated: " + ", ".join(plan.METHODS))] = None,
     seed: Annotated[list[int] | None, typer.Option(min=0, help="may be repeated; all of the profile's if not given")] = None,
     data_name: Annotated[str, typer.Option("--data", help=", ".join(data.NAMES))] = data.SCENES,
@@ -36,7 +39,7 @@ def run(
     budget: Annotated[float, typer.Option(help="seconds, after which runs are saved, to go on at the next call")] = 24 * 3600,
     jobs: Annotated[int, typer.Option(min=1, help="runs at once, which share the cores")] = os.cpu_count() or 1,
 ) -> None:
-    """Train every network behind every downsizer, on the GPU if there is one, and write each result as soon as it is there.
+    """Train networks behind every downsizer, on the GPU if there is one, and write each result as soon as it is there.
 
     What has a result is not done again, and what was stopped or killed goes on where it was.
     """
@@ -48,7 +51,7 @@ def run(
     job = _job(tiny, data_name, out, jobs)
     try:
         possible = data.pipelines_of(data_name)
-        pipelines = known("pipeline", pipeline, possible) or possible
+        pipelines = known("pipeline", pipeline, possible) or [name for name in possible if name not in SLOW]
         data.check(data_name, pipelines, job.profile)
         chosen = plan.runs(job.profile, pipelines, known("method", method, plan.METHODS), seed or ())
         waiting = runner.remaining(job, chosen)

@@ -756,4 +756,4 @@ PIPELINES: dict[str, Spec] = {
 """By name. Sizes are those of the method's poster at "full", and in the same ratios at the others."""
 
 SLOW = ("detr", "yolos")
-"""They learn too slowly to tell downsizers apart where a run is short: last to be trained, and not in means of networks."""
+"""They learn nothing in runs as short as these, behind any downsizer: trained where they are named, and not in means."""

@@ -64,8 +64,8 @@ class Run:
         return f"{self.pipeline}/{self.method}/{self.seed}"
 
 
-def runs(profile: Profile, pipelines: Sequence[str] = (), methods: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[Run]:
-    """Every run of a profile, or those of the pipelines, methods and seeds given.
+def runs(profile: Profile, pipelines: Sequence[str], methods: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[Run]:
+    """Every run of a profile in these pipelines, or those of the methods and seeds given.
 
     The headline's methods come first, in all pipelines, one seed after the other, so that what is cut short has told most.
 
@@ -73,7 +73,7 @@ def runs(profile: Profile, pipelines: Sequence[str] = (), methods: Sequence[str]
         ValueError: no run is of all that was given.
     """
     every = _all(list(dict.fromkeys(seeds)) or range(profile.seeds))
-    chosen = [run for run in every if run.pipeline in (pipelines or PIPELINES) and (not methods or run.method in methods)]
+    chosen = [run for run in every if run.pipeline in pipelines and (not methods or run.method in methods)]
     if not chosen:
         raise ValueError(f"methods: expected some that are trained in {', '.join(pipelines)}, got {', '.join(methods)}")
     return chosen
