@@ -40,7 +40,7 @@ gpu:  ## on a machine with a GPU: the tests that need one, then the benchmark an
 	echo "tests: $$tests, bench: $$bench"; test $$tests = 0 && test $$bench = 0
 
 ACCURACY_SECONDS ?= 540
-accuracy: $(VENV)/ready  ## train networks behind every downsizer, on the GPU if there is one; call it until it exits with 0
+accuracy: $(VENV)/ready  ## train networks, each behind many downsizers, on the GPU if there is one; call it until it exits with 0
 	$(BIN)/python -m bench accuracy --budget $(ACCURACY_SECONDS); status=$$?; \
 	$(BIN)/python -m bench accuracy tables && exit $$status
 

@@ -41,9 +41,14 @@ def read(path: pathlib.Path, schema: int = SCHEMA) -> dict[str, Any]:
     """A result file.
 
     Raises:
-        ValueError: it is of another version of the format.
+        ValueError: it is of another version of the format, or damaged.
     """
-    result: dict[str, Any] = json.loads(path.read_text())
+    try:
+        result: dict[str, Any] = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    if not isinstance(result, dict):
+        raise ValueError(f"{path}: expected an object, got a {type(result).__name__}")
     if result.get("schema") != schema:
         raise ValueError(f"{path}: expected schema {schema}, got {result.get('schema')!r}")
     return result

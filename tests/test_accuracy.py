@@ -475,8 +475,12 @@ def test_every_pipeline_end_to_end(tmp_path):
 def test_a_budget_stops_and_says_so(tmp_path):
     output = invoke("--tiny", "--out", tmp_path, "--budget", 0, code=1)
     usual = plan.runs(plan.PROFILES["tiny"], [name for name in PIPELINES if name not in ("detr", "yolos")])
-    assert f"{len(usual)} runs are left: the same command goes on" in output
+    assert output.splitlines()[-1] == f"{len(usual)} runs are left: the same command goes on."
     assert runner.read(tmp_path / "results.json")["rows"] == []
+    assert "no results yet in" in invoke("plot", "--out", tmp_path, code=2)
+    output = invoke("--tiny", "--out", tmp_path, "--budget", 0, "--method", "frozen:segformer", "--seed", 7, code=1)
+    assert output.splitlines()[-2].startswith("1 runs are left")
+    assert output.splitlines()[-1].startswith("segformer/downsizenet-k2/7 has to be trained first")
 
 
 def test_refuses_what_does_not_fit(tmp_path):
@@ -497,6 +501,10 @@ def test_refuses_what_does_not_fit(tmp_path):
     job = runner.Job(plan.PROFILES["tiny"], "scenes", tmp_path, CPU, 1)
     measure.write(job.origin() | {"rows": [], "data": "voc:/x"}, job.results)
     assert "is of other data" in invoke("--tiny", "--out", tmp_path, code=2)
+    assert "is a file" in invoke("--tiny", "--out", job.results, code=2)
+    for text in ("[]", "{", "[1"):
+        job.results.write_text(text)
+        assert "results.json: " in invoke("plot", "--out", tmp_path, code=2).replace("\n", "")
     measure.write({"schema": 0}, job.results)
     with pytest.raises(ValueError, match="expected schema 1, got 0"):
         runner.remaining(job, [])
@@ -510,9 +518,10 @@ def test_plan_has_the_headline_first_and_everything_once():
     headline = len(PIPELINES) * len(downsizers.CORE) * profile.seeds
     assert {run.method for run in runs[:headline]} == set(downsizers.CORE)
     for frozen in (run for run in runs if run.method.startswith(plan.FROZEN)):
-        source = Run(frozen.method.removeprefix(plan.FROZEN), plan.FROZEN_METHOD, frozen.seed)
-        assert runs.index(source) < runs.index(frozen)
-        assert source.pipeline != frozen.pipeline
+        assert runs.index(plan.source(frozen)) < runs.index(frozen)
+        assert plan.source(frozen).pipeline != frozen.pipeline
+    assert plan.source(Run("dpt", "frozen:segformer", 7)) == Run("segformer", "downsizenet-k2", 7)
+    assert plan.source(Run("dpt", "area", 7)) is None
     assert plan.runs(profile, ["dpt"], ["area"], [7, 7]) == [Run("dpt", "area", 7)]
 
 

@@ -19,9 +19,12 @@ from .pipelines import PIPELINES, SLOW
 RESULTS = measure.ROOT / "bench" / "results" / "accuracy"
 COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
 console = Console()
-app = typer.Typer(add_completion=False, help="Train networks behind every downsizer, and compare; without a command: run.")
+app = typer.Typer(add_completion=False, help="Train networks behind many downsizers, and compare; without a command: run.")
 
-Folder = Annotated[pathlib.Path | None, typer.Option(help="folder of the results; bench/results/accuracy/PROFILE if not given")]
+Folder = Annotated[
+    pathlib.Path | None,
+    typer.Option(file_okay=False, help="folder of the results; bench/results/accuracy/PROFILE if not given"),
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -36,10 +39,11 @@ def run(
     seed: Annotated[list[int] | None, typer.Option(min=0, help="may be repeated; all of the profile's if not given")] = None,
     data_name: Annotated[str, typer.Option("--data", help=", ".join(data.NAMES))] = data.SCENES,
     out: Folder = None,
-    budget: Annotated[float, typer.Option(help="seconds, after which runs are saved, to go on at the next call")] = 24 * 3600,
+    budget: Annotated[float, typer.Option(min=0, help="seconds, after which runs are saved, to go on at the next call")] = 24
+    * 3600,
     jobs: Annotated[int, typer.Option(min=1, help="runs at once, which share the cores")] = os.cpu_count() or 1,
 ) -> None:
-    """Train networks behind every downsizer, on the GPU if there is one, and write each result as soon as it is there.
+    """Train networks, each behind many downsizers, on the GPU if there is one, and write each result as soon as it is there.
 
     What has a result is not done again, and what was stopped or killed goes on where it was.
     """
@@ -62,14 +66,17 @@ def run(
         try:
             for done, row in runner.do(job, waiting, jobs=jobs, budget=budget):
                 _show(progress, task, done, row)
-        except BlockingIOError as error:
+        except OSError as error:
             raise typer.BadParameter(str(error), param_hint="--out") from error
     for table in report.rich_tables(runner.read(job.results)):
         console.print(table)
     console.print(f"wrote {job.results}", markup=False, soft_wrap=True)
     left = runner.remaining(job, chosen)
     if left:
-        console.print(f"{len(left)} runs are left: the same command goes on. Frozen downsizers have to be trained before.")
+        console.print(f"{len(left)} runs are left: the same command goes on.")
+        sources = [source for run in left if (source := plan.source(run)) is not None and source not in chosen]
+        for source in runner.remaining(job, sources):
+            console.print(f"{source.key} has to be trained first, for those that take it frozen.")
         raise typer.Exit(1)
 
 
@@ -107,7 +114,10 @@ def tables(
 def plot(out: Folder = None) -> None:
     """Draw the differences and the loss curves of a folder's results into its folder plots."""
     folder = out or RESULTS / _profile(tiny=False)
-    for picture in report.plot(_results(folder), folder / "plots"):
+    result = _results(folder)
+    if not result["rows"]:
+        raise typer.BadParameter(f"no results yet in {folder}")
+    for picture in report.plot(result, folder / "plots"):
         console.print(f"wrote {picture}", markup=False, soft_wrap=True)
 
 

@@ -756,4 +756,4 @@ PIPELINES: dict[str, Spec] = {
 """By name. Sizes are those of the method's poster at "full", and in the same ratios at the others."""
 
 SLOW = ("detr", "yolos")
-"""They learn nothing in runs as short as these, behind any downsizer: trained where they are named, and not in means."""
+"""They learn too slowly for runs as short as these, to find next to nothing: trained where they are named, and not in means."""

@@ -64,6 +64,12 @@ class Run:
         return f"{self.pipeline}/{self.method}/{self.seed}"
 
 
+def source(run: Run) -> Run | None:
+    """The run whose downsizer this one takes frozen, if it does."""
+    name = run.method.removeprefix(FROZEN)
+    return None if name == run.method else Run(name, FROZEN_METHOD, run.seed)
+
+
 def runs(profile: Profile, pipelines: Sequence[str], methods: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[Run]:
     """Every run of a profile in these pipelines, or those of the methods and seeds given.
 

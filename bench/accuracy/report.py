@@ -140,7 +140,9 @@ def _differences(found: Scores) -> tuple[list[str], list[list[str]]]:
         cells = [difference(found, pipeline, *pair) for pair in PAIRS]
         if any(cell.seeds for cell in cells):
             lines.append([pipeline, *(_cell(cell) for cell in cells)])
-    lines += _mean_lines(found, [line[0] for line in lines])
+    mean = _mean_line(found, [line[0] for line in lines])
+    if mean:
+        lines.append(mean)
     return ["pipeline", *(f"{method} - {peer}" for method, peer in PAIRS)], lines
 
 
@@ -172,17 +174,17 @@ def _cell(value: Difference) -> str:
     return f"{value}{_count(value.seeds)}" if value.seeds else ""
 
 
-def _mean_lines(found: Scores, present: Sequence[str]) -> list[list[str]]:
-    """One line, or none of less than two networks. A cell that is the mean of fewer networks than others says so."""
+def _mean_line(found: Scores, present: Sequence[str]) -> list[str] | None:
+    """None of less than two networks. A cell that is the mean of fewer networks than others says so."""
     averaged = [name for name in present if PIPELINES[name].task != "reconstruction" and name not in SLOW]
     counts = [len(_shared(found, *pair, averaged)) for pair in PAIRS]
     most = max(counts)
     if most < 2:
-        return []
+        return None
     cells = [_cell(mean_difference(found, *pair, averaged)) for pair in PAIRS]
     cells = [cell if not cell or count == most else f"{cell}, of {count}" for cell, count in zip(cells, counts, strict=True)]
     others = [name for name in present if name not in averaged]
-    return [[f"mean of {most}" + (f", without {', '.join(others)}" if others else ""), *cells]]
+    return [f"mean of {most}" + (f", without {', '.join(others)}" if others else ""), *cells]
 
 
 def _count(seeds: int) -> str:
@@ -303,13 +305,15 @@ def _draw_differences(found: Scores) -> Figure:
     for axis, (method, peer) in zip(figure.subplots(1, len(peers), sharey=True), peers, strict=True):
         for row, pipeline in enumerate(drawn):
             value = difference(found, pipeline, method, peer)
-            if value.seeds:
-                half = 0 if math.isnan(value.half) else value.half
-                axis.errorbar(value.mean, row, xerr=half, marker="o", capsize=3, color="tab:blue")
+            if math.isnan(value.half):
+                axis.plot(value.mean, row, marker="o", fillstyle="none", color="tab:blue")
+            else:
+                axis.errorbar(value.mean, row, xerr=value.half, marker="o", capsize=3, color="tab:blue")
         axis.axvline(0, color="grey", linewidth=1)
         axis.set_yticks(range(len(drawn)), labels=[f"{name}, {HEADLINE[PIPELINES[name].task]}" for name in drawn])
         axis.set_title(f"{method} - {peer}", fontsize="medium")
         axis.grid(axis="x", alpha=0.3)
+    figure.supxlabel("95 % interval over seeds; hollow: one seed", fontsize="medium")
     return figure
 
 

@@ -17,9 +17,9 @@ import torch
 
 from bench import measure, report
 
-from . import data, scenes
-from .plan import FROZEN, FROZEN_METHOD, Profile, Run, settings
-from .train import Row, checkpoint, source_of, train
+from . import data, plan, scenes
+from .plan import Profile, Run, settings
+from .train import Row, checkpoint, train, trained
 
 SCHEMA = 1
 
@@ -50,7 +50,7 @@ def read(path: pathlib.Path) -> dict[str, Any]:
     """A result file.
 
     Raises:
-        ValueError: it is of another version of the format.
+        ValueError: it is of another version of the format, or damaged.
     """
     return report.read(path, SCHEMA)
 
@@ -132,10 +132,9 @@ def _fill(
 
 def _next(waiting: list[Run], job: Job) -> Run | None:
     """Take the first run that can begin: a frozen downsizer has to be trained first, under the settings of the results."""
-    done = {(row["pipeline"], row["method"], row["seed"]) for row in read(job.results)["rows"]}
     for run in waiting:
-        source = (run.method.removeprefix(FROZEN), FROZEN_METHOD, run.seed)
-        if not run.method.startswith(FROZEN) or (source in done and source_of(run, job.folder).exists()):
+        source = plan.source(run)
+        if source is None or (not remaining(job, [source]) and trained(job.folder, source).exists()):
             waiting.remove(run)
             return run
     return None

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from tritonds import DownsizeNet
 
-from . import downsizers, pipelines
+from . import downsizers, pipelines, plan
 from .metrics import Metrics
-from .plan import FROZEN, FROZEN_METHOD, SHIPPED, Profile, Run, settings
+from .plan import SHIPPED, Profile, Run, settings
 from .samples import Batch, Dataset, batches, collate
 
 CURVE = 100
@@ -196,19 +196,15 @@ def checkpoint(folder: pathlib.Path, run: Run) -> pathlib.Path:
     return folder / "checkpoints" / f"{run.key}.pt"
 
 
-def source_of(run: Run, folder: pathlib.Path) -> pathlib.Path:
-    """The file with the downsizer that a run takes frozen from another pipeline."""
-    return trained(folder, Run(run.method.removeprefix(FROZEN), FROZEN_METHOD, run.seed)) / "model.safetensors"
-
-
 def trained(folder: pathlib.Path, run: Run) -> pathlib.Path:
     """Where a run leaves its downsizer, as DownsizeNet.from_pretrained reads it."""
     return folder / "downsizers" / run.key
 
 
 def _downsizer(run: Run, folder: pathlib.Path, backend: str) -> nn.Module:
-    if run.method.startswith(FROZEN):
-        return DownsizeNet.from_pretrained(source_of(run, folder), backend=backend).requires_grad_(False)
+    source = plan.source(run)
+    if source is not None:
+        return DownsizeNet.from_pretrained(trained(folder, source), backend=backend).requires_grad_(False)
     if run.method in SHIPPED:
         return DownsizeNet.from_pretrained(run.method, backend=backend).requires_grad_(False)
     return downsizers.build(run.method, backend)
