@@ -480,7 +480,7 @@ def test_a_budget_stops_and_says_so(tmp_path):
     assert "no results yet in" in invoke("plot", "--out", tmp_path, code=2)
     output = invoke("--tiny", "--out", tmp_path, "--budget", 0, "--method", "frozen:segformer", "--seed", 7, code=1)
     assert output.splitlines()[-2].startswith("1 runs are left")
-    assert output.splitlines()[-1].startswith("segformer/downsizenet-k2/7 has to be trained first")
+    assert output.splitlines()[-1].startswith("segformer/downsizenet-k2/7 has to be trained before")
 
 
 def test_refuses_what_does_not_fit(tmp_path):
