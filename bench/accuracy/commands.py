@@ -39,8 +39,7 @@ def run(
     seed: Annotated[list[int] | None, typer.Option(min=0, help="may be repeated; all of the profile's if not given")] = None,
     data_name: Annotated[str, typer.Option("--data", help=", ".join(data.NAMES))] = data.SCENES,
     out: Folder = None,
-    budget: Annotated[float, typer.Option(min=0, help="seconds, after which runs are saved, to go on at the next call")] = 24
-    * 3600,
+    budget: Annotated[float, typer.Option(min=0, help="seconds until runs are saved, to go on at the next call")] = 24 * 3600,
     jobs: Annotated[int, typer.Option(min=1, help="runs at once, which share the cores")] = os.cpu_count() or 1,
 ) -> None:
     """Train networks, each behind many downsizers, on the GPU if there is one, and write each result as soon as it is there.
