@@ -503,7 +503,7 @@ def test_refuses_what_does_not_fit(tmp_path):
     assert "is of other data" in invoke("--tiny", "--out", tmp_path, code=2)
     assert "is a file" in invoke("--tiny", "--out", job.results, code=2)
     assert "Not a directory" in invoke("--tiny", "--out", job.results / "below", code=2)
-    assert "-1" in invoke("--tiny", "--out", tmp_path, "--budget", -1, code=2)
+    assert "'--budget'" in invoke("--tiny", "--out", tmp_path, "--budget", -1, code=2)
     for text in ("[]", "{", "[1"):
         job.results.write_text(text)
         assert "results.json: " in invoke("plot", "--out", tmp_path, code=2)
@@ -653,7 +653,8 @@ def test_plots_show_every_pipeline_with_results_and_every_method():
     assert len(set(colours[1].values())) == 3
     axis = report._draw_differences(report.scores(rows)).axes[0]
     assert [text.get_text() for text in axis.get_yticklabels()] == ["detr, mAP"]
-    assert axis.lines[0].get_fillstyle() == "none" and not axis.containers  # one seed has no interval
+    assert axis.lines[0].get_fillstyle() == "none"
+    assert not axis.containers  # one seed has no interval
     rows = rows_of({("detr", "downsizenet-k2"): [3, 5], ("detr", "bilinear"): [2, 3]})
     assert len(report._draw_differences(report.scores(rows)).axes[0].containers) == 1
 
