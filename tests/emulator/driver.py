@@ -1,0 +1,120 @@
+"""Triton's own driver for NVIDIA GPUs on top of the stub of libcuda: it specialises, compiles and launches as on a GPU.
+
+In place of a cubin, which ptxas would make, the kernel's PTX goes to the stub, and from there to the emulator.
+"""
+
+import ctypes
+import os
+import pathlib
+import shutil
+import subprocess
+import tempfile
+
+from .machine import Launch
+from .ptx import Unsupported
+
+HERE = pathlib.Path(__file__).parent
+TESTED = ("3.6", "3.7", "3.8")
+"""Versions of Triton whose driver the stub is known to serve."""
+
+_ON_LAUNCH = ctypes.CFUNCTYPE(
+    ctypes.c_int, ctypes.c_char_p, ctypes.POINTER(ctypes.c_uint), ctypes.POINTER(ctypes.c_uint), ctypes.c_uint,
+    ctypes.POINTER(ctypes.c_void_p),
+)  # fmt: skip
+
+
+class Unavailable(Exception):
+    """Why the emulator cannot run on this machine, in one line that says what to do."""
+
+
+def install(capability, allocations_of):
+    """Make Triton's active driver one whose launches go to the emulator, for GPUs of compute capability 80 or 90.
+
+    ``allocations_of()`` gives the memory that the next launch may touch. Call it before Triton makes a driver of its own.
+    """
+    import triton
+    from triton.backends.nvidia import compiler, driver
+
+    version = ".".join(triton.__version__.split(".")[:2])
+    if version not in TESTED:
+        raise Unavailable(f"the stub of libcuda is not known to serve Triton {triton.__version__}: install one of {TESTED}")
+    folder = _build(pathlib.Path(driver.__file__).parent / "include")
+    os.environ["TRITON_LIBCUDA_PATH"] = str(folder)
+    compiler.CUDABackend.make_cubin = lambda self, source, *_: source.encode() + b"\0"
+    calls = _Calls(allocations_of)
+    library = ctypes.CDLL(str(folder / "libcuda.so.1"), mode=ctypes.RTLD_GLOBAL)
+    library.emulator_set(calls.function, capability)
+    triton.runtime.driver.set_active(_driver(driver, capability, calls))
+    return calls
+
+
+def _build(include):
+    """Folder of the stub, compiled."""
+    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        raise Unavailable("the stub of libcuda needs a C compiler: install gcc, or name one in CC")
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="libcuda-stub-"))
+    command = [compiler, "-shared", "-fPIC", "-I", include, "-o", folder / "libcuda.so.1", HERE / "libcuda.c"]
+    result = subprocess.run([*command, "-Wl,-soname,libcuda.so.1"], capture_output=True, text=True)
+    if result.returncode:
+        raise Unavailable(f"{compiler} cannot build the stub of libcuda: {result.stderr.strip().splitlines()[-1:]}")
+    return folder
+
+
+class _Calls:
+    """What the stub calls, and what came of it: a C function cannot raise."""
+
+    def __init__(self, allocations_of):
+        self.allocations_of = allocations_of
+        self.function = _ON_LAUNCH(self._launch)
+        self.error = None
+        self.count = 0
+
+    def _launch(self, text, grid, block, shared, pointers):
+        self.count += 1
+        try:
+            text = text.decode()
+            parameters = _copied(Launch.parameters_of(text), pointers)
+            Launch(text, tuple(grid[:3]), tuple(block[:3]), shared, parameters, self.allocations_of()).run()
+        except BaseException as error:
+            self.error = error
+            return 1
+        return 0
+
+
+def _copied(parameters, pointers):
+    """Parameters' bytes, laid out as in the kernel's parameter space."""
+    size = max((parameter.offset + parameter.size for parameter in parameters), default=0)
+    raw = bytearray(size)
+    for index, (offset, count) in enumerate(parameters):
+        raw[offset : offset + count] = ctypes.string_at(pointers[index], count)
+    return bytes(raw)
+
+
+def _driver(module, capability, calls):
+    class Launcher(module.CudaLauncher):
+        """Triton's launcher, which raises what the emulator found instead of an error number."""
+
+        def __call__(self, *args):
+            calls.error = None
+            try:
+                super().__call__(*args)
+            except RuntimeError:
+                if calls.error is None:
+                    raise
+            if calls.error is not None:
+                raise calls.error
+
+    class Driver(module.CudaDriver):
+        def __init__(self):
+            self.utils = module.CudaUtils()
+            self.launcher_cls = Launcher
+            self.get_current_device = lambda: 0
+            self.set_current_device = lambda device: None
+            self.get_current_stream = lambda device: 0
+            self.get_device_capability = lambda device: divmod(capability, 10)
+
+    return Driver()
+
+
+__all__ = ["TESTED", "Unavailable", "Unsupported", "install"]
