@@ -1,4 +1,8 @@
-"""Where the tests run: on a GPU if there is one, else the same tests in Triton's interpreter."""
+"""Where the tests run: on a GPU if there is one; else in Triton's interpreter, or compiled and emulated.
+
+    pytest                          in the interpreter: fast to start, but not what a GPU executes
+    pytest --kernels emulated       what a GPU executes, in the emulator of tests/emulator; the tests that need it
+"""
 
 import dataclasses
 import functools
@@ -8,8 +12,6 @@ import zlib
 
 import torch
 
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without which some versions warn that cuBLAS may vary
 
 import hypothesis
@@ -38,8 +40,40 @@ def quicken_the_interpreter():
     interpreter._patch_builtin = patch
 
 
-if "TRITON_INTERPRET" in os.environ:
-    quicken_the_interpreter()
+def pytest_addoption(parser):
+    parser.addoption(
+        "--kernels", choices=["interpreted", "emulated"], default="interpreted", help="how kernels run without a GPU"
+    )
+    parser.addoption("--capability", type=int, choices=[80, 90], default=90, help="of the emulated GPU")
+
+
+def pytest_configure(config):
+    """Decide how kernels run, before anything imports Triton."""
+    if torch.cuda.is_available():
+        config.kernels = "gpu"
+    elif config.getoption("kernels") == "emulated":
+        os.environ.pop("TRITON_INTERPRET", None)
+        config.kernels = "emulated"
+        config.unavailable = why_not_emulated(config)
+    else:
+        os.environ["TRITON_INTERPRET"] = "1"
+        config.kernels = "interpreted"
+        quicken_the_interpreter()
+
+
+def why_not_emulated(config):
+    """Set the emulator up; why that failed, if it did."""
+    try:
+        from emulator import device, driver
+    except ImportError as error:
+        return f"the emulator cannot start: {error}"
+    capability = config.getoption("capability")
+    try:
+        device.use(capability, config.cache.mkdir(f"emulated-sm_{capability}"))
+    except driver.UnavailableError as error:
+        return str(error)
+    return None
+
 
 # New examples every time on a developer's machine; in CI always the same, so that a change is judged by itself.
 hypothesis.settings.register_profile("tritonds", deadline=None, print_blob=True, derandomize="CI" in os.environ)
@@ -70,9 +104,16 @@ def poison():
     torch.use_deterministic_algorithms(False)
 
 
-def pytest_collection_modifyitems(items):
-    if torch.cuda.is_available():
-        return
+def pytest_collection_modifyitems(config, items):
+    """What the interpreter cannot run is not of its session at all; what a machine lacks is reported as skipped, by name."""
+    chosen, others = [], []
     for item in items:
-        if item.get_closest_marker("gpu"):
-            item.add_marker(pytest.mark.skip(reason="needs a GPU: the interpreter cannot run it"))
+        compiled = item.get_closest_marker("compiled") is not None
+        fits = {"gpu": True, "emulated": compiled, "interpreted": not compiled}[config.kernels]
+        (chosen if fits else others).append(item)
+        if item.get_closest_marker("gpu") and config.kernels != "gpu":
+            item.add_marker(pytest.mark.skip(reason="needs a GPU"))
+        if config.kernels == "emulated" and config.unavailable:
+            item.add_marker(pytest.mark.skip(reason=config.unavailable))
+    config.hook.pytest_deselected(items=others)
+    items[:] = chosen

@@ -16,7 +16,7 @@ from tritonds import DownsizeNet, functional, geometry, ops
 
 BACKENDS = ["triton", "torch"]
 each_backend = pytest.mark.parametrize("backend", BACKENDS)
-HALF = [torch.float16, pytest.param(torch.bfloat16, marks=pytest.mark.gpu)]
+HALF = [torch.float16, pytest.param(torch.bfloat16, marks=pytest.mark.compiled)]
 MEAN = [0.485, 0.456, 0.406, 0.3, 0.7, 0.1, 0.9]
 STD = [0.229, 0.224, 0.225, 0.3, 0.2, 0.4, 0.5]
 

@@ -11,7 +11,7 @@ from cases import LAYOUTS, Case, arrange, assert_matches_oracle, error
 
 import tritonds
 
-HALF = [torch.float16, pytest.param(torch.bfloat16, marks=pytest.mark.gpu)]
+HALF = [torch.float16, pytest.param(torch.bfloat16, marks=pytest.mark.compiled)]
 DTYPES = [torch.float32, torch.float64, *HALF]
 
 GRID = {
@@ -137,7 +137,7 @@ def covering(first, second):
     every = [pytest.param(a, b, torch.float32) for a in first for b in second]
     others = [
         pytest.param(first[i % len(first)], second[(i + shift) % len(second)], dtype, marks=marks)
-        for shift, (dtype, marks) in enumerate([(torch.float64, ()), (torch.float16, ()), (torch.bfloat16, pytest.mark.gpu)])
+        for shift, (dtype, marks) in enumerate([(torch.float64, ()), (torch.float16, ()), (torch.bfloat16, pytest.mark.compiled)])
         for i in range(max(len(first), len(second)))
     ]
     return every + others

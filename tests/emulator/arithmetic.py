@@ -1,12 +1,12 @@
-"""What instructions compute from registers alone, by opcode: functions of the modifiers and NumPy arrays, one element a thread.
+"""What instructions compute from registers alone, by opcode: functions of NumPy arrays, one element a thread.
 
-Each entry of :data:`OPERATIONS` gives, from an instruction's modifiers, the dtype of its result, the dtypes of its operands, and
-the function. Single precision is computed in double and rounded once where one rounding is what the hardware promises.
+Each entry of :data:`OPERATIONS` gives, from an instruction's modifiers, the dtype of its result, the dtypes of its operands,
+and the function. Single precision is computed in double and rounded once where one rounding is what the hardware promises.
 """
 
 import numpy as np
 
-from .ptx import Unsupported
+from .ptx import UnsupportedError
 
 DTYPES = {
     "pred": np.bool_,
@@ -50,7 +50,7 @@ def resolve(instruction):
     try:
         return OPERATIONS[instruction.opcode](instruction.modifiers)
     except (KeyError, IndexError):
-        raise Unsupported(f"the emulator does not know {instruction}") from None
+        raise UnsupportedError(f"the emulator does not know {instruction}") from None
 
 
 def only(modifiers, *known):

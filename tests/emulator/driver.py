@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 
 from .machine import Launch
-from .ptx import Unsupported
+from .ptx import UnsupportedError
 
 HERE = pathlib.Path(__file__).parent
 TESTED = ("3.6", "3.7", "3.8")
@@ -23,28 +23,31 @@ _ON_LAUNCH = ctypes.CFUNCTYPE(
 )  # fmt: skip
 
 
-class Unavailable(Exception):
+class UnavailableError(Exception):
     """Why the emulator cannot run on this machine, in one line that says what to do."""
 
 
 def install(capability, allocations_of):
     """Make Triton's active driver one whose launches go to the emulator, for GPUs of compute capability 80 or 90.
 
-    ``allocations_of()`` gives the memory that the next launch may touch. Call it before Triton makes a driver of its own.
+    ``allocations_of(names, arguments)`` gives the memory that a launch may touch, from the kernel's arguments and their names.
+    Call this before Triton makes a driver of its own.
     """
     import triton
     from triton.backends.nvidia import compiler, driver
 
     version = ".".join(triton.__version__.split(".")[:2])
     if version not in TESTED:
-        raise Unavailable(f"the stub of libcuda is not known to serve Triton {triton.__version__}: install one of {TESTED}")
+        raise UnavailableError(
+            f"the stub of libcuda is not known to serve Triton {triton.__version__}: install one of {TESTED}"
+        )
     folder = _build(pathlib.Path(driver.__file__).parent / "include")
     os.environ["TRITON_LIBCUDA_PATH"] = str(folder)
     compiler.CUDABackend.make_cubin = lambda self, source, *_: source.encode() + b"\0"
-    calls = _Calls(allocations_of)
+    calls = _Calls()
     library = ctypes.CDLL(str(folder / "libcuda.so.1"), mode=ctypes.RTLD_GLOBAL)
     library.emulator_set(calls.function, capability)
-    triton.runtime.driver.set_active(_driver(driver, capability, calls))
+    triton.runtime.driver.set_active(_driver(driver, capability, calls, allocations_of))
     return calls
 
 
@@ -52,20 +55,20 @@ def _build(include):
     """Folder of the stub, compiled."""
     compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
-        raise Unavailable("the stub of libcuda needs a C compiler: install gcc, or name one in CC")
+        raise UnavailableError("the stub of libcuda needs a C compiler: install gcc, or name one in CC")
     folder = pathlib.Path(tempfile.mkdtemp(prefix="libcuda-stub-"))
     command = [compiler, "-shared", "-fPIC", "-I", include, "-o", folder / "libcuda.so.1", HERE / "libcuda.c"]
     result = subprocess.run([*command, "-Wl,-soname,libcuda.so.1"], capture_output=True, text=True)
     if result.returncode:
-        raise Unavailable(f"{compiler} cannot build the stub of libcuda: {result.stderr.strip().splitlines()[-1:]}")
+        raise UnavailableError(f"{compiler} cannot build the stub of libcuda: {result.stderr.strip().splitlines()[-1:]}")
     return folder
 
 
 class _Calls:
     """What the stub calls, and what came of it: a C function cannot raise."""
 
-    def __init__(self, allocations_of):
-        self.allocations_of = allocations_of
+    def __init__(self):
+        self.allocations = []
         self.function = _ON_LAUNCH(self._launch)
         self.error = None
         self.count = 0
@@ -75,7 +78,7 @@ class _Calls:
         try:
             text = text.decode()
             parameters = _copied(Launch.parameters_of(text), pointers)
-            Launch(text, tuple(grid[:3]), tuple(block[:3]), shared, parameters, self.allocations_of()).run()
+            Launch(text, tuple(grid[:3]), tuple(block[:3]), shared, parameters, self.allocations).run()
         except BaseException as error:
             self.error = error
             return 1
@@ -91,12 +94,17 @@ def _copied(parameters, pointers):
     return bytes(raw)
 
 
-def _driver(module, capability, calls):
+def _driver(module, capability, calls, allocations_of):
     class Launcher(module.CudaLauncher):
         """Triton's launcher, which raises what the emulator found instead of an error number."""
 
+        def __init__(self, source, metadata):
+            super().__init__(source, metadata)
+            self.names = source.fn.arg_names
+
         def __call__(self, *args):
             calls.error = None
+            calls.allocations = allocations_of(self.names, args[-len(self.names) :])
             try:
                 super().__call__(*args)
             except RuntimeError:
@@ -117,4 +125,4 @@ def _driver(module, capability, calls):
     return Driver()
 
 
-__all__ = ["TESTED", "Unavailable", "Unsupported", "install"]
+__all__ = ["TESTED", "UnavailableError", "UnsupportedError", "install"]

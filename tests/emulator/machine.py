@@ -10,8 +10,8 @@ import numpy as np
 
 from . import arithmetic, ptx, warp
 from .arithmetic import DTYPES
-from .memory import Fault, GlobalMemory, SharedMemory
-from .ptx import Address, Immediate, Register, Special, Symbol, Unsupported, Vector
+from .memory import FaultError, GlobalMemory, SharedMemory
+from .ptx import Address, Immediate, Register, Special, Symbol, UnsupportedError, Vector
 
 WORDS = {1: np.bool_, 8: np.uint8, 16: np.uint16, 32: np.uint32, 64: np.uint64}
 """What registers hold: bits."""
@@ -54,9 +54,9 @@ class Launch:
     def __init__(self, text, grid, block, shared, parameters, allocations):
         self.kernel, self.blocks = program(text)
         if block[1:] != (1, 1) or grid[1:] != (1, 1) or block[0] % 32:
-            raise Unsupported(f"the emulator launches whole warps along x alone, not a grid of {grid} blocks of {block}")
+            raise UnsupportedError(f"the emulator launches whole warps along x alone, not a grid of {grid} blocks of {block}")
         if self.kernel.threads and self.kernel.threads != block[0]:
-            raise Fault(
+            raise FaultError(
                 f"{self.kernel.name} requires blocks of {self.kernel.threads} threads, and was launched with {block[0]}"
             )
         self.grid, self.per_block = grid, block[0]
@@ -83,11 +83,11 @@ class Launch:
                 if not ready.any():
                     if self.done.all():
                         return
-                    raise Fault(f"{self.kernel.name}: threads wait at a barrier that others of their block never reach")
+                    raise FaultError(f"{self.kernel.name}: threads wait at a barrier that others of their block never reach")
                 start = at[ready].min()
                 active = ready & (at == start)
                 self._execute(start, active, at)
-        raise Fault(f"{self.kernel.name} did not end in {MAX_STEPS} steps")
+        raise FaultError(f"{self.kernel.name} did not end in {MAX_STEPS} steps")
 
     def _execute(self, start, active, at):
         """Run the block at ``start`` for the ``active`` threads, and move them on."""
@@ -118,7 +118,7 @@ class Launch:
     def _arrive(self, instruction, mask, active):
         known = instruction.opcode == "bar" and instruction.modifiers == ("sync",)
         if not known or instruction.operands != (Immediate("0"),) or instruction.guard is not None:
-            raise Unsupported(f"the emulator does not know {instruction}")
+            raise UnsupportedError(f"the emulator does not know {instruction}")
         self.waiting |= mask
         self._release()
 
@@ -144,7 +144,7 @@ class Launch:
             try:
                 return self.registers[operand.name].view(dtype)
             except KeyError:
-                raise Fault(f"{self.kernel.name}: {self.instruction} reads {operand.name}, which nothing wrote") from None
+                raise FaultError(f"{self.kernel.name}: {self.instruction} reads {operand.name}, which nothing wrote") from None
         if type(operand) is Immediate:
             return operand.value(dtype)
         if type(operand) is Special:
@@ -153,7 +153,7 @@ class Launch:
             return np.zeros((), dtype)
         if type(operand) is Vector:
             return self._packed(operand, dtype)
-        raise Unsupported(f"the emulator does not know the operand {operand} of {self.instruction}")
+        raise UnsupportedError(f"the emulator does not know the operand {operand} of {self.instruction}")
 
     def _special(self, name):
         """Of the three dimensions one is used."""
@@ -209,7 +209,7 @@ class Launch:
         warps = mask.reshape(-1, 32)
         some = warps.any(axis=1)
         if (some != warps.all(axis=1)).any():
-            raise Fault(f"{self.kernel.name}: {self.instruction}: only some threads of a warp get there")
+            raise FaultError(f"{self.kernel.name}: {self.instruction}: only some threads of a warp get there")
         return some
 
     # Instructions
@@ -246,7 +246,7 @@ class Launch:
         target, address = instruction.operands
         targets = target.elements if type(target) is Vector else (target,)
         if vector not in ([], [f"v{len(targets)}"]):
-            raise Unsupported(f"the emulator does not know {instruction}")
+            raise UnsupportedError(f"the emulator does not know {instruction}")
         if space == "param":
             self.write(target, self._parameter(address, DTYPES[kind], target.bits), self.mask(instruction))
             return
@@ -267,7 +267,7 @@ class Launch:
             places = self._addresses(address, np.uint32, lanes)
             return self.shared.load(lanes, places, size, words, self.describe(lanes))
         if space != "global":
-            raise Unsupported(f"the emulator does not know {instruction}")
+            raise UnsupportedError(f"the emulator does not know {instruction}")
         places = self._addresses(address, np.uint64, lanes)
         self.memory.check(places, size * words, "reads", self.describe(lanes))
         return [self.memory.load(places + np.uint64(size * word), size) for word in range(words)]
@@ -278,7 +278,7 @@ class Launch:
         address, source = instruction.operands
         sources = source.elements if type(source) is Vector else (source,)
         if vector not in ([], [f"v{len(sources)}"]) or space not in ("global", "shared"):
-            raise Unsupported(f"the emulator does not know {instruction}")
+            raise UnsupportedError(f"the emulator does not know {instruction}")
         lanes = self._lanes(self.mask(instruction))
         word = WORDS[8 * np.dtype(DTYPES[kind]).itemsize]
         values = [self._at(lanes, self.value(operand, WORDS[_bits(operand, kind)])).astype(word) for operand in sources]
@@ -306,7 +306,7 @@ class Launch:
     def convert_address(self, instruction, _):
         """Global addresses are the generic ones here."""
         if instruction.modifiers not in (("to", "global", "u64"), ("global", "u64")):
-            raise Unsupported(f"the emulator does not know {instruction}")
+            raise UnsupportedError(f"the emulator does not know {instruction}")
         target, source = instruction.operands
         self.write(target, np.asarray(self.value(source, np.uint64)), self.mask(instruction))
 
@@ -316,7 +316,7 @@ class Launch:
 
     def shuffle(self, instruction, _):
         if len(instruction.modifiers) != 3 or instruction.modifiers[0] != "sync" or instruction.modifiers[2] != "b32":
-            raise Unsupported(f"the emulator does not know {instruction}")
+            raise UnsupportedError(f"the emulator does not know {instruction}")
         target, *operands = instruction.operands
         valid = operands.pop(0) if len(operands) == 5 else None
         mask = self.mask(instruction)
@@ -326,19 +326,19 @@ class Launch:
         self.write(target, result.reshape(-1), mask)
         self.write(valid, in_range.reshape(-1), mask)
 
-    def reduce(self, instruction, _):
-        synchronised, operation, kind = instruction.modifiers
+    def reduce(self, instruction, details):
+        _, operation, kind = instruction.modifiers
         target, source, _members = instruction.operands
         mask = self.mask(instruction)
         self._whole_warps(mask)
         self.write(target, warp.reduce(operation, self._warps(source, DTYPES[kind])).reshape(-1), mask)
 
-    def multiply_matrices(self, instruction, _):
-        synchronised, aligned, shape, a_order, b_order, to, left, right, of = instruction.modifiers
+    def multiply_matrices(self, instruction, details):
+        _, _, shape, a_order, b_order, to, left, right, of = instruction.modifiers
         accumulates = {"f64": "f64"}.get(left, "f32")
         known = (shape, left) in warp.FRAGMENTS and (a_order, b_order) == ("row", "col") and left == right
         if not known or to != accumulates or of != accumulates:
-            raise Unsupported(f"the emulator does not know {instruction}")
+            raise UnsupportedError(f"the emulator does not know {instruction}")
         mask = self.mask(instruction)
         self._whole_warps(mask)
         target, *operands = instruction.operands
@@ -349,9 +349,9 @@ class Launch:
 
     def _matrix_access(self, instruction):
         """(matrices, whether transposed, mask, lanes, addresses of 8 rows each) of ldmatrix or stmatrix."""
-        synchronised, aligned, shape, count, *how = instruction.modifiers
+        _, _, shape, count, *how = instruction.modifiers
         if how not in (["shared", "b16"], ["trans", "shared", "b16"]) or shape != "m8n8":
-            raise Unsupported(f"the emulator does not know {instruction}")
+            raise UnsupportedError(f"the emulator does not know {instruction}")
         count = int(count[1:])
         mask = self.mask(instruction)
         warps = self._whole_warps(mask)
@@ -368,8 +368,8 @@ class Launch:
             everywhere[warps] = value
             self.write(register, everywhere.reshape(-1), mask)
 
-    def store_matrices(self, instruction, _):
-        count, transposed, mask, warps, lanes, addresses = self._matrix_access(instruction)
+    def store_matrices(self, instruction, details):
+        _, transposed, _, warps, lanes, addresses = self._matrix_access(instruction)
         registers = [self._warps(element, np.uint32)[warps] for element in instruction.operands[1].elements]
         rows = warp.fragments_to_rows(registers, transposed).reshape(-1, 8)
         self.shared.store(lanes, addresses, list(np.ascontiguousarray(rows.T)), self.describe(lanes))

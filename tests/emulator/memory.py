@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 
-class Fault(Exception):
+class FaultError(Exception):
     """An access that a GPU would not survive, or that has no defined result."""
 
 
@@ -51,12 +51,14 @@ class GlobalMemory:
         """Raise unless all of ``size`` bytes at each address may be touched, and at once."""
         if (addresses % np.uint64(size)).any():
             lane = np.flatnonzero(addresses % np.uint64(size))[0]
-            raise Fault(f"{describe(lane)} {verb} {size} bytes at {int(addresses[lane]):#x}, which is no multiple of {size}")
+            raise FaultError(
+                f"{describe(lane)} {verb} {size} bytes at {int(addresses[lane]):#x}, which is no multiple of {size}"
+            )
         index = np.searchsorted(self.starts, addresses, side="right") - 1
         outside = (index < 0) | (addresses + np.uint64(size) > self.ends[index])
         if outside.any():
             lane = np.flatnonzero(outside)[0]
-            raise Fault(f"{describe(lane)} {verb} {size} bytes at {self._where(int(addresses[lane]))}")
+            raise FaultError(f"{describe(lane)} {verb} {size} bytes at {self._where(int(addresses[lane]))}")
 
     def _where(self, address):
         """Relative to the nearest allocation."""
@@ -116,7 +118,7 @@ class SharedMemory:
             conflict = self.words[size][places // size + word] != value
             if conflict.any():
                 lane = np.flatnonzero(conflict)[0]
-                raise Fault(f"{describe(lane)} writes shared memory that another thread writes otherwise at once")
+                raise FaultError(f"{describe(lane)} writes shared memory that another thread writes otherwise at once")
         self._mark(self.written, who, touched, several=False)
 
     def _touched(self, threads, places, size):
@@ -130,7 +132,7 @@ class SharedMemory:
         if wrong.any():
             lane = np.flatnonzero(wrong)[0]
             problem = f"no multiple of {size}" if addresses[lane] % size else f"past the block's {self.size}"
-            raise Fault(f"{describe(lane)} {verb} {size} bytes of shared memory at {addresses[lane]}, which is {problem}")
+            raise FaultError(f"{describe(lane)} {verb} {size} bytes of shared memory at {addresses[lane]}, which is {problem}")
         return addresses + threads // self.threads * self.size
 
     def _check(self, shadow, who, touched, verb, earlier, describe):
@@ -145,7 +147,7 @@ class SharedMemory:
             lane, byte = np.argwhere(race)[0]
             other = thread[lane, byte]
             name = f"thread {other % self.threads}" if other >= 0 else "several threads"
-            raise Fault(
+            raise FaultError(
                 f"{describe(lane)} {verb} byte {touched[lane, byte] % self.size} of shared memory, "
                 f"which {name} {earlier} with no barrier between"
             )

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 
-class Unsupported(Exception):
+class UnsupportedError(Exception):
     """PTX that the emulator does not know."""
 
 
@@ -121,7 +121,7 @@ class _Parser:
             start = start if pending else number
             pending = self._statements(f"{pending} {code}".strip(), start)
         if pending or not self.kernel.name:
-            raise Unsupported(f"PTX that does not end as expected, at line {start}: {pending[:100]!r}")
+            raise UnsupportedError(f"PTX that does not end as expected, at line {start}: {pending[:100]!r}")
 
     def _follow_source(self, line):
         if match := re.match(r"\s*\.loc\s.*//\s*(\S+)", line):
@@ -164,7 +164,7 @@ class _Parser:
             return re.match(r"[^;]*;\s*", code)
         if match := re.match(r"\.visible\s+\.entry\s+(\w+)\s*\(([^)]*)\)", code):
             if self.kernel.name:
-                raise Unsupported(f"a second kernel in one module: {match[1]}")
+                raise UnsupportedError(f"a second kernel in one module: {match[1]}")
             self.kernel.name = match[1]
             self._parameters(match[2])
             return match
@@ -179,7 +179,7 @@ class _Parser:
             return match
         if re.match(r"\.visible|\.entry", code):
             return None
-        raise Unsupported(f"PTX directive {code[:100]!r}")
+        raise UnsupportedError(f"PTX directive {code[:100]!r}")
 
     def _parameters(self, declarations):
         offset = 0
@@ -188,7 +188,7 @@ class _Parser:
                 r"\.param\s+\.[a-z](\d+)(?:\s+\.ptr)?(?:\s+\.global)?(?:\s+\.align\s+\d+)?\s+(\w+)", declaration
             )
             if match is None:
-                raise Unsupported(f"PTX parameter {declaration!r}")
+                raise UnsupportedError(f"PTX parameter {declaration!r}")
             size = int(match[1]) // 8
             offset = -(-offset // size) * size
             self.kernel.parameters[match[2]] = Parameter(offset, size)
@@ -202,7 +202,7 @@ class _Parser:
             return
         match = re.fullmatch(r"(?:@(!?)(%?[\w$]+)\s+)?([a-z]\w*)((?:[.:]+\w+)*)\s*(.*)", code, re.DOTALL)
         if match is None:
-            raise Unsupported(f"PTX statement at line {line}: {code[:100]!r}")
+            raise UnsupportedError(f"PTX statement at line {line}: {code[:100]!r}")
         guard = None if match[2] is None else self._register(match[2], line)
         operands = tuple(self._operand(text, line) for text in _split(match[5]))
         modifiers = tuple(re.findall(r"\w+(?:::\w+)*", match[4]))
@@ -221,7 +221,7 @@ class _Parser:
                 return scope[name]
         match = re.fullmatch(r"(%[a-z]+)\d+", name)
         if match is None or match[1] not in self.registers:
-            raise Unsupported(f"PTX operand {name!r} at line {line}")
+            raise UnsupportedError(f"PTX operand {name!r} at line {line}")
         return Register(name, self.registers[match[1]])
 
     def _operand(self, text, line):
@@ -239,7 +239,7 @@ class _Parser:
             return Immediate(text)
         if re.fullmatch(r"\$?[A-Za-z_][\w$]*", text):
             return Symbol(text)
-        raise Unsupported(f"PTX operand {text!r} at line {line}")
+        raise UnsupportedError(f"PTX operand {text!r} at line {line}")
 
 
 def _split(text):

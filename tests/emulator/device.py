@@ -1,0 +1,57 @@
+"""CPU tensors that stand for CUDA's: the package's own kernels, compiled and emulated, behind its public functions."""
+
+import os
+import pathlib
+
+import torch
+
+from . import driver
+from .memory import Allocation
+
+
+def use(capability, cache):
+    """Have tritonds run its compiled kernels on CPU tensors from here on, for a GPU of that compute capability.
+
+    ``cache`` is a folder for what Triton compiles. It must be no other's: what is in it runs in the emulator alone.
+    """
+    folder = pathlib.Path(cache)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "writable").touch()
+    except OSError as error:
+        raise driver.UnavailableError(f"the folder for compiled kernels cannot be written: {error}") from None
+    os.environ["TRITON_CACHE_DIR"] = str(folder)
+    calls = driver.install(capability, allocations)
+
+    from tritonds import kernels, ops
+
+    ops.why_no_triton = lambda device_type: None
+    original = kernels.batch.table
+
+    def table(images, *rest):
+        result = original(images, *rest)
+        result.given = images  # the kernel gets their addresses inside of the table
+        return result
+
+    kernels.fused.batch.table = table
+    return calls
+
+
+def allocations(names, arguments):
+    """The memory of all tensors among a launch's arguments: from the first to the last byte of each tensor's elements."""
+    found = []
+    for name, argument in zip(names, arguments, strict=True):
+        if isinstance(argument, (tuple, list)):
+            found += allocations([name] * len(argument), argument)
+        elif isinstance(argument, torch.Tensor):
+            found += _extent(name, argument)
+            for index, image in enumerate(getattr(argument, "given", ())):
+                found += _extent(f"image {index} of {name}", image)
+    return found
+
+
+def _extent(name, x):
+    if x.numel() == 0:
+        return []
+    last = sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True))
+    return [Allocation(name, x.data_ptr(), x.data_ptr() + (last + 1) * x.itemsize)]
