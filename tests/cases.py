@@ -1,9 +1,10 @@
 """Random inputs of every kind that the operator accepts, and the comparison with the oracle."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import oracle
 import torch
+import torch.nn.functional as F
 
 import tritonds
 
@@ -12,6 +13,9 @@ TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
 
 HALF_FLOOR = {torch.float16: 2**-12, torch.bfloat16: 2**-9}
 """One rounding of the result; where the eager half-precision error is smaller still, it is by luck."""
+
+MEAN = [0.485, 0.456, 0.406, 0.3, 0.7, 0.1, 0.9]
+STD = [0.229, 0.224, 0.225, 0.3, 0.2, 0.4, 0.5]
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,74 @@ def make(case, device):
         random(case.taps**2) * 0.5,
     )
     return image, texture, weights
+
+
+def make_image(case, device):
+    """Image, filters and weights; the filters as one tensor, (F, C * 9 + 1), behind whose columns is the bias."""
+    image, _, weights = make(case, device)
+    shape = (case.texture, case.c * 9 + 1)
+    filters = torch.randn(shape, device=device, dtype=torch.float64).to(case.dtype) / 3 if case.texture else None
+    return image, filters, weights
+
+
+def make_uint8(case, device):
+    """As :func:`make_image`, with pixels from 0 to 255 in the case's dtype, which holds them exactly."""
+    image, filters, weights = make_image(replace(case, layout="contiguous"), device)
+    return torch.randint_like(image, 256), filters, weights
+
+
+def split(filters, channels):
+    """Weight, channels-last as a layer of DownsizeNet has it, and bias."""
+    if filters is None:
+        return None, None
+    weight = filters[:, :-1].unflatten(1, (3, 3, channels)).permute(0, 3, 1, 2)
+    return weight, filters[:, -1]
+
+
+def from_image(image, filters, weights, size, **options):
+    return tritonds.downsize_image(image, *split(filters, image.shape[1]), weights, size, **options)
+
+
+def oracle_from_image(image, filters, weights, size, **options):
+    weight, bias = split(filters, image.shape[1])
+    texture = None if weight is None else F.conv2d(image, weight, bias, padding=1).relu()
+    return oracle.downsize(image, texture, weights, size, **options)
+
+
+def from_uint8(image, filters, weights, size, **options):
+    c = image.shape[1]
+    image = arrange(image.detach().to(torch.uint8), "channels_last" if size[0] % 2 else "contiguous")
+    return from_image(image, filters, weights, size, mean=MEAN[:c], std=STD[:c], **options)
+
+
+def oracle_from_uint8(image, filters, weights, size, **options):
+    mean, std = (image.new_tensor(v[: image.shape[1]]).view(-1, 1, 1) for v in (MEAN, STD))
+    return oracle_from_image((image.detach() / 255 - mean) / std, filters, weights, size, **options)
+
+
+def images_of(sizes, device, dtype=torch.uint8, channels=3):
+    """One by one with other strides: C last as decoded, C first, cut out of a larger one."""
+    images = []
+    for index, size in enumerate(sizes):
+        image = torch.rand(1, channels, *size, device=device)
+        image = (image * 256).to(torch.uint8) if dtype == torch.uint8 else image.to(dtype)
+        if dtype == torch.uint8 and index % 3 == 2:
+            image = F.pad(image, (1, 2, 3, 1), value=77)[:, :, 3:-1, 1:-2]
+        elif index % 3:
+            image = arrange(image, "channels_last" if index % 3 == 1 else "sliced")
+        images.append(image[0])
+    return images
+
+
+def net_of(backend, size=(6, 8), **options):
+    net = tritonds.DownsizeNet(
+        size, mean=MEAN[:3], std=STD[:3], texture_channels=6, distance_channels=5, hidden_channels=7, **options
+    )
+    torch.manual_seed(1)
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    net.backend = backend
+    return net
 
 
 def flatten(image, texture, weights):
@@ -169,6 +241,3 @@ def _errors(function, oracle_function, inputs, case, extra):
     errors = [error(x, y) for x, y in zip(got, exact, strict=True)]
     eager = run(oracle_function, leaves(inputs, case.dtype), size, grad_output, **case.options)
     return errors, [error(x, y) for x, y in zip(eager, exact, strict=True)]
-
-
-__all__ = ["LAYOUTS", "Case", "arrange", "assert_matches_oracle", "error", "flatten", "leaves", "make", "oracle", "run"]

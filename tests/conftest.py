@@ -1,7 +1,7 @@
 """Where the tests run: on a GPU if there is one; else in Triton's interpreter, or compiled and emulated.
 
-    pytest                          in the interpreter: fast to start, but not what a GPU executes
-    pytest --kernels emulated       what a GPU executes, in the emulator of tests/emulator; the tests that need it
+pytest                          in the interpreter: fast to start, but not what a GPU executes
+pytest --kernels emulated       what a GPU executes, in the emulator of tests/emulator; the tests that need it
 """
 
 import dataclasses

@@ -4,11 +4,30 @@ from dataclasses import replace
 
 import hypothesis
 import hypothesis.strategies as st
-import oracle
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import LAYOUTS, Case, arrange, assert_matches_oracle, error, flatten, leaves, make, run
+from cases import (
+    LAYOUTS,
+    MEAN,
+    STD,
+    Case,
+    assert_matches_oracle,
+    error,
+    flatten,
+    from_image,
+    from_uint8,
+    images_of,
+    leaves,
+    make,
+    make_image,
+    make_uint8,
+    net_of,
+    oracle_from_image,
+    oracle_from_uint8,
+    run,
+    split,
+)
 from torch.utils.flop_counter import FlopCounterMode
 
 import tritonds
@@ -17,51 +36,6 @@ from tritonds import DownsizeNet, functional, geometry, ops
 BACKENDS = ["triton", "torch"]
 each_backend = pytest.mark.parametrize("backend", BACKENDS)
 HALF = [torch.float16, pytest.param(torch.bfloat16, marks=pytest.mark.compiled)]
-MEAN = [0.485, 0.456, 0.406, 0.3, 0.7, 0.1, 0.9]
-STD = [0.229, 0.224, 0.225, 0.3, 0.2, 0.4, 0.5]
-
-
-def make_image(case, device):
-    """Image, filters and weights; the filters as one tensor, (F, C * 9 + 1), behind whose columns is the bias."""
-    image, _, weights = make(case, device)
-    shape = (case.texture, case.c * 9 + 1)
-    filters = torch.randn(shape, device=device, dtype=torch.float64).to(case.dtype) / 3 if case.texture else None
-    return image, filters, weights
-
-
-def make_uint8(case, device):
-    """As :func:`make_image`, with pixels from 0 to 255 in the case's dtype, which holds them exactly."""
-    image, filters, weights = make_image(replace(case, layout="contiguous"), device)
-    return torch.randint_like(image, 256), filters, weights
-
-
-def split(filters, channels):
-    """Weight, channels-last as a layer of DownsizeNet has it, and bias."""
-    if filters is None:
-        return None, None
-    weight = filters[:, :-1].unflatten(1, (3, 3, channels)).permute(0, 3, 1, 2)
-    return weight, filters[:, -1]
-
-
-def from_image(image, filters, weights, size, **options):
-    return tritonds.downsize_image(image, *split(filters, image.shape[1]), weights, size, **options)
-
-
-def oracle_from_image(image, filters, weights, size, **options):
-    weight, bias = split(filters, image.shape[1])
-    texture = None if weight is None else F.conv2d(image, weight, bias, padding=1).relu()
-    return oracle.downsize(image, texture, weights, size, **options)
-
-
-def from_uint8(image, filters, weights, size, **options):
-    c = image.shape[1]
-    image = arrange(image.detach().to(torch.uint8), "channels_last" if size[0] % 2 else "contiguous")
-    return from_image(image, filters, weights, size, mean=MEAN[:c], std=STD[:c], **options)
-
-
-def oracle_from_uint8(image, filters, weights, size, **options):
-    mean, std = (image.new_tensor(v[: image.shape[1]]).view(-1, 1, 1) for v in (MEAN, STD))
-    return oracle_from_image((image.detach() / 255 - mean) / std, filters, weights, size, **options)
 
 
 GRID = {
@@ -195,29 +169,6 @@ def test_normalising_is_that_of_the_image_beforehand(backend, device):
 # Images of several sizes
 
 SIZES = [(12, 16), (11, 14), (1, 1), (1, 9), (9, 1), (3, 4), (25, 6), (6, 8), (18, 8)]
-
-
-def images_of(sizes, device, dtype=torch.uint8, channels=3):
-    """One by one with other strides: C last as decoded, C first, cut out of a larger one."""
-    images = []
-    for index, size in enumerate(sizes):
-        image = torch.rand(1, channels, *size, device=device)
-        image = (image * 256).to(torch.uint8) if dtype == torch.uint8 else image.to(dtype)
-        if dtype == torch.uint8 and index % 3 == 2:
-            image = F.pad(image, (1, 2, 3, 1), value=77)[:, :, 3:-1, 1:-2]
-        elif index % 3:
-            image = arrange(image, "channels_last" if index % 3 == 1 else "sliced")
-        images.append(image[0])
-    return images
-
-
-def net_of(backend, size=(6, 8), **options):
-    net = DownsizeNet(size, mean=MEAN[:3], std=STD[:3], texture_channels=6, distance_channels=5, hidden_channels=7, **options)
-    torch.manual_seed(1)
-    for parameter in net.parameters():
-        torch.nn.init.normal_(parameter, std=0.5)
-    net.backend = backend
-    return net
 
 
 @each_backend

@@ -137,7 +137,9 @@ def covering(first, second):
     every = [pytest.param(a, b, torch.float32) for a in first for b in second]
     others = [
         pytest.param(first[i % len(first)], second[(i + shift) % len(second)], dtype, marks=marks)
-        for shift, (dtype, marks) in enumerate([(torch.float64, ()), (torch.float16, ()), (torch.bfloat16, pytest.mark.compiled)])
+        for shift, (dtype, marks) in enumerate(
+            [(torch.float64, ()), (torch.float16, ()), (torch.bfloat16, pytest.mark.compiled)]
+        )
         for i in range(max(len(first), len(second)))
     ]
     return every + others

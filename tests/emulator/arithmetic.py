@@ -275,14 +275,12 @@ def bit_field_extract(opcode, modifiers):
     bits = 8 * np.dtype(dtype).itemsize
 
     def function(x, position, length):
-        position, length = (np.minimum(n & 0xFF, bits).astype(np.int64) for n in (position, length))
-        wide = x.view(f"u{bits // 8}").astype(object)
-        field = (wide >> position) & ((1 << length.astype(object)) - 1)
-        if dtype == np.int32 or dtype == np.int64:
-            top = np.minimum(position + length - 1, bits - 1)
-            sign = (wide >> np.maximum(top, 0)) & 1
-            field = np.where((sign == 1) & (length > 0), field | (2**bits - (1 << length.astype(object))), field)
-        return field.astype(f"u{bits // 8}").view(dtype)
+        """Up against the highest bit, and back down: bits that a field has beyond the highest repeat it if signed."""
+        position = np.minimum(position & 0xFF, bits - 1)
+        length = np.minimum(length & 0xFF, bits - position)
+        up, down = bits - position - length, np.minimum(bits - length, bits - 1)
+        field = (x.view(f"u{bits // 8}") << np.minimum(up, bits - 1).astype(f"u{bits // 8}")).view(dtype) >> down.astype(dtype)
+        return np.where(length == 0, dtype(0), field)
 
     return dtype, (dtype, np.uint32, np.uint32), function
 

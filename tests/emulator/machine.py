@@ -81,9 +81,7 @@ class Launch:
             for _ in range(MAX_STEPS):
                 ready = ~(self.waiting | self.done)
                 if not ready.any():
-                    if self.done.all():
-                        return
-                    raise FaultError(f"{self.kernel.name}: threads wait at a barrier that others of their block never reach")
+                    return
                 start = at[ready].min()
                 active = ready & (at == start)
                 self._execute(start, active, at)
@@ -296,7 +294,10 @@ class Launch:
         return base + np.array(address.offset).astype(dtype)
 
     def _at(self, lanes, value):
-        return np.broadcast_to(value, (self.threads,))[lanes]
+        """A value in some threads."""
+        if value.shape != (self.threads,):
+            value = np.broadcast_to(value, (self.threads,))
+        return value if lanes is self.everybody else value[lanes]
 
     def _parameter(self, address, dtype, bits):
         offset = self.kernel.parameters[address.base.name].offset + address.offset
@@ -312,7 +313,7 @@ class Launch:
 
     def _warps(self, operand, dtype):
         """An operand in rows of 32 lanes."""
-        return np.broadcast_to(self.value(operand, dtype), (self.threads,)).reshape(-1, 32)
+        return self._at(self.everybody, self.value(operand, dtype)).reshape(-1, 32)
 
     def shuffle(self, instruction, _):
         if len(instruction.modifiers) != 3 or instruction.modifiers[0] != "sync" or instruction.modifiers[2] != "b32":

@@ -107,6 +107,7 @@ class _Parser:
     def __init__(self, text):
         self.kernel = Kernel()
         self.registers = {}
+        self.operands = {}
         self.scopes = [{}]
         self.source = ""
         self.in_body = False
@@ -225,6 +226,14 @@ class _Parser:
         return Register(name, self.registers[match[1]])
 
     def _operand(self, text, line):
+        """Of the kernel's own registers, each text is looked at once."""
+        if any(self.scopes):
+            return self._new_operand(text, line)
+        if text not in self.operands:
+            self.operands[text] = self._new_operand(text, line)
+        return self.operands[text]
+
+    def _new_operand(self, text, line):
         if text == "_":
             return None
         if match := re.fullmatch(r"\{(.*)\}", text, re.DOTALL):
