@@ -3,14 +3,31 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test check kernels speed gpu accuracy clean
+.PHONY: demo test compiled check kernels speed gpu accuracy clean
 
 demo: $(VENV)/ready  ## every method on a real photograph, and photographs of several sizes to one batch: pictures and tables
 	TRITON_INTERPRET=1 $(BIN)/tritonds compare --out demo/compare.png
 	$(BIN)/tritonds batch --out demo/batch.png
 
-test: $(VENV)/ready  ## all tests; on a machine without a GPU, the kernels in Triton's interpreter
-	$(BIN)/python -m pytest -n 2
+test: $(VENV)/ready  ## all tests; on a machine without a GPU, the kernels in Triton's interpreter, then compiled and emulated
+	$(BIN)/python -m pytest -n 2 $(STRICT)
+	if ! $(BIN)/python -c "import torch; assert torch.cuda.is_available()" 2> /dev/null; then \
+		$(BIN)/python -m pytest -n 2 --kernels emulated $(COMPILED_TESTS) $(STRICT); fi
+
+# Another Triton has an environment of its own, with little else in it.
+TRITON ?= 3.7.1
+COMPILED_TESTS = tests/test_compiled.py tests/test_parity.py tests/test_image.py
+OTHER = $(VENV)-triton-$(TRITON)
+compiled: $(OTHER)/ready  ## the kernels as one version of Triton compiles them, emulated: make compiled TRITON=3.6.0
+	$(OTHER)/bin/python -m pytest -n 2 --kernels emulated $(COMPILED_TESTS) $(STRICT)
+	$(OTHER)/bin/python -m pytest -n 2 tests/test_compile.py $(STRICT)
+
+$(OTHER)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(OTHER)
+	sed 's/^triton==.*/triton==$(TRITON)/; $(if $(filter 3.6.%,$(TRITON)),s/^numpy==.*/numpy<2.4/)' constraints.txt \
+		> $(OTHER)/constraints.txt
+	$(OTHER)/bin/pip install --quiet --constraint $(OTHER)/constraints.txt --editable '.[compiled]'
+	touch $@
 
 check: $(VENV)/ready  ## lint, format, types
 	$(BIN)/ruff check .

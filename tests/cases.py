@@ -205,20 +205,20 @@ def assert_matches_oracle(function, oracle_function, case, device, make=make, **
     """Values and gradients of ``function`` against the oracle in float64.
 
     Half precision may cost twice what it costs in eager PyTorch: the median over five draws, since in either a ReLU whose
-    input rounds to the other side of zero now and then makes an error of its own size.
+    input rounds to the other side of zero now and then makes an error of its own size. Where many do, five are too few to
+    tell: what fails gets ten more, and a fault would show in those as well.
     """
-    if case.dtype in HALF_FLOOR:
-        draws = [_errors(function, oracle_function, make(case, device), case, extra) for _ in range(5)]
+    half = case.dtype in HALF_FLOOR
+    draws = []
+    for count in (5, 10) if half else (1,):
+        draws += [_errors(function, oracle_function, make(case, device), case, extra) for _ in range(count)]
         got, eager = (torch.tensor(side) for side in zip(*draws, strict=True))
-        got, eager = (
-            got.median(dim=0).values,
-            eager.nanmedian(dim=0).values,
-        )  # a draw that overflows in eager code allows nothing
-        limit = 2 * eager.clamp(min=HALF_FLOOR[case.dtype])
-    else:
-        got = torch.tensor(_errors(function, oracle_function, make(case, device), case, extra)[0])
-        limit = torch.full_like(got, TOLERANCE[case.dtype])
-    assert (got <= limit).all(), f"{case}: errors {got.tolist()} of the result and each gradient, allowed {limit.tolist()}"
+        got, limit = got.median(dim=0).values, torch.full_like(got[0], TOLERANCE.get(case.dtype, 0))
+        if half:  # a draw that overflows in eager code allows nothing
+            limit = 2 * eager.nanmedian(dim=0).values.clamp(min=HALF_FLOOR[case.dtype])
+        if (got <= limit).all():
+            return
+    raise AssertionError(f"{case}: errors {got.tolist()} of the result and each gradient, allowed {limit.tolist()}")
 
 
 def _errors(function, oracle_function, inputs, case, extra):

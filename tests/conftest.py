@@ -44,6 +44,7 @@ def pytest_addoption(parser):
     parser.addoption(
         "--kernels", choices=["interpreted", "emulated"], default="interpreted", help="how kernels run without a GPU"
     )
+    parser.addoption("--strict-skips", action="store_true", help="fail if the emulator could not run")
     parser.addoption("--capability", type=int, choices=[80, 90], default=90, help="of the emulated GPU")
 
 
@@ -55,6 +56,8 @@ def pytest_configure(config):
         os.environ.pop("TRITON_INTERPRET", None)
         config.kernels = "emulated"
         config.unavailable = why_not_emulated(config)
+        if config.unavailable and config.getoption("strict_skips"):
+            raise pytest.UsageError(config.unavailable)
     else:
         os.environ["TRITON_INTERPRET"] = "1"
         config.kernels = "interpreted"

@@ -5,7 +5,8 @@
     arithmetic.py           what instructions compute from registers
     memory.py               global and shared memory: bounds, alignment, races
     warp.py                 what the threads of a warp do together: shuffles, matrices
-    machine.py              control flow, barriers, and all of the above for a whole launch
+    flow.py                 the order in which threads that went different ways meet again
+    machine.py              jumps, barriers, and all of the above for a whole launch
     device.py               CPU tensors that stand for CUDA's, for the package's own tests
 
 What it cannot show: what ptxas makes of the PTX, weak memory order, and speed.

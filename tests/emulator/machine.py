@@ -1,14 +1,14 @@
 """A launch of a kernel, executed: every instruction for all threads of all blocks at once, one element of an array each.
 
-Threads that went different ways are at different blocks of instructions. Always the earliest block that any thread is at is
-executed, by the threads that are there, so that they meet again where their ways do. A thread at a barrier waits for its block.
+Threads that went different ways are at different blocks of instructions. Always the first block in the order of ``flow`` that
+any thread is at is executed, by the threads that are there. A thread at a barrier waits for the others of its thread block.
 """
 
 import functools
 
 import numpy as np
 
-from . import arithmetic, ptx, warp
+from . import arithmetic, flow, ptx, warp
 from .arithmetic import DTYPES
 from .memory import FaultError, GlobalMemory, SharedMemory
 from .ptx import Address, Immediate, Register, Special, Symbol, UnsupportedError, Vector
@@ -22,20 +22,35 @@ MAX_STEPS = 10_000_000
 
 @functools.lru_cache(maxsize=256)
 def program(text):
-    """The kernel of a PTX module, and its blocks by the index of their first instruction."""
+    """The kernel of a PTX module, its blocks in the order in which they are executed, and each one's place by its first index.
+
+    A block is a list of (instruction, method, details), and the index of what follows it.
+    """
     kernel = ptx.parse(text)
-    return kernel, _blocks(kernel)
+    starts = {0, *kernel.labels.values()}
+    starts |= {i + 1 for i, instruction in enumerate(kernel.instructions) if instruction.opcode in ENDS}
+    starts = sorted(start for start in starts if start < len(kernel.instructions))
+    ends = dict(zip(starts, [*starts[1:], len(kernel.instructions)], strict=True))
+    places = flow.ranks({start: _successors(kernel, ends[start]) for start in starts}, 0)
+    blocks = [
+        ([_resolve(i) for i in kernel.instructions[start : ends[start]]], ends[start])
+        for start in sorted(places, key=places.get)
+    ]
+    table = np.full(len(kernel.instructions) + 1, -1)
+    table[list(places)] = list(places.values())
+    return kernel, blocks, table
 
 
 ENDS = ("bra", "ret", "exit", "bar", "barrier")
 
 
-def _blocks(kernel):
-    starts = {0, *kernel.labels.values()}
-    starts |= {i + 1 for i, instruction in enumerate(kernel.instructions) if instruction.opcode in ENDS}
-    ordered = sorted(start for start in starts if start < len(kernel.instructions))
-    ends = [*ordered[1:], len(kernel.instructions)]
-    return {start: [_resolve(i) for i in kernel.instructions[start:end]] for start, end in zip(ordered, ends, strict=True)}
+def _successors(kernel, end):
+    """Where threads may go on after the block that ends before instruction ``end``."""
+    last = kernel.instructions[end - 1]
+    ways = [kernel.labels[last.operands[0].name]] if last.opcode == "bra" else []
+    if last.opcode not in ("bra", "ret", "exit") or last.guard is not None:
+        ways.append(end)
+    return [way for way in ways if way < len(kernel.instructions)]
 
 
 def _resolve(instruction):
@@ -52,7 +67,7 @@ class Launch:
     """
 
     def __init__(self, text, grid, block, shared, parameters, allocations):
-        self.kernel, self.blocks = program(text)
+        self.kernel, self.blocks, self.places = program(text)
         if block[1:] != (1, 1) or grid[1:] != (1, 1) or block[0] % 32:
             raise UnsupportedError(f"the emulator launches whole warps along x alone, not a grid of {grid} blocks of {block}")
         if self.kernel.threads and self.kernel.threads != block[0]:
@@ -74,7 +89,7 @@ class Launch:
 
     def run(self):
         """Execute until every thread has returned."""
-        at = np.zeros(self.threads, np.int64)  # index of each thread's next instruction, which begins a block
+        at = np.full(self.threads, self.places[0])  # the block that each thread is at
         self.waiting = np.zeros(self.threads, bool)
         self.done = np.zeros(self.threads, bool)
         with np.errstate(all="ignore"):
@@ -82,16 +97,15 @@ class Launch:
                 ready = ~(self.waiting | self.done)
                 if not ready.any():
                     return
-                start = at[ready].min()
-                active = ready & (at == start)
-                self._execute(start, active, at)
+                first = at[ready].min()
+                self._execute(first, ready & (at == first), at)
         raise FaultError(f"{self.kernel.name} did not end in {MAX_STEPS} steps")
 
-    def _execute(self, start, active, at):
-        """Run the block at ``start`` for the ``active`` threads, and move them on."""
+    def _execute(self, place, active, at):
+        """Run a block for the ``active`` threads, and move them on."""
         self.active = None if active.all() else active  # None: all
-        code = self.blocks[start]
-        at[active] = start + len(code)
+        code, end = self.blocks[place]
+        at[active] = self.places[end]
         for instruction, method, details in code:
             self.instruction = instruction
             if instruction.opcode in ENDS:
@@ -104,7 +118,7 @@ class Launch:
         if instruction.guard is not None:
             mask = active & (self.registers[instruction.guard.name] ^ instruction.negated)
         if instruction.opcode == "bra":
-            at[mask] = self.kernel.labels[instruction.operands[0].name]
+            at[mask] = self.places[self.kernel.labels[instruction.operands[0].name]]
         elif instruction.opcode in ("ret", "exit"):
             self.done |= mask
             self._release()
@@ -139,10 +153,8 @@ class Launch:
     def value(self, operand, dtype):
         """An operand's value in every thread, or one for all."""
         if type(operand) is Register:
-            try:
-                return self.registers[operand.name].view(dtype)
-            except KeyError:
-                raise FaultError(f"{self.kernel.name}: {self.instruction} reads {operand.name}, which nothing wrote") from None
+            bits = self.registers.get(operand.name)
+            return (_undefined(operand.bits) if bits is None else bits).view(dtype)
         if type(operand) is Immediate:
             return operand.value(dtype)
         if type(operand) is Special:
@@ -374,6 +386,11 @@ class Launch:
         registers = [self._warps(element, np.uint32)[warps] for element in instruction.operands[1].elements]
         rows = warp.fragments_to_rows(registers, transposed).reshape(-1, 8)
         self.shared.store(lanes, addresses, list(np.ascontiguousarray(rows.T)), self.describe(lanes))
+
+
+def _undefined(bits):
+    """What a register holds that nothing wrote: NaN, or an address that no launch was given. Compilers may read it for nothing."""
+    return np.array(2**bits - 1, WORDS[bits])
 
 
 def _bits(operand, kind):

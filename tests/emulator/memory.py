@@ -55,7 +55,8 @@ class GlobalMemory:
                 f"{describe(lane)} {verb} {size} bytes at {int(addresses[lane]):#x}, which is no multiple of {size}"
             )
         index = np.searchsorted(self.starts, addresses, side="right") - 1
-        outside = (index < 0) | (addresses + np.uint64(size) > self.ends[index])
+        left = self.ends[index] - addresses  # a huge number past the end
+        outside = (index < 0) | (addresses >= self.ends[index]) | (left < np.uint64(size))
         if outside.any():
             lane = np.flatnonzero(outside)[0]
             raise FaultError(f"{describe(lane)} {verb} {size} bytes at {self._where(int(addresses[lane]))}")
