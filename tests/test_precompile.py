@@ -222,7 +222,7 @@ WEIGHTS = DownsizeNet((30, 40)).weights()
         ({"image_size": (100, (0, 10))}, ValueError, "image_size: .* none below 1"),
         ({"size": (0, 10)}, ValueError, "size: .* none below 1"),
         ({"net": DownsizeNet()}, TypeError, "size: expected"),
-        ({"net": WEIGHTS, "texture_size": 3}, TypeError, "texture_size: expected"),
+        ({"net": WEIGHTS, "size": (3, 3), "texture_size": 3}, TypeError, "texture_size: expected"),
         ({"net": WEIGHTS, "size": None}, TypeError, "size: expected"),
         ({"net": WEIGHTS, "letterbox": True}, ValueError, "letterbox: expected nothing: only a layer has a choice"),
         ({"prior": "bilinear"}, ValueError, "prior: expected nothing: a layer has its own"),
