@@ -21,7 +21,6 @@ import re
 import subprocess
 import tempfile
 import time
-import unittest.mock
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -107,14 +106,9 @@ class Compiled:
 
 def record(operator: Callable[..., None], *arguments: object) -> list[Launch]:
     """The launches that an operator asks for, given these arguments; none is run."""
-    launches: list[Launch] = []
-
-    def keep(kernel: Any, programs: int, arguments: dict[str, Any]) -> None:
-        launches.append(Launch(operator.__name__, kernel, programs, arguments))
-
-    with unittest.mock.patch.object(launch_module, "run", keep):
+    with launch_module.record() as launches:
         operator(*arguments)
-    return launches
+    return [Launch(operator.__name__, *launch) for launch in launches]
 
 
 def launches_of(variant: Variant, parts: bool) -> list[Launch]:
@@ -349,7 +343,7 @@ def _source(launch: Launch) -> ASTSource:
             constants[(index,)] = value
         elif isinstance(value, torch.Tensor):
             signature[parameter.name] = "*" + POINTERS[value.dtype]
-            attributes[(index,)] = [["tt.divisibility", 16]]
+            attributes[(index,)] = [] if parameter.do_not_specialize_on_alignment else [["tt.divisibility", 16]]
         else:
             signature[parameter.name] = "i32" if abs(value) <= 2**31 - 1 else "i64"
     return ASTSource(launch.kernel, signature, constants, attributes)

@@ -7,6 +7,7 @@ Per output pixel and channel: reads the scale's product of elements (each from m
 """
 
 import math
+from typing import Any
 
 import triton
 import triton.language as tl
@@ -102,7 +103,7 @@ def _launch(source: Tensor, output: Tensor, norm: tuple[int, int]) -> None:
     source_h, source_w = source.shape[2:]
     channels_pad = min(64, next_power_of_2(channels))
     chunks = cdiv(channels, channels_pad)
-    bin_h, bin_w, static_h, static_w, whole = bins((source_h, source_w), (out_h, out_w))
+    bin_h, bin_w, static, whole, _ = bins((source_h, source_w), (out_h, out_w))
     tile = tile_shape(32)
     programs, rows = strips(batch, out_h, out_w, tile)
     source_strides = aligned_strides(layout(source))
@@ -138,8 +139,8 @@ def _launch(source: Tensor, output: Tensor, norm: tuple[int, int]) -> None:
         SOURCE_DENSE=source_strides.dense,
         OUTPUT_CHANNELS_LAST=output_strides.channels_last,
         OUTPUT_ALIGN=output_strides.align,
-        BIN_H=static_h,
-        BIN_W=static_w,
+        BIN_H=static,
+        BIN_W=static,
         WHOLE=whole,
         ACC=accumulator(source.dtype),
         INDEX64=needs_int64([(source_h, out_h), (source_w, out_w)], [layout(source), layout(output)]),
@@ -149,20 +150,49 @@ def _launch(source: Tensor, output: Tensor, norm: tuple[int, int]) -> None:
     )
 
 
-def bins(n_in: tuple[int, int], n_out: tuple[int, int]) -> tuple[int, int, int, int, bool]:
-    """(bin_h, bin_w, BIN_H, BIN_W, WHOLE) as :func:`bin_sum` takes them; few enough to compile a kernel for each.
+def bins(n_in: tuple[int, int], n_out: tuple[int, int]) -> tuple[int, int, int, bool, bool]:
+    """(bin_h, bin_w, BIN_H and BIN_W, WHOLE) as :func:`bin_sum` takes them, and whether bins overlap at most 3 columns.
 
-    Bins of up to 4 pixels are written out, all their loads in flight at once; of larger ones, up to 8 columns.
+    Few in all, since each is one more kernel to compile: bins of exactly 2 x 2 or 1 x 1 pixels are written out without
+    weights, those that overlap at most 2 x 2 with weights, and no others.
     """
     bin_h, bin_w = (bin_width(*axis) for axis in zip(n_in, n_out, strict=True))
-    whole = all(max(axis) % min(axis) == 0 for axis in zip(n_in, n_out, strict=True))
-    if bin_h * bin_w <= MAX_STATIC_BIN:
-        return bin_h, bin_w, bin_h, bin_w, whole
-    return bin_h, bin_w, 0, bin_w if bin_w <= MAX_STATIC_COLUMNS else 0, whole
+    class_h, class_w = (size_class(*axis) for axis in zip(n_in, n_out, strict=True))
+    both = class_h & class_w
+    whole = bool(both & (DOUBLE | DIVISOR))
+    static = 1 if both & DIVISOR else 2 if both & UP_TO_2 else 0
+    return bin_h, bin_w, static, whole, bool(class_w & UP_TO_3)
 
 
-MAX_STATIC_BIN = 4
-MAX_STATIC_COLUMNS = 8
+def in_whole_bins(n_in: tuple[int, int], n_out: tuple[int, int]) -> bool:
+    """Whether every source pixel lies in one bin, of several pixels along both axes."""
+    class_h, class_w = (size_class(*axis) for axis in zip(n_in, n_out, strict=True))
+    return bool(class_h & class_w & MULTIPLE)
+
+
+def size_decisions(n_in: tuple[int, int], n_out: tuple[int, int]) -> tuple[Any, ...]:
+    """All that launchers decide by the ratio of two sizes: sizes of which this is the same run the same kernels.
+
+    But for 64-bit integers, which large sizes need, and axes of one pixel, which have no stride.
+    """
+    return *bins(n_in, n_out)[2:], *bins(n_out, n_in)[2:], in_whole_bins(n_in, n_out)
+
+
+def size_class(n_in, n_out):
+    """All that decides, of an axis, which kernel is compiled, as bits; of integers or, elementwise, of torch tensors.
+
+    DOUBLE and MULTIPLE: every bin is of 2 whole pixels, or of any number above 1. DIVISOR: every pixel is of several whole
+    bins. UP_TO_2 and UP_TO_3: bins overlap at most so many pixels, though not all such ratios are found.
+    """
+    double = n_in == 2 * n_out
+    multiple = (n_in % n_out == 0) & (n_in > n_out)
+    divisor = (n_out % n_in == 0) & (n_out > n_in)
+    up_to_2 = (n_in <= n_out + 1) | double
+    up_to_3 = (n_in <= 2 * n_out + 1) | (n_in == 3 * n_out)
+    return double * DOUBLE + multiple * MULTIPLE + divisor * DIVISOR + up_to_2 * UP_TO_2 + up_to_3 * UP_TO_3
+
+
+DOUBLE, MULTIPLE, DIVISOR, UP_TO_2, UP_TO_3 = 1, 2, 4, 8, 16
 
 
 def bin_width(n_in: int, n_out: int) -> int:

@@ -20,7 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 from . import batch
-from .area_pool import area_pool2d_backward, bins
+from .area_pool import area_pool2d_backward, bins, in_whole_bins
 from .batch import picture
 from .gather import grad_image_gather
 from .launch import (
@@ -71,6 +71,8 @@ INTEGERS = [
     "output_stride_n", "output_stride_c", "output_stride_h", "output_stride_w",
     "image_h", "image_w", "texture_h", "texture_w", "out_h", "out_w", "bin_h", "bin_w", "rows",
 ]  # fmt: skip
+ANYWHERE = ["grad_output_ptr", "image_ptr"]
+"""Tensors that gain nothing from starting at a multiple of 16 bytes, which crops and parts of larger tensors may not do."""
 
 
 @triton.jit
@@ -139,7 +141,7 @@ def _infer(
     return where, e, p, z_0, z_1, z_2, a
 
 
-@triton.jit(do_not_specialize=INTEGERS)
+@triton.jit(do_not_specialize=INTEGERS, do_not_specialize_on_alignment=ANYWHERE)
 def downsize_kernel(
     image_ptr,
     image_stride_n,
@@ -286,9 +288,12 @@ def _store_partial_distance(partial_ptr, grad_encoding, bias, E: tl.constexpr, E
     tl.store(partial_ptr + E * 2 * TAPS + channel, bias, mask=mask)
 
 
-@triton.jit(do_not_specialize=[
-    *INTEGERS, "total_strips", "grad_texture_stride_n", "grad_texture_stride_h", "grad_texture_stride_w",
-])  # fmt: skip
+@triton.jit(
+    do_not_specialize=[
+        *INTEGERS, "total_strips", "grad_texture_stride_n", "grad_texture_stride_h", "grad_texture_stride_w",
+    ],
+    do_not_specialize_on_alignment=ANYWHERE,
+)  # fmt: skip
 def downsize_backward_kernel(
     grad_output_ptr,
     output_stride_n,
@@ -738,9 +743,9 @@ def _network_arguments(problem: _Problem) -> dict[str, Any]:
     strides = aligned_strides(texture)
     # In a table every image has bins of its own.
     binned = (texture or filters) and not problem.table
-    bin_h, bin_w, static_h, static_w, whole = bins((texture_h, texture_w), (out_h, out_w)) if binned else (0, 0, 0, 0, False)
-    if filters and static_h == 0:
-        static_w = 0
+    bin_h, bin_w, static, whole, narrow = bins((texture_h, texture_w), (out_h, out_w)) if binned else (0, 0, 0, False, False)
+    if not (whole and static == 2):  # all other scales share a kernel, or two
+        static, whole = 0, False
     image_strides = image.stride if image else (0, 0, 0, 0)
     band, patch_pad = patch_shape(problem.channels)
     return dict(
@@ -778,8 +783,8 @@ def _network_arguments(problem: _Problem) -> dict[str, Any]:
         TEXTURE_CHANNELS_LAST=strides.channels_last,
         TEXTURE_ALIGN=strides.align,
         TEXTURE_DENSE=strides.dense,
-        BIN_H=static_h,
-        BIN_W=static_w,
+        BIN_H=static,
+        BIN_W=static or (3 if texture and narrow else 0),
         WHOLE=whole,
         CONVOLVED=filters is not None,
         BAND=band,
@@ -861,8 +866,9 @@ def _backward(
 ) -> None:
     """Launch the backward kernel, then the gathers to the gradients of texture and image."""
     batch, _, out_h, out_w = grad_output.shape
-    weight, texture, filters, taps = call.weights[-1], call.texture, call.filters, call.taps
+    weight, filters, taps = call.weights[-1], call.filters, call.taps
     arguments = _network_arguments(_problem(call, grad_output))
+    arguments["BIN_W"] = arguments["BIN_H"]  # known columns alone are worth a kernel of their own in the forward pass only
     pixels, warps = _backward_shape(arguments, weight.dtype)
     tile = tile_shape(pixels)
     total_strips, rows = strips(batch, out_h, out_w, tile)
@@ -870,8 +876,8 @@ def _backward(
     acc = torch.float64 if weight.dtype == torch.float64 else torch.float32
     strides = aligned_strides(layout(grad_texture))
     # Where every source pixel lies in one bin, its gradient is that of the bin over the bin's size: it is written at once.
-    direct = arguments["WHOLE"] and strides.channels_last and texture is not None and texture.shape[2] >= out_h
-    direct = direct and grad_texture is not None and grad_texture.shape[3] >= out_w
+    source_size = (arguments["texture_h"], arguments["texture_w"])
+    direct = grad_texture is not None and strides.channels_last and in_whole_bins(source_size, (out_h, out_w))
     pooled = (grad_texture is not None and not direct) or len(filters) > 0
     grad_pooled = weight.new_empty(batch, out_h, out_w, arguments["F"]) if pooled else None
     a = None if grad_image is None else weight.new_empty(batch, out_h, out_w, taps * taps)
@@ -959,8 +965,8 @@ def _backward_of_convolution(
         programs, rows = strips(batch, image_h, image_w, tile)
         strides, grad_strides = grad_image.stride(), aligned_strides(layout(grad_pooled.permute(0, 3, 1, 2)))
         shared = {name: shared[name] for name in shared if name in texture_grad_image_kernel.arg_names}
-        bin_h, bin_w, static_h, static_w, whole = bins((out_h, out_w), (image_h, image_w))
-        shared |= {"bin_h": bin_h, "bin_w": bin_w, "BIN_H": static_h, "BIN_W": static_w, "WHOLE": whole}
+        bin_h, bin_w, static, whole, _ = bins((out_h, out_w), (image_h, image_w))
+        shared |= {"bin_h": bin_h, "bin_w": bin_w, "BIN_H": static, "BIN_W": static, "WHOLE": whole}
         shared["INDEX64"] |= needs_int64([], [layout(grad_image)])
         launch(
             texture_grad_image_kernel,

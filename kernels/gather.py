@@ -13,12 +13,15 @@ from .launch import accumulator, cdiv, launch, layout, needs_int64, next_power_o
 from .tile import first_tap, gather, gather_backward, strip, tap_offsets, tile_pixels, windows_starting_by
 
 
-@triton.jit(do_not_specialize=[
-    "image_stride_n", "image_stride_c", "image_stride_h", "image_stride_w",
-    "coefficients_stride_n", "coefficients_stride_k", "coefficients_stride_h", "coefficients_stride_w",
-    "output_stride_n", "output_stride_c", "output_stride_h", "output_stride_w",
-    "image_h", "image_w", "out_h", "out_w", "rows",
-])  # fmt: skip
+@triton.jit(
+    do_not_specialize=[
+        "image_stride_n", "image_stride_c", "image_stride_h", "image_stride_w",
+        "coefficients_stride_n", "coefficients_stride_k", "coefficients_stride_h", "coefficients_stride_w",
+        "output_stride_n", "output_stride_c", "output_stride_h", "output_stride_w",
+        "image_h", "image_w", "out_h", "out_w", "rows",
+    ],
+    do_not_specialize_on_alignment=["image_ptr", "coefficients_ptr", "output_ptr"],  # crops and parts of larger tensors
+)  # fmt: skip
 def weighted_gather_kernel(
     image_ptr,
     image_stride_n,
@@ -97,12 +100,15 @@ def _taps_on(i, j, n_in, n_out, TAPS: tl.constexpr):
     return tl.where((tap >= 0) | (i == n_in - 1), tl.maximum(first, 0), TAPS), tl.minimum(last, TAPS - 1)
 
 
-@triton.jit(do_not_specialize=[
-    "grad_output_stride_n", "grad_output_stride_c", "grad_output_stride_h", "grad_output_stride_w",
-    "coefficients_stride_n", "coefficients_stride_k", "coefficients_stride_h", "coefficients_stride_w",
-    "grad_image_stride_n", "grad_image_stride_c", "grad_image_stride_h", "grad_image_stride_w",
-    "image_h", "image_w", "out_h", "out_w", "windows_h", "windows_w", "chunks", "rows",
-])  # fmt: skip
+@triton.jit(
+    do_not_specialize=[
+        "grad_output_stride_n", "grad_output_stride_c", "grad_output_stride_h", "grad_output_stride_w",
+        "coefficients_stride_n", "coefficients_stride_k", "coefficients_stride_h", "coefficients_stride_w",
+        "grad_image_stride_n", "grad_image_stride_c", "grad_image_stride_h", "grad_image_stride_w",
+        "image_h", "image_w", "out_h", "out_w", "windows_h", "windows_w", "chunks", "rows",
+    ],
+    do_not_specialize_on_alignment=["grad_output_ptr", "coefficients_ptr", "grad_image_ptr"],
+)  # fmt: skip
 def weighted_gather_grad_image_kernel(
     grad_output_ptr,
     grad_output_stride_n,

@@ -1,6 +1,9 @@
 """What every launcher shares: the launch itself, dtypes, tile shapes, strides and index width."""
 
+import contextlib
+import contextvars
 import math
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -26,7 +29,11 @@ def launch_with(kernel: Any, programs: int, device: torch.device, arguments: dic
     if programs == 0:
         return
     arguments["num_stages"] = 1
-    if device.type != "cuda" or device.index == torch.cuda.current_device():
+    if device.type == "meta":
+        launches = _recorded.get()
+        if launches is not None:
+            launches.append(Launch(kernel, programs, arguments))
+    elif device.type != "cuda" or device.index == torch.cuda.current_device():
         run(kernel, programs, arguments)
     else:  # Triton launches on the current device
         with torch.cuda.device(device):
@@ -34,8 +41,43 @@ def launch_with(kernel: Any, programs: int, device: torch.device, arguments: dic
 
 
 def run(kernel: Any, programs: int, arguments: dict[str, Any]) -> None:
-    """The one place where a kernel starts, which the ahead-of-time compilation replaces to see what would run."""
+    """The one place where a kernel starts."""
     kernel[(programs,)](**arguments)
+
+
+class Launch(NamedTuple):
+    """A launch that was asked for, of tensors without memory."""
+
+    kernel: Any
+    programs: int
+    arguments: dict[str, Any]
+
+    def key(self) -> tuple[Any, ...]:
+        """What decides which compiled kernel it needs, if all tensors start at multiples of 16 bytes."""
+        kept: list[tuple[Any, ...]] = []
+        for name, value in self.arguments.items():
+            if isinstance(value, Tensor):
+                # AMD's compiler wants to know whether 32 bits reach all of it.
+                kept.append((name, value.dtype, value.untyped_storage().nbytes() > MAX_INT32))
+            elif value is None or name.isupper() or name.startswith("num_"):  # a constant or an option
+                kept.append((name, value))
+            else:
+                kept.append((name, abs(value) > MAX_INT32))
+        return (self.kernel.__name__, *kept)
+
+
+_recorded: contextvars.ContextVar[list[Launch] | None] = contextvars.ContextVar("recorded", default=None)
+
+
+@contextlib.contextmanager
+def record() -> Iterator[list[Launch]]:
+    """Gather what this thread launches on PyTorch's meta device, where nothing runs: the launches of such tensors on a GPU."""
+    launches: list[Launch] = []
+    token = _recorded.set(launches)
+    try:
+        yield launches
+    finally:
+        _recorded.reset(token)
 
 
 def accumulator(dtype: torch.dtype) -> tl.dtype:

@@ -31,6 +31,8 @@ INTEGERS = [
     "image_stride_n", "image_stride_c", "image_stride_h", "image_stride_w",
     "image_h", "image_w", "out_h", "out_w", "bin_h", "bin_w",
 ]  # fmt: skip
+ANYWHERE = ["image_ptr"]
+"""Tensors that gain nothing from starting at a multiple of 16 bytes, which crops and parts of larger tensors may not do."""
 
 
 def patch_shape(channels: int) -> tuple[int, int]:
@@ -423,7 +425,7 @@ def _add_bin_gradients(
     return grads
 
 
-@triton.jit(do_not_specialize=[*INTEGERS, "total_strips", "rows"])
+@triton.jit(do_not_specialize=[*INTEGERS, "total_strips", "rows"], do_not_specialize_on_alignment=ANYWHERE)
 def texture_grad_filter_kernel(
     image_ptr,
     image_stride_n,
@@ -505,10 +507,13 @@ def _load_weight(weight_ptr, ROW: tl.constexpr, COLUMN: tl.constexpr, CHANNELS: 
     return tl.load(weight_ptr + offsets, mask=(feature < F) & (channel < CHANNELS), other=0.0)
 
 
-@triton.jit(do_not_specialize=[
-    *INTEGERS, "grad_pooled_stride_n", "grad_pooled_stride_h", "grad_pooled_stride_w",
-    "grad_image_stride_n", "grad_image_stride_c", "grad_image_stride_h", "grad_image_stride_w", "rows",
-])  # fmt: skip
+@triton.jit(
+    do_not_specialize=[
+        *INTEGERS, "grad_pooled_stride_n", "grad_pooled_stride_h", "grad_pooled_stride_w",
+        "grad_image_stride_n", "grad_image_stride_c", "grad_image_stride_h", "grad_image_stride_w", "rows",
+    ],
+    do_not_specialize_on_alignment=ANYWHERE,
+)  # fmt: skip
 def texture_grad_image_kernel(
     image_ptr,
     image_stride_n,

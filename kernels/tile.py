@@ -252,8 +252,8 @@ def bin_sum(
     """Sum over each pixel's bin, weighted by overlap over ``norm_h * norm_w``: [BLOCK, CHANNELS_PAD].
 
     The tile lies with the axis that is contiguous in memory last, so that neighbouring threads read neighbouring bytes.
-    BIN_H and BIN_W, where not 0, are ``bin_h`` and ``bin_w`` known when compiling: no loops then, and all loads in flight.
-    WHOLE says that no bin's edge cuts a source pixel.
+    BIN_H and BIN_W, where not 0, are at least ``bin_h`` and ``bin_w``: no loops then, and all loads in flight. WHOLE says that
+    they are these, and that no bin's edge cuts a source pixel.
     """
     stride_w = source_stride_w
     if DENSE:
@@ -281,12 +281,20 @@ def bin_sum(
                         ACC, CHANNELS, CHANNELS_LAST, ALIGN, CHANNELS_PAD, WHOLE,
                     )  # fmt: skip
             else:
-                for column in range(bin_w):
+                # Of the first columns, the overlaps are computed once for all rows.
+                for column in tl.static_range(3):
                     total += bin_pixel(
                         source_ptr, source_stride_c, source_stride_h, stride_w, channel, first_row + row,
                         first_column + column, y, x, source_h, source_w, out_h, out_w,
                         ACC, CHANNELS, CHANNELS_LAST, ALIGN, CHANNELS_PAD, WHOLE,
                     )  # fmt: skip
+                for start in range(3, bin_w, 2):
+                    for column in tl.static_range(2):
+                        total += bin_pixel(
+                            source_ptr, source_stride_c, source_stride_h, stride_w, channel, first_row + row,
+                            first_column + (start + column), y, x, source_h, source_w, out_h, out_w,
+                            ACC, CHANNELS, CHANNELS_LAST, ALIGN, CHANNELS_PAD, WHOLE,
+                        )  # fmt: skip
     if not CHANNELS_LAST:
         total = tl.trans(total)
     scale_h = out_h

@@ -23,6 +23,8 @@ from .reference import memory_format_of, memory_format_of_all
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 _LIBRARY = torch.library.Library("tritonds", "FRAGMENT")
+IMPLEMENTATIONS: dict[Any, Callable[..., Any]] = {}
+"""What allocates the results of each operator and launches its kernels."""
 
 
 @functools.cache
@@ -53,11 +55,12 @@ def _kernels(device: torch.device) -> Any:
     reason = why_no_triton(device.type)
     if reason is not None:
         raise RuntimeError(f'backend="triton" cannot run here: {reason}')
-    return _import_kernels()
+    return import_kernels()
 
 
 @functools.cache
-def _import_kernels() -> Any:
+def import_kernels() -> Any:
+    """The kernels' module, wherever it can run."""
     try:
         return importlib.import_module(".kernels", __package__)
     except ModuleNotFoundError as error:
@@ -76,7 +79,9 @@ def _define(schema: str, implementation: Callable[..., Any], fake: Callable[...,
         _LIBRARY.impl(name, implementation, key)
     _LIBRARY.impl(name, autograd, "Autograd")
     torch.library.register_fake(f"tritonds::{name}", fake, lib=_LIBRARY)
-    return getattr(torch.ops.tritonds, name).default
+    operator = getattr(torch.ops.tritonds, name).default
+    IMPLEMENTATIONS[operator] = implementation
+    return operator
 
 
 class _NotTwice(torch.autograd.Function):
