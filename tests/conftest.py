@@ -4,9 +4,6 @@
     pytest --kernels emulated       what a GPU executes, in the emulator of tests/emulator; the tests that need it
 """
 
-import dataclasses
-import functools
-import inspect
 import os
 import zlib
 
@@ -16,28 +13,6 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without which som
 
 import hypothesis
 import pytest
-
-
-def quicken_the_interpreter():
-    """Spare Triton's interpreter work that comes to nothing, which is most of its time."""
-    from triton.runtime import interpreter
-
-    # It repeats whatever it computes in 32 bits in 64, and compares, for an assertion that it makes with ``debug`` alone.
-    builder = interpreter.interpreter_builder
-    if not builder.options.debug:
-        builder.options = dataclasses.replace(builder.options, sanitize_overflow=False)
-
-    # At every call inside a kernel, it looks through the whole of triton.language for what is not yet its own.
-    @functools.cache
-    def builtins(package):
-        return [(name, member) for name, member in inspect.getmembers(package) if interpreter.tl.core.is_builtin(member)]
-
-    def patch(package, *rest):
-        for name, member in builtins(package):
-            if getattr(package, name) is member:
-                interpreter._patch_attr(package, name, member, *rest)
-
-    interpreter._patch_builtin = patch
 
 
 def pytest_addoption(parser):
@@ -58,7 +33,9 @@ def pytest_configure(config):
     else:
         os.environ["TRITON_INTERPRET"] = "1"
         config.kernels = "interpreted"
-        quicken_the_interpreter()
+        import interpreter
+
+        interpreter.quicken()
 
 
 def why_not_emulated(config):
