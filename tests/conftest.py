@@ -7,6 +7,10 @@
 import os
 import zlib
 
+# Workers share the cores; threads beyond those wait for each other by spinning. Set before PyTorch is imported.
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])))
+
 import torch
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without which some versions warn that cuBLAS may vary
