@@ -4,11 +4,12 @@ pytest                          in the interpreter: fast to start, but not what 
 pytest --kernels emulated       what a GPU executes, in the emulator of tests/emulator; the tests that need it
 """
 
-import dataclasses
-import functools
-import inspect
 import os
 import zlib
+
+# Workers share the cores; threads beyond those wait for each other by spinning. Set before PyTorch is imported.
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])))
 
 import torch
 
@@ -16,28 +17,6 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without which som
 
 import hypothesis
 import pytest
-
-
-def quicken_the_interpreter():
-    """Spare Triton's interpreter work that comes to nothing, which is most of its time."""
-    from triton.runtime import interpreter
-
-    # It repeats whatever it computes in 32 bits in 64, and compares, for an assertion that it makes with ``debug`` alone.
-    builder = interpreter.interpreter_builder
-    if not builder.options.debug:
-        builder.options = dataclasses.replace(builder.options, sanitize_overflow=False)
-
-    # At every call inside a kernel, it looks through the whole of triton.language for what is not yet its own.
-    @functools.cache
-    def builtins(package):
-        return [(name, member) for name, member in inspect.getmembers(package) if interpreter.tl.core.is_builtin(member)]
-
-    def patch(package, *rest):
-        for name, member in builtins(package):
-            if getattr(package, name) is member:
-                interpreter._patch_attr(package, name, member, *rest)
-
-    interpreter._patch_builtin = patch
 
 
 def pytest_addoption(parser):
@@ -61,7 +40,9 @@ def pytest_configure(config):
     else:
         os.environ["TRITON_INTERPRET"] = "1"
         config.kernels = "interpreted"
-        quicken_the_interpreter()
+        import interpreter
+
+        interpreter.quicken()
 
 
 def why_not_emulated(config):

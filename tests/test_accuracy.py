@@ -349,29 +349,38 @@ def test_a_damaged_checkpoint_is_named_and_not_used(tmp_path):
 
 
 ORPHAN = """
-import multiprocessing, os, signal, time
+import multiprocessing, os, signal, threading, time
 from bench.accuracy import runner
+def outlive():
+    for _ in range(300):
+        time.sleep(0.1)
+    print("outlived its parent", flush=True)
+    os._exit(0)
+def begin():
+    threading.Thread(target=outlive, daemon=True).start()
+    return os.getpid()
 if __name__ == "__main__":
     pool = runner._pool(1)
-    print(pool.submit(os.getpid).result(), flush=True)
+    print(pool.submit(begin).result(), flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
 def test_a_worker_ends_with_its_parent(tmp_path):
+    """Before it has slept 300 times, and not by a clock: where others keep the processor, the worker's watch waits as well."""
     (tmp_path / "orphan.py").write_text(ORPHAN)
     environment = os.environ | {"PYTHONPATH": str(measure.ROOT)}
     command = [sys.executable, str(tmp_path / "orphan.py")]
     # The output ends when the last process that holds it has ended, and both hold it.
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, check=False)
-    assert int(done.stdout) > 0
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.stdout.strip().isdecimal(), done.stdout + done.stderr
     assert done.returncode == -signal.SIGKILL
 
 
 def started(tmp_path, runs):
     """What comes of runs, in processes, where RuntimeError and death are what some methods do."""
     job = runner.Job(plan.PROFILES["tiny"], "scenes", tmp_path, CPU, 1)
-    return job, dict(runner.do(job, [Run(*run) for run in runs], jobs=1, budget=100))
+    return job, dict(runner.do(job, [Run(*run) for run in runs], jobs=1, budget=math.inf))
 
 
 def test_what_fails_or_dies_does_not_stop_the_others(tmp_path, monkeypatch):
@@ -748,7 +757,7 @@ def test_coefficients_are_described():
 def test_what_was_learned_is_told_apart_from_the_prior(tmp_path):
     job = runner.Job(TINY, "scenes", tmp_path, CPU, 1)
     runs = [Run("segformer", method, 1) for method in ("bilinear", "downsizenet-k2", "downsizenet-k4")]
-    assert len(list(runner.do(job, runs, jobs=1, budget=600))) == 3
+    assert len(list(runner.do(job, runs, jobs=1, budget=math.inf))) == 3
     net = tritonds.DownsizeNet.from_pretrained(train.trained(tmp_path, runs[1]))
     with torch.no_grad():
         net.out.weight.zero_()
