@@ -41,20 +41,11 @@ speed: $(VENV)/ready  ## measure what runs here, next to its peers; results in b
 	$(BIN)/python -m bench --budget 3600
 	$(BIN)/python -m bench tables
 
-# Under eight minutes, into one folder. With the machine's own Python, whose PyTorch is a GPU build and which may have no network.
+# With the machine's own Python, whose PyTorch is a GPU build and which may have no network.
 RESULTS ?= bench/results
-TEST_SECONDS ?= 240
-BENCH_SECONDS ?= 150
-GPU_TESTS = $(addprefix tests/test_,image.py parity.py gradcheck.py invariants.py ops.py module.py errors.py)
-gpu:  ## on a machine with a GPU: the tests that need one, then the benchmark and its plots
+gpu:  ## on a machine with a GPU, in under eight minutes: parity, benchmark and plots, more parity, compute-sanitizer
 	$(PYTHON) -c "import tritonds.kernels" 2>/dev/null || $(PYTHON) -m pip install --quiet --no-deps --no-build-isolation --editable .
-	mkdir -p $(RESULTS)
-	timeout --signal=INT --kill-after=15 $(TEST_SECONDS) $(PYTHON) -m pytest -n 12 -q $(GPU_TESTS) \
-		--junitxml $(RESULTS)/gpu-tests.xml > $(RESULTS)/gpu-tests.txt 2>&1; tests=$$?; tail -n 30 $(RESULTS)/gpu-tests.txt; \
-	timeout --signal=INT --kill-after=15 $$(($(BENCH_SECONDS) + 40)) \
-		$(PYTHON) -m bench --budget $(BENCH_SECONDS) --out $(RESULTS)/gpu.json; bench=$$?; \
-	$(PYTHON) -m bench plot $(RESULTS)/gpu.json --out $(RESULTS)/plots; \
-	echo "tests: $$tests, bench: $$bench"; test $$tests = 0 && test $$bench = 0
+	$(PYTHON) -m bench.gpu --out $(RESULTS)
 
 ACCURACY_SECONDS ?= 540
 accuracy: $(VENV)/ready  ## train networks, each behind many downsizers, on the GPU if there is one; call it until it exits with 0

@@ -23,6 +23,7 @@ def pytest_addoption(parser):
     parser.addoption(
         "--kernels", choices=["interpreted", "emulated"], default="interpreted", help="how kernels run without a GPU"
     )
+    parser.addoption("--draws", type=int, help="of each of the compiled kernels' tests, how many; all if not given")
     parser.addoption("--strict-skips", action="store_true", help="fail if the emulator could not run")
     parser.addoption("--capability", type=int, choices=[80, 90], default=90, help="of the emulated GPU")
 
@@ -31,6 +32,7 @@ def pytest_configure(config):
     """Decide how kernels run, before anything imports Triton."""
     if torch.cuda.is_available():
         config.kernels = "gpu"
+        torch.backends.cudnn.conv.fp32_precision = "ieee"  # cuDNN's default is TF32, of 10 bits
     elif config.getoption("kernels") == "emulated":
         os.environ.pop("TRITON_INTERPRET", None)
         config.kernels = "emulated"
@@ -90,10 +92,12 @@ def poison():
 
 def pytest_collection_modifyitems(config, items):
     """What the interpreter cannot run is not of its session at all; what a machine lacks is reported as skipped, by name."""
-    chosen, others = [], []
+    chosen, others, draws = [], [], config.getoption("draws")
     for item in items:
         compiled = item.get_closest_marker("compiled") is not None
         fits = {"gpu": True, "emulated": compiled, "interpreted": not compiled}[config.kernels]
+        if draws is not None and "draw" in getattr(item, "fixturenames", ()):
+            fits = fits and int(item.callspec.id.partition("-")[0]) < draws
         (chosen if fits else others).append(item)
         if item.get_closest_marker("gpu") and config.kernels != "gpu":
             item.add_marker(pytest.mark.skip(reason="needs a GPU"))

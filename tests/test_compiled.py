@@ -98,7 +98,10 @@ NETWORK = {
 # Images first: they were the ones with wrong gradients, and on a GPU the time may end early.
 
 
-@pytest.mark.parametrize("draw", covering(taps=[2, 1, 3, 4], dtype=DTYPES, layers=[1, 0, 3], texture=[16, 5, 32], scale=SCALES))  # fmt: skip
+DECODED = covering(taps=[2, 1, 3, 4], dtype=DTYPES, layers=[1, 0, 3], texture=[16, 5, 32], scale=SCALES)
+
+
+@pytest.mark.parametrize("draw", DECODED)
 def test_uint8_images(draw, rng, device):
     case = drawn({"distance": draw["texture"], "hidden": draw["texture"], **draw}, rng)
     assert_matches_oracle(from_uint8, oracle_from_uint8, case, device, make=make_uint8, backend="triton")
@@ -164,7 +167,10 @@ def test_weighted_gather(draw, rng, device):
 SIZES = [(12, 16), (11, 14), (1, 1), (1, 9), (9, 1), (25, 6), (6, 8)]
 
 
-@pytest.mark.parametrize("draw", covering(dtype=DTYPES, letterbox=[False, True], taps=[2, 4, 3], image=["uint8", "float"], prior=[None, "antialias"]))  # fmt: skip
+LISTS = covering(dtype=DTYPES, letterbox=[False, True], taps=[2, 4, 3], image=["uint8", "float"], prior=[None, "antialias"])
+
+
+@pytest.mark.parametrize("draw", LISTS)
 def test_lists_have_the_values_and_gradients_of_the_oracle(draw, rng, device):
     """And each image's values, alone, have the same bits; so has a second run."""
     dtype, letterbox = draw["dtype"], draw["letterbox"]

@@ -389,7 +389,7 @@ class Launch:
 
 
 def _undefined(bits):
-    """What a register holds that nothing wrote: NaN, or an address that no launch was given. Compilers may read it for nothing."""
+    """What a register holds that nothing wrote, for which compilers may have a use: NaN, an address that is nobody's."""
     return np.array(2**bits - 1, WORDS[bits])
 
 

@@ -625,7 +625,8 @@ def test_what_is_in_order_is_no_race(body):
 def test_accesses_out_of_bounds_name_instruction_line_and_thread():
     memory = np.zeros(32, np.int32)
     body = "mad.wide.u32 %rd2, %r3, 4, %rd1;\n.loc 1 7 3 // tile.py:7:3\nst.global.b32 [%rd2+4], %r1;"
-    with pytest.raises(FaultError, match=r"st\.global\.b32 \(line \d+ .*from tile\.py:7:3\): thread 31 of program 0 .*128 bytes"
+    with pytest.raises(
+        FaultError, match=r"st\.global\.b32 \(line \d+ .*from tile\.py:7:3\): thread 31 of program 0 .*128 bytes"
     ):
         launch(body, memory)
     with pytest.raises(FaultError, match="4 bytes before memory"):
@@ -657,9 +658,16 @@ def test_a_loop_without_an_end_is_an_error(monkeypatch):
 
 @pytest.mark.parametrize(
     "instruction",
-    ["frobnicate.b32 %r9, %r1;", "add.sat.s32 %r9, %r1, %r1;", "cvt.rz.f16.f32 %rs1, %r1;", "bar.sync 1;", "ld.local.b32 %r9, [%r1];",
-     "mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%r1}, {%r1}, {%r1}, {%r1};", "atom.global.add.u32 %r9, [%rd1], 1;"],
-)  # fmt: skip
+    [
+        "frobnicate.b32 %r9, %r1;",
+        "add.sat.s32 %r9, %r1, %r1;",
+        "cvt.rz.f16.f32 %rs1, %r1;",
+        "bar.sync 1;",
+        "ld.local.b32 %r9, [%r1];",
+        "mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%r1}, {%r1}, {%r1}, {%r1};",
+        "atom.global.add.u32 %r9, [%rd1], 1;",
+    ],
+)
 def test_what_it_does_not_know_is_an_error(instruction):
     with pytest.raises(UnsupportedError, match="does not know"):
         launch(instruction, np.zeros(1, np.int32))
