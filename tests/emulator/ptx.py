@@ -3,6 +3,7 @@
 Source: NVIDIA's "PTX ISA", whose terms are used throughout. What is not understood is an error, never skipped.
 """
 
+import functools
 import re
 import struct
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ class Special(NamedTuple):
 class Immediate(NamedTuple):
     text: str
 
+    @functools.cache  # noqa: B019  a named tuple of a few letters
     def value(self, dtype):
         """As a number of ``dtype``. Floating-point literals are bits; integers stand for bits too where a float is read."""
         text = self.text.rstrip("U")
