@@ -125,7 +125,7 @@ def per_channel(values: tl.constexpr, channel, ACC: tl.constexpr):
 
 @triton.jit
 def gather(image_ptr, offsets, mask, stride_c, coefficients, output_ptr, output_offsets, output_mask, output_stride_c,
-           CHANNELS: tl.constexpr, SCALE: tl.constexpr = (), OFFSET: tl.constexpr = (), inside=None,
+           CHANNELS: tl.constexpr, SCALE: tl.constexpr, OFFSET: tl.constexpr, inside=None,
            FILL: tl.constexpr = 0.0):  # fmt: skip
     """Store the sum of each pixel's taps, weighted by ``coefficients`` [TAPS_PAD, BLOCK], channel by channel.
 
@@ -156,7 +156,7 @@ def gather(image_ptr, offsets, mask, stride_c, coefficients, output_ptr, output_
 
 @triton.jit
 def gather_backward(image_ptr, offsets, mask, stride_c, grad_output_ptr, grad_offsets, grad_mask, grad_stride_c,
-                    zeros, CHANNELS: tl.constexpr, SCALE: tl.constexpr = ()):  # fmt: skip
+                    zeros, CHANNELS: tl.constexpr, SCALE: tl.constexpr):  # fmt: skip
     """Gradient of :func:`gather` to its coefficients: the sum over channels of gradient times tap, shaped as ``zeros``.
 
     But for the channels' offsets, which add the same to all taps: a softmax's gradient does not depend on that.
