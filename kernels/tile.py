@@ -201,12 +201,14 @@ def bin_pixel(
         pointers = source_ptr + (offsets[:, None] + channel[None, :])
     else:
         pointers = source_ptr + (offsets[None, :] + channel[:, None] * stride_c)
-    if WHOLE and CHANNELS == CHANNELS_PAD:
+    if WHOLE and CHANNELS_LAST and CHANNELS == CHANNELS_PAD:
         return tl.load(pointers).to(ACC)
     elif WHOLE and CHANNELS_LAST:
         return tl.load(pointers, mask=channel_mask[None, :], other=0.0).to(ACC)
+    elif WHOLE and CHANNELS == CHANNELS_PAD:
+        return load_along_pixels(pointers, None).to(ACC)
     elif WHOLE:
-        return tl.load(pointers, mask=channel_mask[:, None], other=0.0).to(ACC)
+        return load_along_pixels(pointers, tl.broadcast_to(channel_mask[:, None], pointers.shape)).to(ACC)
     else:
         overlap_y = bin_overlap(i_y, y, source_h, out_h)
         overlap_x = bin_overlap(i_x, x, source_w, out_w)
@@ -218,7 +220,7 @@ def bin_pixel(
             return weight[:, None] * tl.load(pointers, mask=mask, other=0.0).to(ACC)
         else:
             mask = inside[None, :] & channel_mask[:, None]
-            return weight[None, :] * tl.load(pointers, mask=mask, other=0.0).to(ACC)
+            return weight[None, :] * load_along_pixels(pointers, mask).to(ACC)
 
 
 @triton.jit
