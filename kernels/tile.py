@@ -115,6 +115,24 @@ def load_along_pixels(pointers, mask):
 
 
 @triton.jit
+def is_narrower(pointer, OPERAND: tl.constexpr):
+    """Whether what ``pointer`` points to has fewer bits than operands of matrix products."""
+    return pointer.dtype.element_ty.primitive_bitwidth < OPERAND.primitive_bitwidth
+
+
+@triton.jit
+def forget_loads(x):
+    """``x`` [m, n] itself, for operands of matrix products that derive from narrower loads or, in half precision, from a join.
+
+    Triton lays out operands for the fewest bits that anything they derive from was loaded in, however far back, and for half of
+    those behind a join. That may be for more of the inner dimension than our 16: half-precision products then count some
+    elements several times and others never, and float64 products do not compile. A sum over one element is where the search
+    ends, and no instruction by itself; but Triton may move tiles to other layouts around it, so it stands only where needed.
+    """
+    return tl.sum(x[:, :, None], axis=2).to(x.dtype)
+
+
+@triton.jit
 def per_channel(values: tl.constexpr, channel, ACC: tl.constexpr):
     """``values`` of the image's channels, at ``channel``; a value for each that is known when compiling costs nothing."""
     result = tl.full(channel.shape, values[0], ACC)
@@ -176,9 +194,6 @@ def gather_backward(image_ptr, offsets, mask, stride_c, grad_output_ptr, grad_of
             grad += grad_output.to(zeros.dtype)[None, :] * image
             image_ptr += stride_c
             grad_output_ptr += grad_stride_c
-    if zeros.dtype == tl.float64:
-        # A sum over one element each, as in patch_column: Triton has no layout of float64 operands that were loaded as 8 bits.
-        grad = tl.sum(grad[:, :, None], axis=2)
     return grad
 
 
