@@ -27,6 +27,7 @@ from .launch import (
     Layout,
     accumulator,
     aligned_strides,
+    all_registers,
     dot_precision,
     launch,
     launch_with,
@@ -915,6 +916,7 @@ def _backward(
         COEFFICIENTS=a is not None,
         GRAD_WEIGHTS=partial is not None,
         num_warps=warps,
+        **all_registers(),
         **_pointers(call),
         **arguments,
     )
