@@ -1,5 +1,7 @@
 """Compile the kernels ahead of time, without a GPU, and read registers, spills and load widths off the result.
 
+Ends with an error if an operand of a matrix product lies in registers such that it may be multiplied wrongly.
+
     python -m bench.compile                     the default network's kernels, as a table
     python -m bench.compile --json > bench/results/kernels/sm_90.json       what the README's predictions are written from
     python -m bench.compile --cover 0/3         the first third of two sets that cover every pair of choices, as a table
@@ -38,6 +40,7 @@ from tritonds.kernels import launch as launch_module
 from tritonds.kernels.area_pool import bin_width
 
 from bench.cost import Cost, cost, parse
+from bench.operands import repeated_operands
 from bench.workloads import MEAN, NAMED, STD
 from tritonds import geometry, kernels
 
@@ -79,6 +82,10 @@ class Variant:
     image: str = ""
     """Dtype of images that make their texture on the way, uint8 ones normalised; empty if texture is given."""
     letterbox: bool = False
+    out: str = ""
+    """Dtype of what is made of images; empty for that of the weights."""
+    tf32: bool = False
+    """Whether PyTorch's setting allows it for products in float32, on NVIDIA GPUs."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +103,8 @@ class Compiled:
     shared_bytes: int
     seconds: float
     """That compiling took: what a first call waits for, once for each machine."""
+    repeated_operands: list[str]
+    """Of matrix products, those that may be multiplied wrongly."""
     registers: int | None = None
     stack_bytes: int | None = None
     instructions: int | None = None
@@ -116,7 +125,12 @@ def launches_of(variant: Variant, parts: bool) -> list[Launch]:
 
     With ``parts``, also those of the operators that do a part of the work each, and of the gradient to the image.
     """
-    return _from_image(variant, parts) if variant.image else _from_texture(variant, parts)
+    setting = torch.backends.cuda.matmul.fp32_precision
+    torch.backends.cuda.matmul.fp32_precision = "tf32" if variant.tf32 else "ieee"
+    try:
+        return _from_image(variant, parts) if variant.image else _from_texture(variant, parts)
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = setting
 
 
 def _tensor(variant: Variant, *shape: int, dtype: str = "") -> torch.Tensor:
@@ -164,7 +178,7 @@ def _from_texture(variant: Variant, parts: bool) -> list[Launch]:
 def _from_image(variant: Variant, parts: bool) -> list[Launch]:
     workload = NAMED[variant.workload]
     images = _images(variant)
-    output = _tensor(variant, workload.batch, 3, *workload.size)
+    output = _tensor(variant, workload.batch, 3, *workload.size, dtype=variant.out)
     filter = _tensor(variant, variant.channels, 3, 3, 3).contiguous(memory_format=torch.channels_last)  # as the layer has it
     filters = [filter, _tensor(variant, variant.channels)] if variant.texture else []
     weights = _weights(variant)
@@ -231,7 +245,7 @@ def default_variants() -> list[Variant]:
 def covering_variants() -> list[Variant]:
     """Two small sets, of given texture and of images, in each of which every two choices occur together."""
     # Their order decides how small the sets are, and that most rows have both texture and distances.
-    dtypes = _choice("dtype", "fp16", "bf16", "fp32", "fp64")
+    dtypes = [*_choice("dtype", "fp16", "bf16", "fp32", "fp64"), {"dtype": "fp32", "tf32": True}]
     inputs = [{"texture": True, "distance": True}, {"texture": True, "distance": False}, {"texture": False, "distance": True}]
     layouts = _choice("channels_last", True, False)
     texture = [
@@ -250,6 +264,7 @@ def covering_variants() -> list[Variant]:
         [*_choice("workload", "ragged32", "hdx8"), {"workload": "ragged32", "letterbox": True}],
         _choice("image", "u8", "as weights"),
         layouts,
+        _choice("out", "", "fp16"),
     ]
     return [_chosen(row) for choices in (texture, images) for row in AllPairs(choices)]
 
@@ -275,11 +290,16 @@ class Binary:
 
 def compile_launch(launch: Launch, target: str, disassemble: bool) -> Binary:
     """Compile one recorded launch for ``target``, a key of :data:`TARGETS`."""
-    options = {key: launch.arguments[key] for key in ("num_warps", "num_stages")}
+    options = {key: launch.arguments[key] for key in ("num_warps", "num_stages", "maxnreg") if key in launch.arguments}
     start = time.perf_counter()
     compiled = triton.compile(_source(launch), target=TARGETS[target], options=options)
     seconds = time.perf_counter() - start
-    figures = {"warps": options["num_warps"], "shared_bytes": compiled.metadata.shared, "seconds": seconds}
+    figures = {
+        "warps": options["num_warps"],
+        "shared_bytes": compiled.metadata.shared,
+        "seconds": seconds,
+        "repeated_operands": repeated_operands(compiled.asm["ttgir"]),
+    }
     if "cubin" not in compiled.asm:
         return Binary(figures, None)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
@@ -375,6 +395,8 @@ def compile_all(
         for launch in launches_of(variant, parts_of(index)):
             source = _source(launch)
             for target in targets:
+                if variant.tf32 and TARGETS[target].backend == "hip":
+                    continue
                 key = (launch.kernel.fn.__name__, str(source.signature), str(source.constants), target)
                 if key not in made:
                     made[key] = compile_launch(launch, target, disassemble)
@@ -404,7 +426,7 @@ def _cells(row: Compiled) -> dict[str, str]:
         "kernel": row.name,
         "target": row.target,
         "workload": v.workload,
-        "dtype": v.dtype,
+        "dtype": v.dtype + (" tf32" if v.tf32 else "") + (f" to {v.out}" if v.out else ""),
         "layout": "NHWC" if v.channels_last else "NCHW",
         "images": f"{v.image} letterboxed" if v.letterbox else v.image,
         "K": str(v.taps) if v.prior == "none" else f"{v.taps} {v.prior}",
@@ -444,6 +466,10 @@ def main(
         print(json.dumps(versions | {"rows": [dataclasses.asdict(row) for row in rows]}, indent=1))
     else:
         rich.console.Console(width=300).print(table(rows))
+    faults = [f"{r.name}, {r.target}, {r.operator}, {r.variant}: {text}" for r in rows for text in r.repeated_operands]
+    if faults:
+        typer.echo("\n".join(["Operands that registers hold more than once:", *faults]), err=True)
+        raise typer.Exit(1)
 
 
 if __name__ == "__main__":

@@ -26,9 +26,10 @@ def picture(
     From the table if there is one. Else all images are alike, one behind the other, and each fills its result.
     """
     if table_ptr is None:
+        source_ptr = n  # no pointer, but None cannot be returned, and without an image nobody reads it
         if image_ptr is not None:
-            image_ptr += n * stride_n
-        return image_ptr, stride_c, stride_h, stride_w, image_h, image_w, out_h, out_w, 0, 0, bin_h, bin_w
+            source_ptr = image_ptr + n * stride_n
+        return source_ptr, stride_c, stride_h, stride_w, image_h, image_w, out_h, out_w, 0, 0, bin_h, bin_w
     else:
         table_ptr += n * COLUMNS
         image_ptr = tl.load(table_ptr).to(image_ptr.dtype)

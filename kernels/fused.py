@@ -27,6 +27,7 @@ from .launch import (
     Layout,
     accumulator,
     aligned_strides,
+    all_registers,
     dot_precision,
     launch,
     launch_with,
@@ -60,7 +61,18 @@ from .texture import (
     texture_grad_filter_kernel,
     texture_grad_image_kernel,
 )
-from .tile import bin_sum, gather, gather_backward, region_pixels, store_bins, strip, tap_offsets, tile_pixels
+from .tile import (
+    bin_sum,
+    forget_loads,
+    gather,
+    gather_backward,
+    is_narrower,
+    region_pixels,
+    store_bins,
+    strip,
+    tap_offsets,
+    tile_pixels,
+)
 
 MAX_BACKWARD_PROGRAMS = 1056
 """Programs of the backward kernel, each with its own partial weight gradients: eight for each of an H200's 132 processors."""
@@ -454,7 +466,10 @@ def downsize_backward_kernel(
                 grad = a * (grad_a - tl.sum(a * grad_a, axis=0)[None, :])
                 # Pixels past the image's end hold no gradient, whatever the weights make of them.
                 grad = tl.where(tap_mask, grad, 0.0)
-                wide = tl.trans(pad_rows(grad))
+                if is_narrower(grad_output_ptr, OPERAND) or (CHANNELS > 0 and is_narrower(image_ptr, OPERAND)):
+                    grad = forget_loads(grad)
+                # Rounded before it is padded, there is half as much to move.
+                wide = tl.trans(pad_rows(grad.to(OPERAND) if TAPS_PAD < 16 else grad))
                 if HIDDEN_LAYERS > 0:
                     last = z_0
                     if HIDDEN_LAYERS == 2:
@@ -907,6 +922,7 @@ def _backward(
         COEFFICIENTS=a is not None,
         GRAD_WEIGHTS=partial is not None,
         num_warps=warps,
+        **all_registers(),
         **_pointers(call),
         **arguments,
     )

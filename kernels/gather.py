@@ -71,14 +71,14 @@ def weighted_gather_kernel(
             zeros = tl.zeros([TAPS_PAD, BLOCK_H * BLOCK_W], ACC)
             grad = gather_backward(
                 image_ptr, taps, mask, image_stride_c, output_ptr, output_offsets, pixel_mask, output_stride_c, zeros,
-                CHANNELS,
+                CHANNELS, (),
             )  # fmt: skip
             tl.store(coefficient_ptrs, grad, mask=mask)
         else:
             coefficients = tl.load(coefficient_ptrs, mask=mask, other=0.0).to(ACC)
             gather(
                 image_ptr, taps, mask, image_stride_c, coefficients, output_ptr, output_offsets, pixel_mask,
-                output_stride_c, CHANNELS,
+                output_stride_c, CHANNELS, (), (),
             )  # fmt: skip
 
 

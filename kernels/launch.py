@@ -92,6 +92,15 @@ def dot_precision(dtype: torch.dtype) -> str:
     return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
 
 
+def all_registers() -> dict[str, int]:
+    """Launch options that let a program's threads have 255 registers each; there are such options for NVIDIA GPUs alone.
+
+    Without, ptxas stops at 168 where it deems a few bytes of spills worth a third warp a scheduler. In which kernels it does so
+    changes with every version of Triton.
+    """
+    return {} if torch.version.hip is not None else {"maxnreg": 255}
+
+
 def next_power_of_2(n: int) -> int:
     """The least power of two that is at least ``n``. (Triton's own is made for kernels, and slow at every launch.)"""
     return 1 << (n - 1).bit_length()

@@ -11,7 +11,7 @@ a product with a tile of positions, columns dx_0, dy_0 and 1, whose own gradient
 import triton
 import triton.language as tl
 
-from .tile import distance_numerator, first_tap
+from .tile import distance_numerator, first_tap, forget_loads
 
 POSITIONS = tl.constexpr(16)
 """Columns of :func:`position`: what a matrix product takes as its inner dimension; half of them are zero."""
@@ -224,7 +224,10 @@ def linear_grad_weight(grad, z, total, PRECISION: tl.constexpr):
 @triton.jit
 def pad_rows(x):
     """``x`` with rows of zeros below, to at least 16: what a matrix product takes as its inner dimension."""
+    ROWS: tl.constexpr = x.shape[0]
     for _ in tl.static_range(4):
         if x.shape[0] < 16:
             x = tl.reshape(tl.permute(tl.join(x, tl.zeros_like(x)), (2, 0, 1)), [2 * x.shape[0], x.shape[1]])
+    if ROWS < 16 and x.dtype.primitive_bitwidth == 16:
+        x = forget_loads(x)
     return x

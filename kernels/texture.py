@@ -19,6 +19,7 @@ from .tile import (
     bin_first,
     bin_last,
     bin_sum,
+    forget_loads,
     load_along_pixels,
     per_channel,
     region_pixels,
@@ -110,10 +111,7 @@ def patch_column(
     if len(SCALE) > 0:
         x = x * per_channel(SCALE, channel, ACC) + per_channel(OFFSET, channel, ACC)
     x = tl.where(inside, x, tl.where(k == (BAND + 2) * CHANNELS, 1.0, 0.0))
-    # A sum over one element each, where Triton stops looking for the dtype that an operand was loaded in: the layout that it
-    # has for operands of 8 bits costs several moves a matrix product.
-    x = tl.sum(x[:, :, None], axis=2)
-    return tl.trans(x.to(OPERAND))
+    return tl.trans(forget_loads(x).to(OPERAND))
 
 
 @triton.jit

@@ -115,6 +115,24 @@ def load_along_pixels(pointers, mask):
 
 
 @triton.jit
+def is_narrower(pointer, OPERAND: tl.constexpr):
+    """Whether what ``pointer`` points to has fewer bits than operands of matrix products."""
+    return pointer.dtype.element_ty.primitive_bitwidth < OPERAND.primitive_bitwidth
+
+
+@triton.jit
+def forget_loads(x):
+    """``x`` [m, n] itself, for operands of matrix products that derive from narrower loads or, in half precision, from a join.
+
+    Triton lays out operands for the fewest bits that anything they derive from was loaded in, however far back, and for half of
+    those behind a join. That may be for more of the inner dimension than our 16: half-precision products then count some
+    elements several times and others never, and float64 products do not compile. A sum over one element is where the search
+    ends, and no instruction by itself; but Triton may move tiles to other layouts around it, so it stands only where needed.
+    """
+    return tl.sum(x[:, :, None], axis=2).to(x.dtype)
+
+
+@triton.jit
 def per_channel(values: tl.constexpr, channel, ACC: tl.constexpr):
     """``values`` of the image's channels, at ``channel``; a value for each that is known when compiling costs nothing."""
     result = tl.full(channel.shape, values[0], ACC)
@@ -125,7 +143,7 @@ def per_channel(values: tl.constexpr, channel, ACC: tl.constexpr):
 
 @triton.jit
 def gather(image_ptr, offsets, mask, stride_c, coefficients, output_ptr, output_offsets, output_mask, output_stride_c,
-           CHANNELS: tl.constexpr, SCALE: tl.constexpr = (), OFFSET: tl.constexpr = (), inside=None,
+           CHANNELS: tl.constexpr, SCALE: tl.constexpr, OFFSET: tl.constexpr, inside=None,
            FILL: tl.constexpr = 0.0):  # fmt: skip
     """Store the sum of each pixel's taps, weighted by ``coefficients`` [TAPS_PAD, BLOCK], channel by channel.
 
@@ -156,7 +174,7 @@ def gather(image_ptr, offsets, mask, stride_c, coefficients, output_ptr, output_
 
 @triton.jit
 def gather_backward(image_ptr, offsets, mask, stride_c, grad_output_ptr, grad_offsets, grad_mask, grad_stride_c,
-                    zeros, CHANNELS: tl.constexpr, SCALE: tl.constexpr = ()):  # fmt: skip
+                    zeros, CHANNELS: tl.constexpr, SCALE: tl.constexpr):  # fmt: skip
     """Gradient of :func:`gather` to its coefficients: the sum over channels of gradient times tap, shaped as ``zeros``.
 
     But for the channels' offsets, which add the same to all taps: a softmax's gradient does not depend on that.
@@ -176,9 +194,6 @@ def gather_backward(image_ptr, offsets, mask, stride_c, grad_output_ptr, grad_of
             grad += grad_output.to(zeros.dtype)[None, :] * image
             image_ptr += stride_c
             grad_output_ptr += grad_stride_c
-    if zeros.dtype == tl.float64:
-        # A sum over one element each, as in patch_column: Triton has no layout of float64 operands that were loaded as 8 bits.
-        grad = tl.sum(grad[:, :, None], axis=2)
     return grad
 
 
@@ -201,12 +216,14 @@ def bin_pixel(
         pointers = source_ptr + (offsets[:, None] + channel[None, :])
     else:
         pointers = source_ptr + (offsets[None, :] + channel[:, None] * stride_c)
-    if WHOLE and CHANNELS == CHANNELS_PAD:
+    if WHOLE and CHANNELS_LAST and CHANNELS == CHANNELS_PAD:
         return tl.load(pointers).to(ACC)
     elif WHOLE and CHANNELS_LAST:
         return tl.load(pointers, mask=channel_mask[None, :], other=0.0).to(ACC)
+    elif WHOLE and CHANNELS == CHANNELS_PAD:
+        return load_along_pixels(pointers, None).to(ACC)
     elif WHOLE:
-        return tl.load(pointers, mask=channel_mask[:, None], other=0.0).to(ACC)
+        return load_along_pixels(pointers, tl.broadcast_to(channel_mask[:, None], pointers.shape)).to(ACC)
     else:
         overlap_y = bin_overlap(i_y, y, source_h, out_h)
         overlap_x = bin_overlap(i_x, x, source_w, out_w)
@@ -218,7 +235,7 @@ def bin_pixel(
             return weight[:, None] * tl.load(pointers, mask=mask, other=0.0).to(ACC)
         else:
             mask = inside[None, :] & channel_mask[:, None]
-            return weight[None, :] * tl.load(pointers, mask=mask, other=0.0).to(ACC)
+            return weight[None, :] * load_along_pixels(pointers, mask).to(ACC)
 
 
 @triton.jit

@@ -6,6 +6,7 @@ import os
 import pathlib
 import subprocess
 import sys
+from importlib import metadata
 
 import pytest
 
@@ -20,6 +21,7 @@ def compiled(*arguments):
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     command = [sys.executable, "-m", "bench.compile", "--json", *arguments]
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    # An error, too, if an operand of a matrix product may be multiplied wrongly.
     assert result.returncode == 0, result.stderr[-3000:]
     rows = json.loads(result.stdout)["rows"]
     assert rows
@@ -37,14 +39,18 @@ KERNELS = {
 }
 
 
+EDGE = ("downsize_backward", "fp32", 4, False)
+"""What takes all 255 registers; under Triton 3.6 a few more."""
+
+
 def test_the_default_network_neither_spills_nor_loads_narrowly():
     rows = compiled()
     assert len(rows) > 70
     assert {row["name"] for row in rows} == KERNELS
     for row in rows:
         variant = row["variant"]
-        # For the coefficients' own gradient, ptxas trades a few registers for more warps at once.
-        assert row["stack_bytes"] <= (32 if row["operator"] == "coefficients_backward" else 0), row
+        edge = (row["operator"], variant["dtype"], variant["taps"], variant["channels_last"]) == EDGE
+        assert row["stack_bytes"] <= (24 if edge and metadata.version("triton").startswith("3.6.") else 0), row
         fastest = variant["dtype"] in ("fp16", "bf16") and variant["channels_last"]
         if fastest and not variant["image"] and row["name"].startswith("downsize"):
             # A program's tile of texture, 16 channels of 2 bytes a pixel, in loads of 16 bytes by each of its threads.
@@ -63,11 +69,11 @@ def test_every_pair_of_choices_compiles_for_sm_90(part):
 
 
 # The first part has a table of images, the second an image's gradient. One process for two targets: starting takes seconds.
-@pytest.mark.parametrize(("part", "targets"), [("0/21", {"sm_80", "gfx942"}), ("1/21", {"sm_100", "gfx942"})])
+@pytest.mark.parametrize(("part", "targets"), [("0/18", {"sm_80", "gfx942"}), ("9/18", {"sm_100", "gfx942"})])
 def test_some_of_each_kernel_compile_elsewhere(part, targets):
     rows = compiled("--cover", part, *(argument for target in sorted(targets) for argument in ("--target", target)))
     assert {row["target"] for row in rows} == targets
     for target in targets:
         names = {row["name"] for row in rows if row["target"] == target}
         assert names >= KERNELS - {"texture_grad_image_kernel"}
-        assert ("texture_grad_image_kernel" in names) == (part == "1/21")
+        assert ("texture_grad_image_kernel" in names) == (part == "9/18")
