@@ -55,7 +55,7 @@ def why_not_emulated(config):
         return f"the emulator cannot start: {error}"
     capability = config.getoption("capability")
     try:
-        device.use(capability, config.cache.mkdir(f"emulated-sm_{capability}"))
+        device.use(capability, config.rootpath / ".pytest_cache" / f"emulated-sm_{capability}")
     except driver.UnavailableError as error:
         return str(error)
     return None

@@ -154,7 +154,11 @@ class Launch:
         """An operand's value in every thread, or one for all."""
         if type(operand) is Register:
             bits = self.registers.get(operand.name)
-            return (_undefined(operand.bits) if bits is None else bits).view(dtype)
+            bits = _undefined(operand.bits) if bits is None else bits
+            size = np.dtype(dtype).itemsize
+            return (bits if bits.itemsize == size else bits.astype(f"u{size}")).view(
+                dtype
+            )  # of a wide register the lowest bits
         if type(operand) is Immediate:
             return operand.value(dtype)
         if type(operand) is Special:
@@ -199,9 +203,9 @@ class Launch:
         """Arrays of registers are never changed, so that several may share one."""
         if register is None:
             return
-        bits = value.view(WORDS[8 * value.dtype.itemsize]) if register.bits > 1 else value
-        if bits.dtype != WORDS[register.bits]:  # the lowest, with zeros above
-            bits = bits.astype(WORDS[register.bits])
+        if 8 * value.dtype.itemsize < register.bits:  # extended by its sign, or by zeros
+            value = value.astype(f"{value.dtype.kind}{register.bits // 8}")
+        bits = value.view(WORDS[register.bits]) if register.bits > 1 else value
         if bits.shape != (self.threads,):
             bits = np.broadcast_to(bits, (self.threads,))
         if mask is not None:

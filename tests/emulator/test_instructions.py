@@ -311,6 +311,10 @@ def test_conversions(rng):
     small = integers(rng, np.uint16)
     assert (compute("cvt.rn.f32.u16", np.float32, small) == small).all()
     assert (compute("cvt.s64.s16", np.int64, small) == small.view(np.int16)).all()
+    low = n.view(np.uint32).astype(np.uint8)  # of a register of 16 bits
+    assert (compute("cvt.rn.f32.u8", np.float32, n.view(np.uint32).astype(np.uint16)) == low).all()
+    assert (compute("cvt.u16.u8", np.uint16, n.view(np.uint32).astype(np.uint16)) == low).all()
+    assert (compute("cvt.s16.s8", np.int16, n.view(np.uint32).astype(np.uint16)) == low.view(np.int8)).all()
     assert (compute("cvt.u16.u32", np.uint16, n.view(np.uint32)) == (n.view(np.uint32) & 0xFFFF)).all()
 
 
