@@ -12,14 +12,15 @@ demo: $(VENV)/ready  ## every method on a real photograph, and photographs of se
 test: $(VENV)/ready  ## all tests; on a machine without a GPU, the kernels in Triton's interpreter, then compiled and emulated
 	$(BIN)/python -m pytest -n 2 $(STRICT)
 	if ! $(BIN)/python -c "import torch; assert torch.cuda.is_available()" 2> /dev/null; then \
-		$(BIN)/python -m pytest -n 2 --kernels emulated $(COMPILED_TESTS) $(STRICT); fi
+		$(BIN)/python -m pytest -n 2 --kernels emulated --draws 5 $(EMULATED) $(STRICT); fi
 
-# Another Triton has an environment of its own, with little else in it.
+# Tests of the kernels as one version of Triton compiles them, emulated, and of what else its compiler makes of them.
+# Any other version than that of constraints.txt has an environment of its own, with little else in it.
+EMULATED = tests/test_compiled.py tests/test_parity.py tests/test_image.py
 TRITON ?= 3.7.1
-COMPILED_TESTS = tests/test_compiled.py tests/test_parity.py tests/test_image.py
 OTHER = $(VENV)-triton-$(TRITON)
-compiled: $(OTHER)/ready  ## the kernels as one version of Triton compiles them, emulated: make compiled TRITON=3.6.0
-	$(OTHER)/bin/python -m pytest -n 2 --kernels emulated $(COMPILED_TESTS) $(STRICT)
+compiled: $(OTHER)/ready  ## the kernels as another Triton compiles them, emulated: make compiled TRITON=3.6.0
+	$(OTHER)/bin/python -m pytest -n 2 --kernels emulated $(DRAWS) $(EMULATED) $(STRICT)
 	$(OTHER)/bin/python -m pytest -n 2 tests/test_compile.py $(STRICT)
 
 $(OTHER)/ready: pyproject.toml constraints.txt
@@ -45,7 +46,7 @@ speed: $(VENV)/ready  ## measure what runs here, next to its peers; results in b
 RESULTS ?= bench/results
 gpu:  ## on a machine with a GPU, in under eight minutes: parity, benchmark and plots, more parity, compute-sanitizer
 	$(PYTHON) -c "import tritonds.kernels" 2>/dev/null || $(PYTHON) -m pip install --quiet --no-deps --no-build-isolation --editable .
-	$(PYTHON) -m bench.gpu --out $(RESULTS)
+	$(PYTHON) -m bench.gpu --out $(RESULTS) $(REHEARSE)
 
 ACCURACY_SECONDS ?= 540
 accuracy: $(VENV)/ready  ## train networks, each behind many downsizers, on the GPU if there is one; call it until it exits with 0

@@ -8,6 +8,7 @@ of those before.
 """
 
 import dataclasses
+import importlib.util
 import json
 import os
 import pathlib
@@ -23,6 +24,7 @@ import typer
 ROOT = pathlib.Path(__file__).parents[1]
 PYTEST = (sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider")
 DRAWS = "tests/test_compiled.py"
+NEEDED = ("allpairspy", "hypothesis", "pytest", "triton", "xdist")
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,10 @@ def main(
     rehearse: Annotated[bool, typer.Option(help="small, on a CPU, with the kernels emulated")] = False,
 ) -> None:
     """Parity, benchmark, more parity and the sanitizer, on the GPU of this machine."""
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        print(f"not installed: {', '.join(missing)}; pip install -e '.[compiled]', or those alone where there is no network")
+        raise typer.Exit(2)
     out = out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     outcomes: list[Outcome] = []

@@ -274,3 +274,21 @@ def test_sizes_that_need_64_bits(size, device):
     got = tritonds.downsize(*inputs, size[1], backend="triton")
     expected = tritonds.downsize(*leaves(inputs, torch.float64), size[1], backend="torch")
     assert error(got, expected.detach()) < 1e-5
+
+
+def test_nothing_compiles_after_a_warm_up(device, monkeypatch):
+    """Training on lists of any sizes in the ranges, launched for real."""
+    triton = pytest.importorskip("triton")
+    if device.type == "cpu":
+        monkeypatch.setattr(tritonds.precompile, "_compiles", lambda *_: True)
+    net = tritonds.DownsizeNet((5, 6), mean=MEAN[:3], std=STD[:3], backend="triton").to(device)
+    warmed = tritonds.warmup(net, ((6, 30), (6, 30)), dtype=torch.uint8, as_list=True, progress=False)
+    assert warmed.kernels >= 3
+    compiled = []
+    monkeypatch.setattr(
+        triton.knobs.runtime, "jit_post_compile_hook", lambda **values: compiled.append(values["fn"].name) and None
+    )
+    for sizes in ([(12, 10), (11, 13), (29, 6)], [(10, 12)], [(6, 30), (30, 7)]):
+        images = [torch.randint(256, (3, *size), dtype=torch.uint8, device=device) for size in sizes]
+        net(images).square().sum().backward()
+    assert compiled == []

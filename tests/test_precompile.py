@@ -149,7 +149,7 @@ TO_IMAGE = {"weighted_gather_grad_image_kernel", "texture_grad_image_kernel"}
         ({"letterbox": True, "image_gradient": True}, BACKWARD | TO_IMAGE),
         ({"dtype": torch.uint8}, BACKWARD),
     ],
-    ids=str,
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
 )
 def test_kernels_are_those_of_the_call(options, expected, planned):
     net = DownsizeNet((30, 40))

@@ -34,33 +34,33 @@ def install(capability, allocations_of):
     Call this before Triton makes a driver of its own.
     """
     import triton
-    from triton.backends.nvidia import compiler, driver
 
     version = ".".join(triton.__version__.split(".")[:2])
     if version not in TESTED:
-        raise UnavailableError(
-            f"the stub of libcuda is not known to serve Triton {triton.__version__}: install one of {TESTED}"
-        )
-    folder = _build(pathlib.Path(driver.__file__).parent / "include")
+        known = ", ".join(TESTED)
+        raise UnavailableError(f"the stub of libcuda is not known to serve Triton {triton.__version__}: install one of {known}")
+    from triton.backends.nvidia import compiler, driver
+
+    calls = _Calls()
+    folder = _build(pathlib.Path(driver.__file__).parent / "include", pathlib.Path(calls.folder.name))
     os.environ["TRITON_LIBCUDA_PATH"] = str(folder)
     compiler.CUDABackend.make_cubin = lambda self, source, *_: source.encode() + b"\0"
-    calls = _Calls()
     library = ctypes.CDLL(str(folder / "libcuda.so.1"), mode=ctypes.RTLD_GLOBAL)
     library.emulator_set(calls.function, capability)
     triton.runtime.driver.set_active(_driver(driver, capability, calls, allocations_of))
     return calls
 
 
-def _build(include):
-    """Folder of the stub, compiled."""
-    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("cc")
+def _build(include, folder):
+    """The folder, with the stub in it, compiled."""
+    compiler = shutil.which(os.environ.get("CC", "gcc"))
     if compiler is None:
         raise UnavailableError("the stub of libcuda needs a C compiler: install gcc, or name one in CC")
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="libcuda-stub-"))
     command = [compiler, "-shared", "-fPIC", "-I", include, "-o", folder / "libcuda.so.1", HERE / "libcuda.c"]
     result = subprocess.run([*command, "-Wl,-soname,libcuda.so.1"], capture_output=True, text=True)
     if result.returncode:
-        raise UnavailableError(f"{compiler} cannot build the stub of libcuda: {result.stderr.strip().splitlines()[-1:]}")
+        reason = (result.stderr.strip().splitlines() or ["it says nothing"])[-1]
+        raise UnavailableError(f"{compiler} cannot build the stub of libcuda: {reason}")
     return folder
 
 
@@ -68,6 +68,7 @@ class _Calls:
     """What the stub calls, and what came of it: a C function cannot raise."""
 
     def __init__(self):
+        self.folder = tempfile.TemporaryDirectory(prefix="libcuda-stub-")
         self.allocations = []
         self.function = _ON_LAUNCH(self._launch)
         self.error = None
