@@ -32,6 +32,7 @@ from cases import (
     oracle_from_image,
     oracle_from_uint8,
     run,
+    split,
 )
 
 import tritonds
@@ -264,16 +265,34 @@ def test_crops_at_odd_offsets(offset, dtype, device):
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
-@pytest.mark.parametrize("size", [((1, 2), (1, 23_300)), ((23_300, 2), (2, 1))], ids=["enlarging", "shrinking"])
-def test_sizes_that_need_64_bits(size, device):
+def test_sizes_that_need_64_bits(device):
     from tritonds import kernels
 
-    assert kernels.launch.needs_int64([*zip(*size, strict=True)], [])
-    case = Case(n=1, c=1, size_in=size[0], size_out=size[1], texture=2, distance=2, hidden=2, dtype=torch.float32)
-    inputs = make(case, device)
-    got = tritonds.downsize(*inputs, size[1], backend="triton")
-    expected = tritonds.downsize(*leaves(inputs, torch.float64), size[1], backend="torch")
+    size_in, size_out = (1, 2), (1, 23_300)
+    assert kernels.launch.needs_int64([*zip(size_in, size_out, strict=True)], [])
+    inputs = make(Case(n=1, c=1, size_in=size_in, texture=2, distance=2, hidden=2), device)
+    got = tritonds.downsize(*inputs, size_out, backend="triton")
+    expected = tritonds.downsize(*leaves(inputs, torch.float64), size_out, backend="torch")
     assert error(got, expected.detach()) < 1e-5
+
+
+@pytest.mark.parametrize("dim", [0, 1, 2])
+def test_strides_that_need_64_bits(dim, device, monkeypatch):
+    """A small view whose pixels lie gigabytes apart; the memory between them is never touched."""
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)
+    step = 2**31 + 5
+    strides = [4, 2, 1]
+    strides[dim] = step
+    image = torch.empty(step + 16, dtype=torch.uint8, device=device).as_strided([2, 2, 2], strides)
+    image.copy_(torch.randint(256, (2, 2, 2), dtype=torch.uint8))
+    _, filters, weights = leaves(make_image(Case(c=2, texture=3), device))
+    results = []
+    for given in (image.contiguous()[None], image[None], [image]):
+        weight, bias = split(filters, 2)
+        y = tritonds.downsize_image(given, weight, bias, weights, (3, 1), backend="triton")
+        results.append([y.detach(), *torch.autograd.grad(y.square().sum(), flatten(filters, None, weights))])
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
 def test_nothing_compiles_after_a_warm_up(device, monkeypatch):
