@@ -10,18 +10,16 @@ demo: $(VENV)/ready  ## every method on a real photograph, and photographs of se
 	$(BIN)/tritonds batch --out demo/batch.png
 
 test: $(VENV)/ready  ## all tests; on a machine without a GPU, the kernels in Triton's interpreter, then compiled and emulated
-	$(BIN)/python -m pytest -n 2 $(STRICT)
+	$(BIN)/python -m pytest -n 2 --draws 1 $(STRICT)
 	if ! $(BIN)/python -c "import torch; assert torch.cuda.is_available()" 2> /dev/null; then \
-		$(BIN)/python -m pytest -n 2 --kernels emulated --draws 5 $(EMULATED) $(STRICT); fi
+		$(BIN)/python -m pytest -n 2 --kernels emulated --draws 5 tests/test_compiled.py $(STRICT); fi
 
-# Tests of the kernels as one version of Triton compiles them, emulated, and of what else its compiler makes of them.
-# Any other version than that of constraints.txt has an environment of its own, with little else in it.
-EMULATED = tests/test_compiled.py tests/test_parity.py tests/test_image.py
+# Any other Triton than that of constraints.txt has an environment of its own, with little else in it.
 TRITON ?= 3.7.1
 OTHER = $(VENV)-triton-$(TRITON)
 compiled: $(OTHER)/ready  ## the kernels as another Triton compiles them, emulated: make compiled TRITON=3.6.0
-	$(OTHER)/bin/python -m pytest -n 2 --kernels emulated $(DRAWS) $(EMULATED) $(STRICT)
-	$(OTHER)/bin/python -m pytest -n 2 tests/test_compile.py $(STRICT)
+	$(OTHER)/bin/python -m pytest -n 2 --kernels emulated $(DRAWS) tests/test_compiled.py $(STRICT)
+	$(OTHER)/bin/python -m pytest -n 2 tests/test_compile.py tests/test_operands.py $(STRICT)
 
 $(OTHER)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(OTHER)

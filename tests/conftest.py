@@ -23,7 +23,7 @@ def pytest_addoption(parser):
     parser.addoption(
         "--kernels", choices=["interpreted", "emulated"], default="interpreted", help="how kernels run without a GPU"
     )
-    parser.addoption("--draws", type=int, help="of each of the compiled kernels' tests, how many; all if not given")
+    parser.addoption("--draws", type=int, help="of each test that has draws of random cases, how many; all if not given")
     parser.addoption("--strict-skips", action="store_true", help="fail if the emulator could not run")
     parser.addoption("--capability", type=int, choices=[80, 90], default=90, help="of the emulated GPU")
 

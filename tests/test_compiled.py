@@ -12,7 +12,6 @@ import pytest
 import torch
 from allpairspy import AllPairs
 from cases import (
-    LAYOUTS,
     MEAN,
     STD,
     TOLERANCE,
@@ -43,6 +42,7 @@ pytestmark = pytest.mark.compiled
 DTYPES = [torch.bfloat16, torch.float16, torch.float32, torch.float64]
 WIDTHS = [16, 5, 32]
 """Of E, F or M."""
+LAYOUTS = ["contiguous", "channels_last", "sliced_channels_last", "expanded"]
 SCALES = ["fractional", "whole", "enlarging"]
 
 
@@ -276,7 +276,7 @@ def test_sizes_that_need_64_bits(device):
     assert error(got, expected.detach()) < 1e-5
 
 
-@pytest.mark.parametrize("dim", [0, 1, 2])
+@pytest.mark.parametrize("dim", [0, 2])
 def test_strides_that_need_64_bits(dim, device, monkeypatch):
     """A small view whose pixels lie gigabytes apart; the memory between them is never touched."""
     monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)

@@ -3,6 +3,7 @@
 In place of a cubin, which ptxas would make, the kernel's PTX goes to the stub, and from there to the emulator.
 """
 
+import atexit
 import ctypes
 import os
 import pathlib
@@ -41,10 +42,12 @@ def install(capability, allocations_of):
         raise UnavailableError(f"the stub of libcuda is not known to serve Triton {triton.__version__}: install one of {known}")
     from triton.backends.nvidia import compiler, driver
 
-    calls = _Calls()
-    folder = _build(pathlib.Path(driver.__file__).parent / "include", pathlib.Path(calls.folder.name))
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="libcuda-stub-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    _build(pathlib.Path(driver.__file__).parent / "include", folder)
     os.environ["TRITON_LIBCUDA_PATH"] = str(folder)
     compiler.CUDABackend.make_cubin = lambda self, source, *_: source.encode() + b"\0"
+    calls = _Calls()
     library = ctypes.CDLL(str(folder / "libcuda.so.1"), mode=ctypes.RTLD_GLOBAL)
     library.emulator_set(calls.function, capability)
     triton.runtime.driver.set_active(_driver(driver, capability, calls, allocations_of))
@@ -52,7 +55,7 @@ def install(capability, allocations_of):
 
 
 def _build(include, folder):
-    """The folder, with the stub in it, compiled."""
+    """Compile the stub into ``folder``."""
     compiler = shutil.which(os.environ.get("CC", "gcc"))
     if compiler is None:
         raise UnavailableError("the stub of libcuda needs a C compiler: install gcc, or name one in CC")
@@ -61,14 +64,12 @@ def _build(include, folder):
     if result.returncode:
         reason = (result.stderr.strip().splitlines() or ["it says nothing"])[-1]
         raise UnavailableError(f"{compiler} cannot build the stub of libcuda: {reason}")
-    return folder
 
 
 class _Calls:
     """What the stub calls, and what came of it: a C function cannot raise."""
 
     def __init__(self):
-        self.folder = tempfile.TemporaryDirectory(prefix="libcuda-stub-")
         self.allocations = []
         self.function = _ON_LAUNCH(self._launch)
         self.error = None

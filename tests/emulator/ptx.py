@@ -208,7 +208,7 @@ class _Parser:
             raise UnsupportedError(f"PTX statement at line {line}: {code[:100]!r}")
         guard = None if match[2] is None else self._register(match[2], line)
         operands = tuple(self._operand(text, line) for text in _split(match[5]))
-        modifiers = tuple(re.findall(r"\w+(?:::\w+)*", match[4]))
+        modifiers = tuple(re.findall(r"\w+(?:::\w+)*", match[4].replace("shared::cta", "shared")))  # two names of one space
         self.kernel.instructions.append(Instruction(match[3], modifiers, operands, guard, match[1] == "!", line, self.source))
 
     def _declare(self, bits, names):

@@ -505,7 +505,7 @@ def aligned(size):
 
 
 @pytest.mark.parametrize(("vector", "word"), [(1, 8), (1, 16), (1, 32), (1, 64), (2, 32), (4, 32), (2, 64)])
-@pytest.mark.parametrize("space", ["global", "shared"])
+@pytest.mark.parametrize("space", ["global", "shared", "shared::cta"])
 def test_loads_and_stores(vector, word, space, rng):
     size = vector * word // 8
     source = rng.integers(0, 256, 32 * size).astype(np.uint8)
@@ -516,8 +516,8 @@ def test_loads_and_stores(vector, word, space, rng):
     group = names[0] if vector == 1 else "{ " + ", ".join(names) + " }"
     mode = f"{'' if vector == 1 else f'.v{vector}'}.b{word}"
     body = f"mad.wide.u32 %rd2, %r3, {size}, %rd1; mul.lo.s32 %r10, %r1, {size};\nld.global{mode} {group}, [%rd2];\n"
-    if space == "shared":
-        body += f"st.shared{mode} [%r10+64], {group};\nld.shared{mode} {group}, [%r10+64];\n"
+    if space.startswith("shared"):
+        body += f"st.{space}{mode} [%r10+64], {group};\nld.{space}{mode} {group}, [%r10+64];\n"
     body += f"st.global{mode} [%rd2+{32 * size}], {group};"
     launch(body, memory)
     assert (memory[32 * size :] == source).all()

@@ -40,7 +40,7 @@ def test_without_a_compiler_tests_are_skipped_by_name_or_fail():
 
 
 def test_a_compiler_that_cannot_build_the_stub(monkeypatch, tmp_path):
-    monkeypatch.setenv("CC", sys.executable)
+    monkeypatch.setenv("CC", "false")
     with pytest.raises(driver.UnavailableError, match="cannot build the stub of libcuda"):
         driver._build(tmp_path, tmp_path)
 
