@@ -4,7 +4,7 @@ Ends with an error if an operand of a matrix product lies in registers such that
 
     python -m bench.compile                     the default network's kernels, as a table
     python -m bench.compile --json > bench/results/kernels/sm_90.json       what the README's predictions are written from
-    python -m bench.compile --cover 0/3         the first third of two sets that cover every pair of choices, as a table
+    python -m bench.compile --cover --part 0/3  the first third of two sets that cover every pair of choices, as a table
 
 Launchers are called with tensors on PyTorch's meta device; each launch is recorded instead of run. So what is compiled is
 what a launcher would really run for such tensors: same specialisation, same tile, same number of warps.
@@ -449,14 +449,15 @@ def _cells(row: Compiled) -> dict[str, str]:
 
 def main(
     target: Annotated[list[str], typer.Option(help="sm_80, sm_90, sm_100 or gfx942")] = ["sm_90"],  # noqa: B006  typer copies it
-    cover: Annotated[str, typer.Option(help="i/n: the i-th of n parts of the covering set")] = "",
+    cover: Annotated[
+        bool, typer.Option("--cover", help="sets that cover every pair of choices, instead of the default")
+    ] = False,
+    part: Annotated[str, typer.Option(help="i/n: every n-th variant from the i-th on")] = "0/1",
     as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of a table")] = False,
 ) -> None:
     """Compile kernels ahead of time and show what the compiler made of them."""
-    variants = default_variants()
-    if cover:
-        part, parts = map(int, cover.split("/"))
-        variants = covering_variants()[part::parts]
+    first, step = map(int, part.split("/"))
+    variants = (covering_variants() if cover else default_variants())[first::step]
     with tempfile.TemporaryDirectory() as cache:
         os.environ["TRITON_CACHE_DIR"] = cache  # nothing compiled before, so that the time is that of compiling
         # Of the first variant all parts, of images all gradients.

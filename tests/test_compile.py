@@ -43,10 +43,11 @@ EDGE = ("downsize_backward", "fp32", 4, False)
 """What takes all 255 registers; under Triton 3.6 a few more."""
 
 
-def test_the_default_network_neither_spills_nor_loads_narrowly():
-    rows = compiled()
-    assert len(rows) > 70
-    assert {row["name"] for row in rows} == KERNELS
+@pytest.mark.parametrize("draw", [0, 1, 2])
+def test_the_default_network_neither_spills_nor_loads_narrowly(draw):
+    rows = compiled("--part", f"{draw}/3")
+    assert len(rows) > 20
+    assert {row["name"] for row in rows} >= {"downsize_kernel", "downsize_backward_kernel", "texture_grad_filter_kernel"}
     for row in rows:
         variant = row["variant"]
         edge = (row["operator"], variant["dtype"], variant["taps"], variant["channels_last"]) == EDGE
@@ -65,14 +66,14 @@ def test_the_default_network_neither_spills_nor_loads_narrowly():
 
 @pytest.mark.parametrize("draw", [0, 1, 2])
 def test_every_pair_of_choices_compiles_for_sm_90(draw):
-    assert {row["name"] for row in compiled("--cover", f"{draw}/3")} >= KERNELS - {"texture_grad_image_kernel"}
+    assert {row["name"] for row in compiled("--cover", "--part", f"{draw}/3")} >= KERNELS - {"texture_grad_image_kernel"}
 
 
 # The first part has a table of images, the second an image's gradient. One process for two targets: starting takes seconds.
 @pytest.mark.parametrize("draw", [0, 1])
 def test_some_of_each_kernel_compile_elsewhere(draw):
     part, targets = [("0/18", {"sm_80", "gfx942"}), ("9/18", {"sm_100", "gfx942"})][draw]
-    rows = compiled("--cover", part, *(argument for target in sorted(targets) for argument in ("--target", target)))
+    rows = compiled("--cover", "--part", part, *(argument for target in sorted(targets) for argument in ("--target", target)))
     assert {row["target"] for row in rows} == targets
     for target in targets:
         names = {row["name"] for row in rows if row["target"] == target}

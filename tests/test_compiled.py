@@ -247,10 +247,10 @@ def test_expanded_gradients(dtype, device):
     assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.uint8])
-@pytest.mark.parametrize("offset", [1, 3])
-def test_crops_at_odd_offsets(offset, dtype, device):
+@pytest.mark.parametrize("draw", covering(dtype=[torch.uint8, torch.bfloat16, torch.float32], offset=[1, 3]))
+def test_crops_at_odd_offsets(draw, device):
     """Whose first pixel no wide load may take for aligned; around them, what must not be read or must not count."""
+    dtype, offset = draw["dtype"], draw["offset"]
     large = torch.rand(2, 3, 15, 19, device=device)
     large = (large * 256).to(dtype) if dtype == torch.uint8 else large.to(dtype)
     large = large.contiguous(memory_format=torch.channels_last if offset == 3 else torch.contiguous_format)
@@ -276,16 +276,16 @@ def test_sizes_that_need_64_bits(device):
     assert error(got, expected.detach()) < 1e-5
 
 
-@pytest.mark.parametrize("dim", [0, 2])
-def test_strides_that_need_64_bits(dim, device, monkeypatch):
+@pytest.mark.parametrize("draw", covering(dim=[2, 0], dtype=[torch.float32, torch.bfloat16]))
+def test_strides_that_need_64_bits(draw, device, monkeypatch):
     """A small view whose pixels lie gigabytes apart; the memory between them is never touched."""
     monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)
     step = 2**31 + 5
     strides = [4, 2, 1]
-    strides[dim] = step
+    strides[draw["dim"]] = step
     image = torch.empty(step + 16, dtype=torch.uint8, device=device).as_strided([2, 2, 2], strides)
     image.copy_(torch.randint(256, (2, 2, 2), dtype=torch.uint8))
-    _, filters, weights = leaves(make_image(Case(c=2, texture=3), device))
+    _, filters, weights = leaves(make_image(Case(c=2, texture=3, dtype=draw["dtype"]), device))
     results = []
     for given in (image.contiguous()[None], image[None], [image]):
         weight, bias = split(filters, 2)
