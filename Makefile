@@ -23,9 +23,9 @@ compiled: $(OTHER)/ready  ## the kernels as another Triton compiles them, emulat
 
 $(OTHER)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(OTHER)
-	sed 's/^triton==.*/triton==$(TRITON)/; $(if $(filter 3.6.%,$(TRITON)),s/^numpy==.*/numpy<2.4/)' constraints.txt \
-		> $(OTHER)/constraints.txt
+	sed '$(if $(filter 3.6.%,$(TRITON)),s/^numpy==.*/numpy<2.4/)' constraints.txt > $(OTHER)/constraints.txt
 	$(OTHER)/bin/pip install --quiet --constraint $(OTHER)/constraints.txt --editable '.[compiled]'
+	$(OTHER)/bin/pip install --quiet --no-deps triton==$(TRITON)  # last: PyTorch may require its own
 	touch $@
 
 check: $(VENV)/ready  ## lint, format, types

@@ -7,24 +7,23 @@ Each step is a process of its own, whose output is in the folder while it runs; 
 of those before.
 """
 
+import argparse
 import dataclasses
 import importlib.util
 import json
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
-from typing import Annotated
-
-import typer
 
 ROOT = pathlib.Path(__file__).parents[1]
 PYTEST = (sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider")
 DRAWS = "tests/test_compiled.py"
-NEEDED = ("allpairspy", "hypothesis", "pytest", "triton", "xdist")
+NEEDED = ("allpairspy", "hypothesis", "matplotlib", "numpy", "pytest", "rich", "safetensors", "triton", "typer", "xdist")
 
 
 @dataclass(frozen=True)
@@ -47,20 +46,23 @@ class Outcome:
 def steps(out: pathlib.Path, rehearse: bool) -> list[Step]:
     """In the order in which they are run. Few enough kernels are compiled: a minute's worth for a dozen processes."""
     parity = (*PYTEST, DRAWS)
+    plot = (sys.executable, "-m", "bench", "plot", str(out / "gpu.json"), "--out", str(out / "plots"))
     if rehearse:
         few = (*parity, "--kernels", "emulated", "--draws", "1")
         bench = (sys.executable, "-m", "bench", "--budget", "1", "--out", str(out / "gpu.json"))
         return [
             Step("parity of uint8 images", 120, (*few, "-k", "uint8_images and 0")),
             Step("benchmark", 120, bench),
+            Step("plots", 60, plot),
             Step("parity of the rest", 120, (*few, "-k", "test_area_pooling")),
+            Step("CUDA graphs, torch.compile, large batches", 120, (*PYTEST, "-m", "gpu", "tests/test_image.py")),
             *_sanitized((*few, "-n", "0", "-k", "test_area_pooling"), 60),
         ]
     many = (*parity, "-n", "12")
     return [
         Step("parity of uint8 images", 90, (*many, "--draws", "12", "-k", "uint8_images or lists or same_bits")),
         Step("benchmark", 190, (sys.executable, "-m", "bench", "--budget", "150", "--out", str(out / "gpu.json"))),
-        Step("plots", 20, (sys.executable, "-m", "bench", "plot", str(out / "gpu.json"), "--out", str(out / "plots"))),
+        Step("plots", 20, plot),
         Step("parity of the rest", 60, (*many, "--draws", "8", "-k", "not uint8_images and not lists and not same_bits")),
         Step("CUDA graphs, torch.compile, large batches", 40, (*PYTEST, "-n", "4", "-m", "gpu", "tests")),
         *_sanitized((*parity, "-n", "0", "--draws", "1", "-k", "uint8_images or test_given_texture"), 35),
@@ -85,35 +87,38 @@ def run(step: Step, out: pathlib.Path) -> Outcome:
     status: int | str
     with (out / f"gpu-{step.name.replace(',', '').replace(' ', '-')}.txt").open("w") as output:
         try:
-            status = subprocess.run(
-                step.command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT, timeout=step.seconds
-            ).returncode
+            process = subprocess.Popen(
+                step.command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            )
+            status = process.wait(step.seconds)
         except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # its workers too: what comes next is measured
+            process.wait()
             status = f"stopped after {step.seconds} s"
         except FileNotFoundError:
             status = f"{step.command[0]} is not there"
     return Outcome(step.name, round(time.perf_counter() - start, 1), status)
 
 
-def main(
-    out: Annotated[pathlib.Path, typer.Option(help="folder for results")] = ROOT / "bench" / "results",
-    rehearse: Annotated[bool, typer.Option(help="small, on a CPU, with the kernels emulated")] = False,
-) -> None:
+def main() -> None:
     """Parity, benchmark, more parity and the sanitizer, on the GPU of this machine."""
+    parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=main.__doc__)
+    parser.add_argument("--out", type=pathlib.Path, default=ROOT / "bench" / "results", help="folder for results")
+    parser.add_argument("--rehearse", action="store_true", help="small, on a CPU, with the kernels emulated")
+    options = parser.parse_args()
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        print(f"not installed: {', '.join(missing)}; pip install -e '.[compiled]', or those alone where there is no network")
-        raise typer.Exit(2)
-    out = out.resolve()
+        sys.exit(f"not installed: {', '.join(missing)}; pip install -e '.[bench,compiled]', or those alone if need be")
+    out = options.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     outcomes: list[Outcome] = []
-    for step in steps(out, rehearse):
+    for step in steps(out, options.rehearse):
         print(f"{step.name} (up to {step.seconds} s)", flush=True)
         outcomes.append(run(step, out))
         print(f"    {outcomes[-1].seconds} s, {outcomes[-1].status}", flush=True)
         (out / "gpu-steps.json").write_text(json.dumps([dataclasses.asdict(outcome) for outcome in outcomes], indent=1))
-    raise typer.Exit(any(outcome.status not in (0, "compute-sanitizer is not there") for outcome in outcomes))
+    sys.exit(any(outcome.status not in (0, "compute-sanitizer is not there") for outcome in outcomes))
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    main()

@@ -24,7 +24,7 @@ def pytest_addoption(parser):
         "--kernels", choices=["interpreted", "emulated"], default="interpreted", help="how kernels run without a GPU"
     )
     parser.addoption("--draws", type=int, help="of each test that has draws of random cases, how many; all if not given")
-    parser.addoption("--strict-skips", action="store_true", help="fail if the emulator could not run")
+    parser.addoption("--strict-skips", action="store_true", help="fail if a test was skipped for anything but a GPU")
     parser.addoption("--capability", type=int, choices=[80, 90], default=90, help="of the emulated GPU")
 
 
@@ -105,3 +105,12 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.skip(reason=config.unavailable))
     config.hook.pytest_deselected(items=others)
     items[:] = chosen
+
+
+def pytest_sessionfinish(session):
+    """Skipped for want of a GPU is as it should be; for want of anything else it is not, in CI."""
+    reporter = session.config.pluginmanager.getplugin("terminalreporter")
+    if reporter is not None and session.config.getoption("strict_skips"):
+        skipped = [str(report.longrepr) for report in reporter.stats.get("skipped", [])]
+        if any("needs a GPU" not in reason for reason in skipped):
+            session.exitstatus = 1

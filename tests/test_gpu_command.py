@@ -4,10 +4,7 @@ import json
 import pathlib
 import subprocess
 import sys
-
-import pytest
-
-pytest.importorskip("typer")
+import time
 
 from bench import gpu
 
@@ -22,7 +19,8 @@ def test_make_gpu_rehearsed(tmp_path):
     tool = {0, "compute-sanitizer is not there"}
     assert outcomes.pop("memcheck") in tool
     assert outcomes.pop("racecheck") in tool
-    assert outcomes == dict.fromkeys(["parity of uint8 images", "benchmark", "parity of the rest"], 0)
+    graphs = "CUDA graphs, torch.compile, large batches"
+    assert outcomes == dict.fromkeys(["parity of uint8 images", "benchmark", "plots", "parity of the rest", graphs], 0)
     assert "1 passed" in (tmp_path / "gpu-parity-of-uint8-images.txt").read_text()
     assert json.loads((tmp_path / "gpu.json").read_text())["rows"]
 
@@ -31,6 +29,10 @@ def test_a_step_that_takes_too_long_is_stopped_and_the_next_runs(tmp_path):
     slow = gpu.Step("slow", 1, (sys.executable, "-c", "import time; print('begun', flush=True); time.sleep(60)"))
     assert gpu.run(slow, tmp_path).status == "stopped after 1 s"
     assert (tmp_path / "gpu-slow.txt").read_text() == "begun\n"
+    orphan = "import subprocess, sys; subprocess.run(['sh', '-c', 'sleep 3; echo late'])"
+    assert gpu.run(gpu.Step("with a child", 1, (sys.executable, "-c", orphan)), tmp_path).status == "stopped after 1 s"
+    time.sleep(3)
+    assert (tmp_path / "gpu-with-a-child.txt").read_text() == ""
     assert gpu.run(gpu.Step("missing", 1, ("no-such-tool",)), tmp_path).status == "no-such-tool is not there"
     assert gpu.run(gpu.Step("failing", 9, (sys.executable, "-c", "raise SystemExit(3)")), tmp_path).status == 3
 

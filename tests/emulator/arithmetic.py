@@ -1,7 +1,7 @@
 """What instructions compute from registers alone, by opcode: functions of NumPy arrays, one element a thread.
 
 Each entry of :data:`OPERATIONS` gives, from an instruction's modifiers, the dtype of its result, the dtypes of its operands,
-and the function. Single precision is computed in double and rounded once where one rounding is what the hardware promises.
+and the function. Half precision is rounded once; fused products of float32 and float64 are rounded twice, in float64 first.
 """
 
 import numpy as np
@@ -49,7 +49,7 @@ def resolve(instruction):
     """(dtype of the result, dtypes of the operands, function) of an instruction, or an error that names it."""
     try:
         return OPERATIONS[instruction.opcode](instruction.modifiers)
-    except (KeyError, IndexError):
+    except (KeyError, IndexError, ValueError):
         raise UnsupportedError(f"the emulator does not know {instruction}") from None
 
 
@@ -214,17 +214,12 @@ def unary(opcode, modifiers):
     return dtype, (dtype,), ftz(modifiers, {"abs": np.abs, "neg": np.negative}[opcode])
 
 
-@operation("ex2", "rcp", "sqrt", "rsqrt", "lg2")
-def special_function(opcode, modifiers):
-    kind = only(modifiers, "approx", "rn", "ftz")
-    functions = {
-        "ex2": np.exp2,
-        "rcp": np.reciprocal,
-        "sqrt": np.sqrt,
-        "rsqrt": lambda x: 1 / np.sqrt(x),
-        "lg2": np.log2,
-    }
-    return DTYPES[kind], (DTYPES[kind],), ftz(modifiers, rounded(kind, functions[opcode]))
+@operation("ex2")
+def exponential(opcode, modifiers):
+    kind = only(modifiers, "approx", "ftz")
+    if kind != "f32":
+        raise KeyError(kind)
+    return np.float32, (np.float32,), ftz(modifiers, rounded(kind, np.exp2))
 
 
 def ftz(modifiers, function):
@@ -355,9 +350,7 @@ def convert(opcode, modifiers):
             raise KeyError(modifiers)
         kind = to[:-2]
         return np.uint32, (np.float32, np.float32), lambda high, low: joined(to_half(kind, low), to_half(kind, high))
-    if of in FLOATS and to not in FLOATS:
-        return float_to_integer(how, to, of)
-    if any(modifier not in ("rn",) for modifier in how):
+    if any(modifier != "rn" for modifier in how) or (of in FLOATS and to not in FLOATS):
         raise KeyError(modifiers)
     if of in FLOATS[:2]:
         return DTYPES[to], (DTYPES[of],), lambda x: narrowed(to, from_half(of, x))
@@ -369,16 +362,3 @@ def narrowed(kind, x):
     if kind == "bf16":
         return to_bf16(x if x.dtype.kind == "f" else x.astype(np.float64))
     return x.astype(DTYPES[kind])
-
-
-def float_to_integer(how, to, of):
-    rounding = {"rzi": np.trunc, "rmi": np.floor, "rpi": np.ceil, "rni": np.rint}
-    if len(how) != 1 or of in FLOATS[:2]:
-        raise KeyError(how)
-    info = np.iinfo(DTYPES[to])
-
-    def function(x):
-        x = rounding[how[0]](x.astype(np.float64))
-        return np.where(np.isnan(x), 0, np.clip(x, info.min, info.max)).astype(DTYPES[to])
-
-    return DTYPES[to], (DTYPES[of],), function

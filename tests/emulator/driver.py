@@ -12,7 +12,6 @@ import subprocess
 import tempfile
 
 from .machine import Launch
-from .ptx import UnsupportedError
 
 HERE = pathlib.Path(__file__).parent
 TESTED = ("3.6", "3.7", "3.8")
@@ -73,10 +72,8 @@ class _Calls:
         self.allocations = []
         self.function = _ON_LAUNCH(self._launch)
         self.error = None
-        self.count = 0
 
     def _launch(self, text, grid, block, shared, pointers):
-        self.count += 1
         try:
             text = text.decode()
             parameters = _copied(Launch.parameters_of(text), pointers)
@@ -125,6 +122,3 @@ def _driver(module, capability, calls, allocations_of):
             self.get_device_capability = lambda device: divmod(capability, 10)
 
     return Driver()
-
-
-__all__ = ["TESTED", "UnavailableError", "UnsupportedError", "install"]

@@ -110,8 +110,11 @@ class Launch:
             self.instruction = instruction
             if instruction.opcode in ENDS:
                 self._end(instruction, active, at)
-            else:
+                continue
+            try:
                 method(self, instruction, details)
+            except (KeyError, ValueError) as error:
+                raise UnsupportedError(f"the emulator does not know {instruction}") from error
 
     def _end(self, instruction, active, at):
         mask = active
@@ -123,6 +126,7 @@ class Launch:
             self.done |= mask
             self._release()
         elif instruction.modifiers == ("warp", "sync"):
+            self._check_members(instruction.operands[0], mask)
             self.shared.warp_barrier(self._whole_warps(mask))
         else:
             self._arrive(instruction, mask, active)
@@ -131,6 +135,7 @@ class Launch:
         known = instruction.opcode == "bar" and instruction.modifiers == ("sync",)
         if not known or instruction.operands != (Immediate("0"),) or instruction.guard is not None:
             raise UnsupportedError(f"the emulator does not know {instruction}")
+        self._whole_warps(mask)  # all of a warp at the same barrier
         self.waiting |= mask
         self._release()
 
@@ -210,7 +215,7 @@ class Launch:
             bits = np.broadcast_to(bits, (self.threads,))
         if mask is not None:
             before = self.registers.get(register.name)
-            bits = np.where(mask, bits, np.zeros((), bits.dtype) if before is None else before)
+            bits = np.where(mask, bits, _undefined(register.bits) if before is None else before)
         self.registers[register.name] = bits
 
     def _lanes(self, mask):
@@ -225,6 +230,12 @@ class Launch:
         if (some != warps.all(axis=1)).any():
             raise FaultError(f"{self.kernel.name}: {self.instruction}: only some threads of a warp get there")
         return some
+
+    def _check_members(self, operand, mask):
+        """Only whole warps are known."""
+        members = self._at(self._lanes(mask), self.value(operand, np.uint32))
+        if (members != 0xFFFFFFFF).any():
+            raise UnsupportedError(f"the emulator does not know {self.instruction} of a part of a warp")
 
     # Instructions
 
@@ -256,7 +267,7 @@ class Launch:
 
     def load(self, instruction, _):
         *how, kind = instruction.modifiers
-        space, *vector = [modifier for modifier in how if modifier not in ("L1", "L2", "evict_last", "evict_first", "nc")]
+        space, *vector = how
         target, address = instruction.operands
         targets = target.elements if type(target) is Vector else (target,)
         if vector not in ([], [f"v{len(targets)}"]):
@@ -288,7 +299,7 @@ class Launch:
 
     def store(self, instruction, _):
         *how, kind = instruction.modifiers
-        space, *vector = [modifier for modifier in how if modifier not in ("L1", "L2", "evict_last", "evict_first")]
+        space, *vector = how
         address, source = instruction.operands
         sources = source.elements if type(source) is Vector else (source,)
         if vector not in ([], [f"v{len(sources)}"]) or space not in ("global", "shared"):
@@ -303,7 +314,7 @@ class Launch:
         size = np.dtype(word).itemsize
         self.memory.check(places, size * len(values), "writes", self.describe(lanes))
         for index, value in enumerate(values):
-            self.memory.store(places + np.uint64(size * index), value)
+            self.memory.store(places + np.uint64(size * index), value, self.describe(lanes))
 
     def _addresses(self, address, dtype, lanes):
         base = self._at(lanes, self.value(address.base, dtype))
@@ -338,23 +349,27 @@ class Launch:
         valid = operands.pop(0) if len(operands) == 5 else None
         mask = self.mask(instruction)
         self._whole_warps(mask)
+        self._check_members(operands[3], mask)
         x, b, c = (self._warps(operand, np.uint32) for operand in operands[:3])
         result, in_range = warp.shuffle(instruction.modifiers[1], x, b.astype(np.int64), c.astype(np.int64))
         self.write(target, result.reshape(-1), mask)
         self.write(valid, in_range.reshape(-1), mask)
 
-    def reduce(self, instruction, details):
-        _, operation, kind = instruction.modifiers
-        target, source, _members = instruction.operands
+    def reduce(self, instruction, _):
+        how, operation, kind = instruction.modifiers
+        target, source, members = instruction.operands
+        if how != "sync":
+            raise KeyError(how)
         mask = self.mask(instruction)
         self._whole_warps(mask)
+        self._check_members(members, mask)
         self.write(target, warp.reduce(operation, self._warps(source, DTYPES[kind])).reshape(-1), mask)
 
-    def multiply_matrices(self, instruction, details):
-        _, _, shape, a_order, b_order, to, left, right, of = instruction.modifiers
+    def multiply_matrices(self, instruction, _):
+        *how, shape, a_order, b_order, to, left, right, of = instruction.modifiers
         accumulates = {"f64": "f64"}.get(left, "f32")
         known = (shape, left) in warp.FRAGMENTS and (a_order, b_order) == ("row", "col") and left == right
-        if not known or to != accumulates or of != accumulates:
+        if how != ["sync", "aligned"] or not known or to != accumulates or of != accumulates:
             raise UnsupportedError(f"the emulator does not know {instruction}")
         mask = self.mask(instruction)
         self._whole_warps(mask)
@@ -366,8 +381,9 @@ class Launch:
 
     def _matrix_access(self, instruction):
         """(matrices, whether transposed, mask, lanes, addresses of 8 rows each) of ldmatrix or stmatrix."""
-        _, _, shape, count, *how = instruction.modifiers
-        if how not in (["shared", "b16"], ["trans", "shared", "b16"]) or shape != "m8n8":
+        *sync, shape, count = instruction.modifiers[:4]
+        how = instruction.modifiers[4:]
+        if sync != ["sync", "aligned"] or how not in (("shared", "b16"), ("trans", "shared", "b16")) or shape != "m8n8":
             raise UnsupportedError(f"the emulator does not know {instruction}")
         count = int(count[1:])
         mask = self.mask(instruction)
@@ -378,6 +394,8 @@ class Launch:
 
     def load_matrices(self, instruction, _):
         count, transposed, mask, warps, lanes, addresses = self._matrix_access(instruction)
+        # A row goes to four lanes, and not just to the one that gives its address: as if its neighbour read it, too.
+        self.shared.load(lanes ^ 1, addresses, 2, 8, self.describe(lanes ^ 1))
         words = self.shared.load(lanes, addresses, 2, 8, self.describe(lanes))
         rows = np.stack(words, axis=-1).reshape(-1, count, 8, 8)
         for register, value in zip(instruction.operands[0].elements, warp.rows_to_fragments(rows, transposed), strict=True):
@@ -385,11 +403,11 @@ class Launch:
             everywhere[warps] = value
             self.write(register, everywhere.reshape(-1), mask)
 
-    def store_matrices(self, instruction, details):
+    def store_matrices(self, instruction, _):
         _, transposed, _, warps, lanes, addresses = self._matrix_access(instruction)
         registers = [self._warps(element, np.uint32)[warps] for element in instruction.operands[1].elements]
         rows = warp.fragments_to_rows(registers, transposed).reshape(-1, 8)
-        self.shared.store(lanes, addresses, list(np.ascontiguousarray(rows.T)), self.describe(lanes))
+        self.shared.store(lanes, addresses, list(np.ascontiguousarray(rows.T)), self.describe(lanes), by_several=True)
 
 
 def _undefined(bits):

@@ -30,7 +30,7 @@ _WORDS = {
 class GlobalMemory:
     def __init__(self, allocations):
         self.allocations = sorted(allocations, key=lambda allocation: allocation.start)
-        merged = []
+        merged = [[0, 0]]  # so that there is one
         for _, start, end in self.allocations:
             if merged and start <= merged[-1][1]:
                 merged[-1][1] = max(end, merged[-1][1])
@@ -43,9 +43,14 @@ class GlobalMemory:
         """Words at addresses that were checked."""
         return _WORDS[size][_word(addresses, size)]
 
-    def store(self, addresses, values):
-        """The same."""
-        _WORDS[values.dtype.itemsize][_word(addresses, values.dtype.itemsize)] = values
+    def store(self, addresses, values, describe):
+        """The same. Threads that write otherwise at one address, at once, are an error: any of them may win on a GPU."""
+        words, places = _WORDS[values.dtype.itemsize], _word(addresses, values.dtype.itemsize)
+        words[places] = values
+        conflict = words[places] != values
+        if conflict.any():
+            lane = np.flatnonzero(conflict)[0]
+            raise FaultError(f"{describe(lane)} writes global memory that another thread writes otherwise at once")
 
     def check(self, addresses, size, verb, describe):
         """Raise unless all of ``size`` bytes at each address may be touched, and at once."""
@@ -83,7 +88,7 @@ class SharedMemory:
     """
 
     def __init__(self, blocks, size, threads):
-        self.size = -(-size // 16) * 16
+        self.given, self.size = size, -(-size // 16) * 16
         self.bytes = np.full((blocks, self.size), 0xCD, np.uint8).reshape(-1)
         self.words = {size: self.bytes.view(f"u{size}") for size in (1, 2, 4, 8)}
         self.threads = threads
@@ -106,8 +111,8 @@ class SharedMemory:
         self._mark(self.read, who, touched, several=True)
         return [self.words[size][places // size + word] for word in range(words)]
 
-    def store(self, threads, addresses, values, describe):
-        """``values`` is a list of arrays, [lanes], that go behind one another."""
+    def store(self, threads, addresses, values, describe, by_several=False):
+        """``values`` is a list of arrays, [lanes], that go behind one another; of several threads each if ``by_several``."""
         size = values[0].dtype.itemsize
         places = self._places(threads, addresses, size * len(values), "writes", describe)
         who, touched = self._touched(threads, places, size * len(values))
@@ -121,6 +126,8 @@ class SharedMemory:
                 lane = np.flatnonzero(conflict)[0]
                 raise FaultError(f"{describe(lane)} writes shared memory that another thread writes otherwise at once")
         self._mark(self.written, who, touched, several=False)
+        if by_several:
+            self.written.thread[touched] = _SEVERAL
 
     def _touched(self, threads, places, size):
         """Threads and bytes of an access, each [lanes, size]."""
@@ -129,10 +136,10 @@ class SharedMemory:
 
     def _places(self, threads, addresses, size, verb, describe):
         addresses = addresses.astype(np.int64)
-        wrong = (addresses % size != 0) | (addresses + size > self.size)
+        wrong = (addresses % size != 0) | (addresses + size > self.given)
         if wrong.any():
             lane = np.flatnonzero(wrong)[0]
-            problem = f"no multiple of {size}" if addresses[lane] % size else f"past the block's {self.size}"
+            problem = f"no multiple of {size}" if addresses[lane] % size else f"past the block's {self.given}"
             raise FaultError(f"{describe(lane)} {verb} {size} bytes of shared memory at {addresses[lane]}, which is {problem}")
         return addresses + threads // self.threads * self.size
 

@@ -88,7 +88,6 @@ class Parameter(NamedTuple):
 @dataclass
 class Kernel:
     name: str = ""
-    target: str = ""
     threads: int = 0
     """Of a block, which the kernel requires."""
     parameters: dict[str, Parameter] = field(default_factory=dict)
@@ -159,10 +158,7 @@ class _Parser:
     def _header(self, code):
         """A directive outside of the body, or None if its end has not come yet."""
         if code.startswith((".version", ".target", ".address_size")):
-            match = re.match(r"\.(\w+)\s+([\w., ]+)$", code)
-            if match and match[1] == "target":
-                self.kernel.target = match[2].split(",")[0]
-            return match
+            return re.match(r"\.\w+\s+[\w., ]+$", code)
         if code.startswith((".extern", ".global", ".const", ".weak")):
             return re.match(r"[^;]*;\s*", code)
         if match := re.match(r"\.visible\s+\.entry\s+(\w+)\s*\(([^)]*)\)", code):

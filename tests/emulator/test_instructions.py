@@ -164,6 +164,20 @@ def test_bit_fields(position, length, rng):
     assert (compute("bfe.s32", np.uint32, x, immediates=where) == np.array([int(f, 2) for f in filled], np.uint32)).all()
 
 
+def test_what_is_rare(rng):
+    """Negation and absolute values of integers, minima that are no less than zero, and numbers below the normal ones."""
+    n, m = integers(rng, np.int32), integers(rng, np.int32)
+    assert (compute("neg.s32", np.int32, n) == wrapped([-int(x) for x in n], np.int32)).all()
+    assert (compute("abs.s32", np.int32, n) == wrapped([abs(int(x)) for x in n], np.int32)).all()
+    assert (compute("min.relu.s32", np.int32, n, m) == np.maximum(np.minimum(n, m), 0)).all()
+    wide = integers(rng, np.int64)
+    assert (compute("cvt.rn.f32.s64", np.float32, wide) == wide.astype(np.float32)).all()
+    assert (compute("cvt.rn.f32.u64", np.float32, wide.view(np.uint64)) == wide.view(np.uint64).astype(np.float32)).all()
+    tiny = np.array([1e-40, -1e-40, 1e-37, -2.0], np.float32).repeat(16)
+    expected = np.array([0.0, 0.0, 1e-37, 2.0], np.float32).repeat(16)
+    assert (compute("abs.ftz.f32", np.float32, tiny) == expected).all()
+
+
 def test_permuted_bytes(rng):
     a, b = integers(rng, np.uint32), rng.permutation(integers(rng, np.uint32))
     for selector in (0x7701, 0x5410, 0x3210, 0xFB84, 0x0008):
@@ -602,6 +616,8 @@ RACES = {
     "write after a read by all": "st.shared.b32 [%r10], %r1; bar.sync 0; ld.shared.b32 %r13, [0]; st.shared.b32 [%r10], %r1;",
     "write after write": "st.shared.b32 [%r10], %r1; st.shared.b32 [%r11], %r1;",
     "two values at once": "st.shared.b32 [0], %r1;",
+    "rows read for others": "st.shared.b32 [%r10], %r1; ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%r13}, [%r13];",
+    "rows written for others": "stmatrix.sync.aligned.m8n8.x1.shared.b16 [%r14], {%r1}; ld.shared.b32 %r15, [%r14];",
     "a warp's barrier for two warps": "st.shared.b32 [%r10], %r1; bar.warp.sync -1; ld.shared.b32 %r13, [%r12];",
 }
 NO_RACES = {
@@ -612,7 +628,9 @@ NO_RACES = {
     "the same value at once": "st.shared.b32 [0], %r2;",
     "reads by all": "ld.shared.b32 %r13, [0]; ld.shared.b32 %r14, [%r11]; ld.shared.b32 %r15, [%r10];",
 }
-PLACES = "shl.b32 %r10, %r1, 2; xor.b32 %r11, %r10, 4; xor.b32 %r12, %r10, 128;\n"
+PLACES = """shl.b32 %r10, %r1, 2; xor.b32 %r11, %r10, 4; xor.b32 %r12, %r10, 128;
+and.b32 %r13, %r1, 32; shl.b32 %r13, %r13, 2; shl.b32 %r14, %r1, 4;
+"""
 
 
 @pytest.mark.parametrize("body", RACES.values(), ids=RACES)
@@ -653,6 +671,30 @@ def test_half_a_warp_at_a_shuffle_is_an_error():
         launch(body, np.zeros(1, np.int32))
 
 
+def test_a_barrier_for_half_a_warp_is_an_error():
+    body = """setp.lt.u32 %p1, %r1, 5; @%p1 bra $L__other; bar.sync 0;
+    bra.uni $L__end;
+    $L__other:
+    bar.sync 0;
+    $L__end:
+    mov.b32 %r9, 0;"""
+    with pytest.raises(FaultError, match="only some threads of a warp"):
+        launch(body, np.zeros(1, np.int32))
+
+
+def test_threads_that_write_different_values_to_one_address_are_an_error():
+    memory = np.zeros(1, np.int32)
+    with pytest.raises(FaultError, match="writes global memory that another thread writes otherwise at once"):
+        launch("st.global.b32 [%rd1], %r1;", memory)
+    launch("st.global.b32 [%rd1], 7;", memory)
+    assert memory.tolist() == [7]
+
+
+def test_a_launch_that_was_given_no_memory():
+    with pytest.raises(FaultError, match="0 bytes into memory, which has 0"):
+        launch("ld.global.b32 %r9, [%rd1];", np.zeros(0, np.int32))
+
+
 def test_a_loop_without_an_end_is_an_error(monkeypatch):
     monkeypatch.setattr("emulator.machine.MAX_STEPS", 1000)
     body = "setp.lt.u32 %p1, %r1, 32; @%p1 bra $L__spin; bar.sync 0;\n$L__spin:\n@%p1 bra $L__spin;"
@@ -670,6 +712,14 @@ def test_a_loop_without_an_end_is_an_error(monkeypatch):
         "ld.local.b32 %r9, [%r1];",
         "mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%r1}, {%r1}, {%r1}, {%r1};",
         "atom.global.add.u32 %r9, [%rd1], 1;",
+        "shfl.sync.bfly.b32 %r9, %r1, 1, 31, 65535;",
+        "shfl.sync.sideways.b32 %r9, %r1, 1, 31, -1;",
+        "bar.warp.sync 3;",
+        "redux.async.max.s32 %r9, %r1, -1;",
+        "setp.lt.ftz.f32 %p1, %r1, %r1;",
+        "ld.global.L1.b32 %r9, [%rd1];",
+        "cvt.rzi.s32.f32 %r9, %r1;",
+        "ld.global.b128 %r9, [%rd1];",
     ],
 )
 def test_what_it_does_not_know_is_an_error(instruction):
@@ -681,5 +731,8 @@ def test_registers_that_nothing_wrote_hold_nan():
     memory = np.zeros(32, np.float32)
     launch("mad.wide.u32 %rd2, %r3, 4, %rd1; add.f32 %r9, %r50, %r50; st.global.b32 [%rd2], %r9;", memory)
     assert np.isnan(memory).all()
+    body = "setp.eq.s32 %p1, %r1, 5; @%p1 mov.b32 %r9, 0; mad.wide.u32 %rd2, %r3, 4, %rd1; st.global.b32 [%rd2], %r9;"
+    launch(body, memory)
+    assert np.isnan(memory).tolist() == [thread != 5 for thread in range(32)]
     with pytest.raises(FaultError, match="reads 1 bytes"):
         launch("ld.global.b8 %rs1, [%rd50];", memory)
