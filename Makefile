@@ -16,10 +16,11 @@ test: $(VENV)/ready  ## all tests; on a machine without a GPU, the kernels in Tr
 
 # Any other Triton than that of constraints.txt has an environment of its own, with little else in it.
 TRITON ?= 3.7.1
+COMPILATION ?= tests/test_compile.py
 OTHER = $(VENV)-triton-$(TRITON)
 compiled: $(OTHER)/ready  ## the kernels as another Triton compiles them, emulated: make compiled TRITON=3.6.0
 	$(OTHER)/bin/python -m pytest -n 2 --kernels emulated $(DRAWS) tests/test_compiled.py $(STRICT)
-	$(OTHER)/bin/python -m pytest -n 2 tests/test_compile.py tests/test_operands.py $(STRICT)
+	$(OTHER)/bin/python -m pytest -n 2 $(COMPILATION) tests/test_operands.py $(STRICT)
 
 $(OTHER)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(OTHER)
