@@ -71,7 +71,7 @@ def test_the_default_network_neither_spills_nor_loads_narrowly(draw):
             assert moved == pytest.approx(workload.necessary_bytes(kind, "forward"), rel=1e-3)
 
 
-# Counted from 1: make test, which takes one draw of each test, leaves these to CI.
+# Counted from 1: make test, which takes one draw of each test, leaves these to make compiled.
 @pytest.mark.parametrize("draw", range(1, 7))
 def test_every_pair_of_choices_compiles_for_sm_90(draw):
     assert {row["name"] for row in compiled("--cover", "--part", f"{draw - 1}/6")} >= {
