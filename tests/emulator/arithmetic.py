@@ -32,6 +32,16 @@ DTYPES = {
 WIDER = {np.int16: np.int32, np.uint16: np.uint32, np.int32: np.int64, np.uint32: np.uint64}
 FLOATS = ("f16", "bf16", "f32", "f64")
 
+TYPES_OF = {
+    "rn": (*FLOATS, "f16x2", "bf16x2"),
+    "ftz": ("f32", "f16", "f16x2"),
+    "full": ("f32",),
+    "approx": ("f32",),
+    "NaN": ("f32",),
+    "relu": ("s32",),
+}
+"""The types that PTX allows, or that the emulator knows, with a modifier."""
+
 OPERATIONS = {}
 
 
@@ -56,7 +66,7 @@ def resolve(instruction):
 def only(modifiers, *known):
     """The last modifier, a type; those before it have to be among ``known``."""
     *others, kind = modifiers
-    if any(modifier not in known for modifier in others):
+    if any(modifier not in known or kind not in TYPES_OF[modifier] for modifier in others):
         raise KeyError(modifiers)
     return kind
 
@@ -271,10 +281,13 @@ def bit_field_extract(opcode, modifiers):
 
     def function(x, position, length):
         """Up against the highest bit, and back down: bits that a field has beyond the highest repeat it if signed."""
+        past = (position & 0xFF) >= bits
         position = np.minimum(position & 0xFF, bits - 1)
         length = np.minimum(length & 0xFF, bits - position)
         up, down = bits - position - length, np.minimum(bits - length, bits - 1)
         field = (x.view(f"u{bits // 8}") << np.minimum(up, bits - 1).astype(f"u{bits // 8}")).view(dtype) >> down.astype(dtype)
+        if field.dtype.kind == "u":
+            field = np.where(past, dtype(0), field)
         return np.where(length == 0, dtype(0), field)
 
     return dtype, (dtype, np.uint32, np.uint32), function

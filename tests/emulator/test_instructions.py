@@ -152,7 +152,7 @@ def test_shifts_and_logic(dtype, rng):
     assert (compute(f"not.{unsigned}", dtype, a) == ~a).all()
 
 
-@pytest.mark.parametrize(("position", "length"), [(0, 1), (3, 1), (1, 4), (30, 5), (0, 32), (5, 0)])
+@pytest.mark.parametrize(("position", "length"), [(0, 1), (3, 1), (1, 4), (30, 5), (0, 32), (5, 0), (32, 3), (255, 1)])
 def test_bit_fields(position, length, rng):
     x = integers(rng, np.uint32)
     digits = [f"{int(v):032b}"[::-1][position : position + length][::-1] for v in x]
@@ -160,7 +160,7 @@ def test_bit_fields(position, length, rng):
     where = (str(position), str(length))
     assert (compute("bfe.u32", np.uint32, x, immediates=where) == unsigned).all()
     top = [f"{int(v):032b}"[::-1][min(position + length - 1, 31)] for v in x]
-    filled = [(t * (32 - len(d)) + d) if d else "0" for d, t in zip(digits, top, strict=True)]
+    filled = [(t * (32 - len(d)) + d) if length else "0" for d, t in zip(digits, top, strict=True)]
     assert (compute("bfe.s32", np.uint32, x, immediates=where) == np.array([int(f, 2) for f in filled], np.uint32)).all()
 
 
@@ -176,6 +176,16 @@ def test_what_is_rare(rng):
     tiny = np.array([1e-40, -1e-40, 1e-37, -2.0], np.float32).repeat(16)
     expected = np.array([0.0, 0.0, 1e-37, 2.0], np.float32).repeat(16)
     assert (compute("abs.ftz.f32", np.float32, tiny) == expected).all()
+
+
+@pytest.mark.parametrize(
+    "instruction", ["add.rn.s32", "mul.ftz.f64", "div.full.f64", "div.approx.u32", "min.NaN.s32", "max.relu.u32", "abs.ftz.s32"]
+)
+def test_modifiers_of_other_types_are_errors(instruction):
+    register = "%rd" if instruction.endswith("64") else "%r"
+    operands = f"{register}1" if instruction.startswith("abs") else f"{register}1, {register}1"
+    with pytest.raises(UnsupportedError, match=instruction):
+        launch(f"{instruction} {register}10, {operands};", np.zeros(4, np.uint32))
 
 
 def test_permuted_bytes(rng):
