@@ -12,15 +12,15 @@ demo: $(VENV)/ready  ## every method on a real photograph, and photographs of se
 test: $(VENV)/ready  ## all tests; on a machine without a GPU, the kernels in Triton's interpreter, then compiled and emulated
 	$(BIN)/python -m pytest -n 2 --draws 1 $(STRICT)
 	if ! $(BIN)/python -c "import torch; assert torch.cuda.is_available()" 2> /dev/null; then \
-		$(BIN)/python -m pytest -n 2 --kernels emulated --draws 2 tests/test_compiled.py $(STRICT); fi
+		$(BIN)/python -m pytest -n 2 --kernels emulated --draws 2 tests/kernels/test_compiled.py $(STRICT); fi
 
 # Any other Triton than that of constraints.txt has an environment of its own, with little else in it.
 TRITON ?= 3.7.1
-COMPILATION ?= tests/test_compile.py
+COMPILATION ?= tests/bench/test_compile.py
 OTHER = $(VENV)-triton-$(TRITON)
 compiled: $(OTHER)/ready  ## the kernels as another Triton compiles them, emulated: make compiled TRITON=3.6.0
-	$(OTHER)/bin/python -m pytest -n 2 --kernels emulated $(DRAWS) tests/test_compiled.py $(STRICT)
-	$(OTHER)/bin/python -m pytest -n 2 $(COMPILATION) tests/test_operands.py $(STRICT)
+	$(OTHER)/bin/python -m pytest -n 2 --kernels emulated $(DRAWS) tests/kernels/test_compiled.py $(STRICT)
+	$(OTHER)/bin/python -m pytest -n 2 $(COMPILATION) tests/bench/test_operands.py $(STRICT)
 
 $(OTHER)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(OTHER)

@@ -36,13 +36,14 @@ import typer
 from allpairspy import AllPairs
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from tritonds.kernels import launch as launch_module
-from tritonds.kernels.area_pool import bin_width
 
 from bench.cost import Cost, cost, parse
 from bench.operands import repeated_operands
 from bench.workloads import MEAN, NAMED, STD
-from tritonds import geometry, kernels
+from tritonds import geometry
+from tritonds.kernels import launch as launch_module
+from tritonds.kernels import launchers as kernels
+from tritonds.kernels.area_pool import bin_width
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),

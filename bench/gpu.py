@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 ROOT = pathlib.Path(__file__).parents[1]
 PYTEST = (sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider")
-DRAWS = "tests/test_compiled.py"
+DRAWS = "tests/kernels/test_compiled.py"
 NEEDED = ("allpairspy", "hypothesis", "matplotlib", "numpy", "pytest", "rich", "safetensors", "triton", "typer", "xdist")
 
 
@@ -55,7 +55,7 @@ def steps(out: pathlib.Path, rehearse: bool) -> list[Step]:
             Step("benchmark", 120, bench),
             Step("plots", 60, plot),
             Step("parity of the rest", 120, (*few, "-k", "test_area_pooling")),
-            Step("CUDA graphs, torch.compile, large batches", 120, (*PYTEST, "-m", "gpu", "tests/test_image.py")),
+            Step("CUDA graphs, torch.compile, large batches", 120, (*PYTEST, "-m", "gpu", "tests/api/test_image.py")),
             *_sanitized((*few, "-n", "0", "-k", "test_area_pooling"), 60),
         ]
     many = (*parity, "-n", "12")

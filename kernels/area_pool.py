@@ -13,8 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from tritonds import geometry
-
+from .. import geometry
 from .launch import accumulator, aligned_strides, cdiv, launch, layout, needs_int64, next_power_of_2, strips, tile_shape
 from .tile import bin_sum, strip, tile_pixels
 

@@ -7,8 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from tritonds import geometry
-
+from .. import geometry
 from .area_pool import bin_width
 from .launch import Layout, needs_int64
 

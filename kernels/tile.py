@@ -6,8 +6,7 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from tritonds import geometry
-
+from .. import geometry
 from .launch import INTERPRETED
 
 

@@ -11,7 +11,6 @@ are imported at the first call.
 import functools
 import importlib
 import importlib.util
-import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -51,7 +50,7 @@ def why_no_triton(device_type: str) -> str | None:
 
 
 def _kernels(device: torch.device) -> Any:
-    """The kernels' module; compiled graphs that were traced elsewhere may find that it cannot run here."""
+    """The launchers; compiled graphs that were traced elsewhere may find that kernels cannot run here."""
     reason = why_no_triton(device.type)
     if reason is not None:
         raise RuntimeError(f'backend="triton" cannot run here: {reason}')
@@ -60,16 +59,8 @@ def _kernels(device: torch.device) -> Any:
 
 @functools.cache
 def import_kernels() -> Any:
-    """The kernels' module, wherever it can run."""
-    try:
-        return importlib.import_module(".kernels", __package__)
-    except ModuleNotFoundError as error:
-        if error.name != f"{__package__}.kernels":
-            raise
-        raise RuntimeError(
-            f"{__package__} was imported from {pathlib.Path(__file__).parent}, a source tree that holds its kernels elsewhere; "
-            "install it there with 'pip install -e .', or start Python outside of it"
-        ) from None
+    """The launchers, wherever Triton is installed."""
+    return importlib.import_module(".kernels.launchers", __package__)
 
 
 def _define(schema: str, implementation: Callable[..., Any], fake: Callable[..., Any], autograd: Callable[..., Any]) -> Any:

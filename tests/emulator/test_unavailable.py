@@ -20,7 +20,7 @@ def collected(*options, **environment):
         "pytest",
         "--kernels",
         "emulated",
-        "tests/test_compiled.py",
+        "tests/kernels/test_compiled.py",
         "-k",
         "expanded_gradients",
         "-rs",

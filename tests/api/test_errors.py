@@ -194,7 +194,7 @@ def test_meta_tensors_give_shapes(backend):
 
 
 def test_nothing_starts_before_the_arguments_are_checked(monkeypatch):
-    from tritonds import kernels
+    from tritonds.kernels import launchers as kernels
 
     monkeypatch.setattr(kernels.launch, "run", lambda *_: pytest.fail("a kernel was started"))
     for backend in ("triton", "torch"):

@@ -14,7 +14,7 @@ pytest.importorskip("allpairspy")
 
 from bench.workloads import NAMED
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def compiled(*arguments):

@@ -16,7 +16,7 @@ from tritonds import DownsizeNet, precompile
 pytest.importorskip("triton")
 pytest.importorskip("typer")
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def run(*arguments, **environment):

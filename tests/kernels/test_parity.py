@@ -193,7 +193,7 @@ def test_only_the_gradients_that_are_wanted(needs, device, monkeypatch):
     """Each is computed alone as it is with the others, and nothing is launched for those that are not wanted."""
     from cases import flatten, leaves, make
 
-    from tritonds import kernels
+    from tritonds.kernels import launchers as kernels
 
     launched = []
     original = kernels.launch.run
@@ -222,7 +222,7 @@ def test_only_the_gradients_that_are_wanted(needs, device, monkeypatch):
 def test_matrix_products_follow_pytorchs_float32_precision(device, monkeypatch):
     from cases import make
 
-    from tritonds import kernels
+    from tritonds.kernels import launchers as kernels
 
     seen = []
     monkeypatch.setattr(kernels.launch, "run", lambda kernel, programs, arguments: seen.append(arguments["PRECISION"]))

@@ -297,7 +297,7 @@ def test_same_input_same_bits(size, device):
 
 @pytest.mark.parametrize("size", [(5, 6), (4, 7)], ids=["halved", "fractional"])
 def test_tiles_do_not_change_the_result(size, device, monkeypatch):
-    from tritonds import kernels
+    from tritonds.kernels import launchers as kernels
 
     inputs = make_image(Case(n=1, size_in=(10, 12)), device)
     grad_output = torch.randn(1, 3, *size, device=device)
@@ -313,7 +313,7 @@ def test_tiles_do_not_change_the_result(size, device, monkeypatch):
 
 @pytest.mark.parametrize("size", [(6, 8), (5, 7)], ids=["halved", "fractional"])
 def test_in_64_bits(size, device, monkeypatch):
-    from tritonds import kernels
+    from tritonds.kernels import launchers as kernels
 
     inputs = make_image(Case(size_in=(12, 16), layout="channels_last"), device)
     grad_output = torch.randn(2, 3, *size, device=device)
@@ -376,7 +376,7 @@ def test_images_too_wide_for_a_launch_in_a_list(device):
 @pytest.fixture
 def launches(monkeypatch):
     """Names of the kernels that are launched, and none is."""
-    from tritonds import kernels
+    from tritonds.kernels import launchers as kernels
 
     names = []
     monkeypatch.setattr(kernels.launch, "run", lambda kernel, *_: names.append(kernel.__name__))
@@ -441,7 +441,7 @@ def test_inputs_alone_are_saved_for_the_backward_pass(launches, device):
 
 @pytest.mark.parametrize("needs", ["image", "filters", "network", "one bias"])
 def test_only_the_gradients_that_are_wanted(needs, device, monkeypatch):
-    from tritonds import kernels
+    from tritonds.kernels import launchers as kernels
 
     launched = []
     original = kernels.launch.run
@@ -468,7 +468,7 @@ def test_only_the_gradients_that_are_wanted(needs, device, monkeypatch):
 
 
 def test_the_layer_fuses_when_it_can(device, monkeypatch):
-    from tritonds import kernels
+    from tritonds.kernels import launchers as kernels
 
     convolved = []
     monkeypatch.setattr(kernels.launch, "run", lambda kernel, programs, arguments: convolved.append(arguments["CONVOLVED"]))
@@ -482,7 +482,7 @@ def test_the_layer_fuses_when_it_can(device, monkeypatch):
 
 def test_many_channels_are_not_written_out(device, monkeypatch):
     """In the kernel that normalises they would be, so that these are normalised before it."""
-    from tritonds import kernels
+    from tritonds.kernels import launchers as kernels
 
     scales, original = [], kernels.launch.run
     monkeypatch.setattr(

@@ -273,7 +273,7 @@ def test_crops_at_odd_offsets(draw, device):
 
 
 def test_sizes_that_need_64_bits(device):
-    from tritonds import kernels
+    from tritonds.kernels import launchers as kernels
 
     size_in, size_out = (1, 2), (1, 23_300)
     assert kernels.launch.needs_int64([*zip(size_in, size_out, strict=True)], [])

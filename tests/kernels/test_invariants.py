@@ -158,7 +158,7 @@ def test_same_input_same_bits(case, device):
 
 def test_tiles_do_not_change_the_result(device, monkeypatch):
     """A GPU's small tiles, in the interpreter; there, where they are in use anyway, other ones."""
-    from tritonds import kernels
+    from tritonds.kernels import launchers as kernels
 
     case = Case(n=2, size_in=(19, 23), size_out=(9, 11), taps=3, prior="bilinear")
     inputs = make(case, device)
@@ -178,7 +178,7 @@ class TestLargeTensors:
     """Beyond 2^31 elements or products: the 64-bit path gives what the 32-bit path gives."""
 
     def test_forced(self, device, monkeypatch):
-        from tritonds import kernels
+        from tritonds.kernels import launchers as kernels
 
         case = Case(taps=3, prior="antialias", layers=2, layout="channels_last")
         inputs = make(case, device)
@@ -212,7 +212,7 @@ class TestLargeTensors:
 
     def test_products_beyond_2_31(self, device, monkeypatch):
         """(2j + 1) * n_in overflows 32 bits along an axis of 70,000 pixels."""
-        from tritonds import kernels
+        from tritonds.kernels import launchers as kernels
 
         for module in (kernels.area_pool, kernels.gather):
             monkeypatch.setattr(module, "tile_shape", lambda pixels: (1, 2**17 if device.type == "cpu" else 256))
@@ -229,7 +229,7 @@ class TestLargeTensors:
             torch.testing.assert_close(y, z)
 
     def test_needed_no_sooner_than_it_is(self, device):
-        from tritonds import kernels
+        from tritonds.kernels import launchers as kernels
 
         assert kernels.launch.needs_int64([(70_000, 35_001)], [])
         small, large = torch.empty(64, 16, 4320, 7680, device="meta"), torch.empty(1, 2**12, 2**10, 2**10, device="meta")
@@ -238,7 +238,7 @@ class TestLargeTensors:
 
     def test_needed_for_what_the_backward_kernel_stores(self):
         """K*K coefficients per output pixel pass 2^31 where neither image nor result does."""
-        from tritonds import kernels
+        from tritonds.kernels import launchers as kernels
 
         seen = []
         for side in (5000, 6000):

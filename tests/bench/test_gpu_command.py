@@ -8,7 +8,7 @@ import time
 
 from bench import gpu
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def test_make_gpu_rehearsed(tmp_path):
