@@ -1,5 +1,6 @@
 """Random inputs of every kind that the operator accepts, and the comparison with the oracle."""
 
+import contextlib
 from dataclasses import dataclass, replace
 
 import oracle
@@ -159,6 +160,17 @@ def net_of(backend, size=(6, 8), **options):
         torch.nn.init.normal_(parameter, std=0.5)
     net.backend = backend
     return net
+
+
+@contextlib.contextmanager
+def matmul_precision(name):
+    """With PyTorch's setting of float32 products on CUDA: "ieee" or "tf32"."""
+    settings = torch.backends.cuda.matmul
+    before, settings.fp32_precision = settings.fp32_precision, name
+    try:
+        yield
+    finally:
+        settings.fp32_precision = before
 
 
 def flatten(image, texture, weights):

@@ -96,6 +96,8 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         compiled = item.get_closest_marker("compiled") is not None
         fits = {"gpu": True, "emulated": compiled, "interpreted": not compiled}[config.kernels]
+        if item.get_closest_marker("sm_80") and config.kernels == "emulated":
+            fits = fits and config.getoption("capability") == 80
         if draws is not None and "draw" in getattr(item, "fixturenames", ()):
             fits = fits and int(item.callspec.id.partition("-")[0]) < draws
         (chosen if fits else others).append(item)

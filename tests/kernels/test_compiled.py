@@ -27,6 +27,7 @@ from cases import (
     make,
     make_image,
     make_uint8,
+    matmul_precision,
     net_of,
     oracle_from_image,
     oracle_from_uint8,
@@ -97,8 +98,6 @@ NETWORK = {
 }
 
 # Images first: they were the ones with wrong gradients, and on a GPU the time may end early.
-
-
 DECODED = covering(
     taps=[2, 1, 3, 4, 8],
     dtype=DTYPES,
@@ -132,6 +131,23 @@ def test_given_texture(draw, rng, device):
     if rng.random() < 0.3:
         case = replace(case, size_texture=(rng.randint(1, 12), rng.randint(1, 12)))
     assert_matches_oracle(tritonds.downsize, oracle.downsize, case, device, backend="triton")
+
+
+@pytest.mark.sm_80
+@pytest.mark.parametrize("draw", covering(taps=[2, 4, 3], layers=[1, 0, 2], texture=WIDTHS, prior=[None, "antialias"]))
+def test_tf32(draw, rng, device):
+    """No worse than eager bfloat16, which has three bits less; and other bits than IEEE products."""
+    case = drawn({"dtype": torch.float32, "distance": draw["texture"], "hidden": draw["texture"], **draw}, rng)
+    inputs, size = make_image(case, device), case.size_out
+    grad_output = torch.randn(case.n, case.c, *size, device=device)
+    exact = run(oracle_from_image, leaves(inputs, torch.float64), size, grad_output, **case.options)
+    eager = run(oracle_from_image, leaves(inputs, torch.bfloat16), size, grad_output, **case.options)
+    ieee = run(from_image, leaves(inputs), size, grad_output, **case.options, backend="triton")
+    with matmul_precision("tf32"):
+        got = run(from_image, leaves(inputs), size, grad_output, **case.options, backend="triton")
+    assert not torch.equal(got[0], ieee[0])
+    for x, rough, y in zip(got, eager, exact, strict=True):
+        assert error(x, y) <= max(error(rough, y), 2**-8)
 
 
 @pytest.mark.parametrize("draw", covering(**NETWORK | {"texture": [16, 7], "distance": [16, 5], "hidden": [16, 3]}))
