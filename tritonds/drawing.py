@@ -171,7 +171,7 @@ def _draw_maps(
         moved = (coefficients - prior).abs().sum(dim=0) / 2  # both sum to 1
         high = float(np.quantile(moved.numpy(), 0.99))
         axes = canvas.panel(left, first, PANEL * aspect[1], PANEL * aspect[0], f"{title}: 0 to {high:.0%}")
-        axes.imshow(moved, vmin=0, vmax=high or 1, cmap="viridis", aspect="auto")
+        axes.imshow(moved.numpy(), vmin=0, vmax=high or 1, cmap="viridis", aspect="auto")
         part = largest(crop.of(moved), MOSAIC, 1)[0]
         _draw_coefficients(canvas, part.of(crop.of(coefficients)), left, first + round(PANEL * aspect[0]) + 24)
 
@@ -202,7 +202,12 @@ def _draw_crop(
         difference = crop.of(result - reference)[0].mean(dim=0)
         axes = canvas.panel(x, top + height + 24, width, height, f"- area: up to {difference.abs().max() * 255:.0f} of 255")
         shades = axes.imshow(
-            difference * 255, vmin=-limit * 255, vmax=limit * 255, cmap="RdBu_r", aspect="auto", interpolation="nearest"
+            (255 * difference).numpy(),
+            vmin=-limit * 255,
+            vmax=limit * 255,
+            cmap="RdBu_r",
+            aspect="auto",
+            interpolation="nearest",
         )
     if shades is not None:
         bar = canvas.panel(left + 0.55 * PANEL, top + height + 24, 12, height)
@@ -226,7 +231,7 @@ def _draw_coefficients(canvas: Canvas, coefficients: Tensor, left: int, top: int
     largest_one = float(tiles.max())
     axes = canvas.panel(left, top, zoom * mosaic.shape[1], zoom * mosaic.shape[0], f"0 to {largest_one:.2f}")
     axes.set_axis_off()
-    axes.imshow(mosaic, vmin=0, vmax=largest_one, cmap="magma", aspect="auto", interpolation="nearest")
+    axes.imshow(mosaic.numpy(), vmin=0, vmax=largest_one, cmap="magma", aspect="auto", interpolation="nearest")
 
 
 def draw_batch(images: list[Tensor], result: Letterboxed, title: str) -> Canvas:

@@ -510,7 +510,6 @@ def test_shipped_weights_are_used():
         torch.testing.assert_close(methods.get("downsizenet", name)(image, (5, 6)), expected)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_compare_draws_a_picture_and_prints_a_table(photos, tmp_path):
     result = run("compare", photos / "turned.jpg", "--size", "9x14", "--out", tmp_path / "out" / "picture.png")
     assert result.exit_code == 0, result.output
@@ -616,6 +615,27 @@ def test_batch_puts_images_of_several_sizes_into_one(photos, tmp_path):
     for name, pixels, scale, offset in [("a.png", "30x20", "0.8000", "0, 4"), ("turned.jpg", "20x30", "0.8000", "4, 0")]:
         assert any(all(part in line for part in (name, pixels, scale, offset)) for line in result.output.splitlines())
     assert pixels_of(tmp_path / "deep" / "batch.png").std() > 0
+
+
+def test_batch_of_many_images_draws_the_first(photos, tmp_path):
+    result = run("batch", *[photos / "a.png"] * 300, "--size", "4x4", "--out", tmp_path / "batch.png")
+    assert result.exit_code == 0, result.output
+    assert "300 uint8 images" in result.output
+    assert pixels_of(tmp_path / "batch.png").shape[1] < 2500
+
+
+def test_results_that_are_no_numbers_are_refused(photos, tmp_path):
+    net = tritonds.DownsizeNet(taps=2)
+    torch.nn.init.constant_(net.out.weight, 1e38)
+    torch.nn.init.constant_(net.out.bias, 1e38)
+    torch.nn.init.constant_(net.hidden[0].weight, 1e38)
+    net.save_pretrained(tmp_path / "net")
+    for command in ("resize", "compare", "batch"):
+        out = tmp_path / "out" if command == "resize" else tmp_path / "out.png"
+        result = run(command, photos / "a.png", "--size", "5x4", "--out", out, "--weights", tmp_path / "net")
+        assert result.exit_code == 1, result.output
+        assert "the result is not finite" in result.output
+        assert not list(tmp_path.rglob("out*.png"))
 
 
 def test_batch_refuses_what_it_cannot_read(photos, tmp_path):
