@@ -1,35 +1,42 @@
 """The command line ``tritonds``: resize images, compare methods on one, say what would run here."""
 
 import copy
+import itertools
+import os
 import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import torch
 import typer
-from PIL import Image, ImageOps
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
-from . import __version__, geometry, methods, ops, pretrained
-from .functional import Letterboxed
+from . import __version__, files, methods, ops, pretrained
+from .files import shown
 from .module import DownsizeNet
+
+if TYPE_CHECKING:
+    from .drawing import Canvas
 
 app = typer.Typer(help="Learned image downsizing.", no_args_is_help=True, add_completion=False)
 console = Console()
-SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
-PICTURES = {".jpeg", ".jpg", ".pdf", ".png", ".svg"}
+PICTURES = (".jpeg", ".jpg", ".pdf", ".png", ".svg")
+SAMPLE = "coffee"
+"""A photograph inside scikit-image that the shipped networks were not trained on."""
 SAMPLES = ("astronaut", "chelsea", "coffee", "rocket")
 """Photographs inside scikit-image, each of another size."""
+FAILURES = (OSError, ValueError, RuntimeError, MemoryError)
+"""What may go wrong with one image; PyTorch raises RuntimeError where memory ends."""
 MAX_SIDE = 65_535
 """Of a result, in pixels: what JPEG and most other formats allow."""
 
@@ -54,36 +61,35 @@ def resize(
 ) -> None:
     """Resize images as 8-bit RGB (transparency dropped, first frame), honouring EXIF orientation.
 
-    What cannot be read is reported, and the rest goes on.
+    What lies in a folder keeps its place below it. Nothing is written over but an earlier result for the same input: a.jpg
+    becomes a.jpg.png where a.png is taken. What cannot be read is reported, and the rest goes on.
     """
     target = _parse_size(size)
-    try:
+    with _bad_parameter():
         function = methods.get(method or _learned(weights), weights)
-    except (OSError, ValueError) as error:
-        raise typer.BadParameter(str(error)) from error
     device = _device()
     if isinstance(function, DownsizeNet):
         function.to(device)
-    failures = []
-    sources = list(_images(inputs, out))
-    # An input is never written over, nor one result over another.
-    taken = {source.resolve() for source, _ in sources}
-    written = 0
-    for source, name in track(sources, "resizing", console=console):
-        destination = out / name.with_suffix(".png")
+    sources = files.find(inputs, out)
+    if sources:
+        with _bad_parameter("out: "):
+            out.mkdir(parents=True, exist_ok=True)
+    failures, renamed = [], []
+    for source in track(sources, "resizing", console=console):
         try:
-            if destination.resolve() in taken:
-                raise ValueError(f"{destination} is an input, or already the result of another")
-            _resize_file(source, destination, function, target, device)
-            taken.add(destination.resolve())
-            written += 1
-        except (OSError, ValueError) as error:
-            failures.append(f"{source}: {error}")
-    console.print(f"{written} written to {out}", markup=False, soft_wrap=True)
+            destination = _resize_file(source, out, function, target, device)
+        except FAILURES as error:
+            failures.append(f"{source.path}: {_reason(error)}")
+        else:
+            if destination.name != source.name.with_suffix(".png").name:
+                renamed.append(f"{source.path}: written as {destination}, since another name was taken")
+    for line in renamed:
+        _print(line)
+    _print(f"{len(sources) - len(failures)} written to {out}")
     if not sources:
-        console.print(f"no images found (in folders: {', '.join(sorted(SUFFIXES))})")
+        _print(f"no images found (in folders: {', '.join(sorted(files.SUFFIXES))}; earlier results in {out} do not count)")
     for failure in failures:
-        console.print(f"failed: {failure}", style="red", markup=False, soft_wrap=True)
+        _print(f"failed: {failure}", style="red")
     if failures or not sources:
         raise typer.Exit(1)
 
@@ -92,71 +98,73 @@ def resize(
 def compare(
     photo: Annotated[Path | None, typer.Argument(help="image file; without one, a sample photograph of scikit-image")] = None,
     size: Annotated[str, typer.Option(help="WIDTHxHEIGHT of the results; the photograph's size over 1.9 if not given")] = "",
-    out: Annotated[Path, typer.Option(help="the picture to write")] = Path("compare.png"),
+    out: Annotated[Path | None, typer.Option(help="the picture to write; compare.png, or a free name, if not given")] = None,
     weights: Weights = None,
 ) -> None:
-    """Draw every method side by side, with the coefficient map and the difference to area averaging, and print times."""
-    if out.suffix.lower() not in PICTURES:
-        raise typer.BadParameter(f"out: expected a .png, .jpg, .pdf or .svg file, got {out}")
-    try:
-        image = _sample() if photo is None else _read(photo)
+    """Draw where methods differ most, magnified, with the differences to area averaging and coefficients; print times."""
+    out = _picture(out, "compare", [photo] if photo else [])
+    with _bad_parameter():
+        image = _sample(SAMPLE) if photo is None else files.read(photo).pixels
         names = methods.NAMES if weights is None else (*methods.NAMES, methods.OWN)
         functions = {name: methods.get(name, weights if name == methods.OWN else None) for name in names}
-    except (OSError, ValueError) as error:
-        raise typer.BadParameter(str(error)) from error
     target = _parse_size(size) if size else (max(1, int(image.shape[2] / 1.9)), max(1, int(image.shape[3] / 1.9)))
     device = _device()
-    image = image.to(device)
-    results, titles = {}, {}
-    table = Table("method", "weights", "ms", "largest difference of the Triton kernels to the reference")
-    for name, function in functions.items():
-        origin, difference = "", ""
-        if isinstance(function, DownsizeNet):
-            function.to(device)
-            origin = methods.TRAINED.get(name) or (str(weights) if name == methods.OWN else "untrained")
-            difference = _triton_difference(function, image, target)
-        origin = Path(origin).name
-        titles[name] = f"{name}\n{origin}"
-        results[name], milliseconds = _timed(partial(function, image, target), device)
-        table.add_row(name, escape(origin), f"{milliseconds:.2f}", difference)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    learned = functions[_learned(weights)]
-    assert isinstance(learned, DownsizeNet)
-    _draw(image, results, titles, learned.coefficients(image, target), _learned(weights), out)
+    with _failing():
+        image = image.to(device)
+        results, titles, coefficients = {}, {}, {}
+        table = Table("method", "weights", "ms", "largest difference of the Triton kernels to the reference")
+        for name, function in functions.items():
+            origin, difference = "", ""
+            if isinstance(function, DownsizeNet):
+                function.to(device)
+                origin = Path(methods.TRAINED.get(name) or (str(weights) if name == methods.OWN else "untrained")).name
+                difference = _triton_difference(function, image, target)
+                coefficients[name] = (function.coefficients(image, target), _prior(function).coefficients(image, target))
+            titles[name] = f"{name} ({origin})" if name == methods.OWN else name
+            result, milliseconds = _timed(partial(function, image, target), device)
+            results[name] = _finite(result)
+            table.add_row(name, escape(shown(origin)), f"{milliseconds:.2f}", difference)
+        from . import drawing
+
+        _save(drawing.draw_comparison(image, results, titles, coefficients), out, "compare")
     height, width = image.shape[2:]
     table.title = f"{width}x{height} to {target[1]}x{target[0]}, float32, {_where(device)}"
     console.print(table)
-    console.print(f"wrote {out}", markup=False, soft_wrap=True)
+    _print(f"wrote {out}")
 
 
 @app.command()
 def batch(
     photos: Annotated[list[Path] | None, typer.Argument(help="image files; without any, photographs of scikit-image")] = None,
     size: Annotated[str, typer.Option(help="WIDTHxHEIGHT of the batch")] = "224x224",
-    out: Annotated[Path, typer.Option(help="the picture to write")] = Path("batch.png"),
+    out: Annotated[Path | None, typer.Option(help="the picture to write; batch.png, or a free name, if not given")] = None,
     weights: Weights = None,
 ) -> None:
     """Downsize images of different sizes to one letterboxed batch, in one call as a detector's input, and draw it."""
-    if out.suffix.lower() not in PICTURES:
-        raise typer.BadParameter(f"out: expected a .png, .jpg, .pdf or .svg file, got {out}")
+    photos = photos or []
+    out = _picture(out, "batch", photos)
     target = _parse_size(size)
     device = _device()
-    try:
-        images = [_to_uint8(_read(photo)) for photo in photos] if photos else _samples()
+    with _bad_parameter():
+        images = [_to_uint8(files.read(photo).pixels) for photo in photos] or [_to_uint8(_sample(name)) for name in SAMPLES]
         network = methods.network(_learned(weights), weights).to(device)
-    except (OSError, ValueError) as error:
-        raise typer.BadParameter(str(error)) from error
-    images = [image.to(device) for image in images]
-    result, milliseconds = _timed(partial(network, images, target, letterbox=True), device)
-    table = Table("image", "pixels", "scale", "offset")
-    names = [photo.name for photo in photos] if photos else list(SAMPLES)
-    for name, image, scale, offset in zip(names, images, result.scale.tolist(), result.offset.tolist(), strict=True):
-        table.add_row(name, f"{image.shape[2]}x{image.shape[1]}", f"{scale[0]:.4f}", f"{offset[0]:.0f}, {offset[1]:.0f}")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    _draw_batch(images, result, f"weights: {weights or methods.TRAINED[methods.DEFAULT]}", out)
+    with _failing():
+        images = [image.to(device) for image in images]
+        result, milliseconds = _timed(partial(network, images, target, letterbox=True), device)
+        _finite(result.images)
+        table = Table("image", "pixels", "scale", "offset")
+        names = [shown(photo.name) for photo in photos] or list(SAMPLES)
+        for name, image, scale, offset in zip(names, images, result.scale.tolist(), result.offset.tolist(), strict=True):
+            table.add_row(
+                escape(name), f"{image.shape[2]}x{image.shape[1]}", f"{scale[0]:.4f}", f"{offset[0]:.0f}, {offset[1]:.0f}"
+            )
+        from . import drawing
+
+        title = f"{len(images)} images in one call, each with its aspect kept; {_learned(weights)}, weights: "
+        _save(drawing.draw_batch(images, result, title + str(weights or methods.TRAINED[methods.DEFAULT])), out, "batch")
     table.title = f"{len(images)} uint8 images to {tuple(result.images.shape)} in {milliseconds:.1f} ms, {_where(device)}"
     console.print(table)
-    console.print(f"wrote {out}", markup=False, soft_wrap=True)
+    _print(f"wrote {out}")
 
 
 @app.command()
@@ -214,85 +222,104 @@ def _where(device: torch.device) -> str:
     return f"{name}, PyTorch {torch.__version__}"
 
 
-def _images(inputs: list[Path], out: Path) -> Iterator[tuple[Path, Path]]:
-    """Every input file with the name of its result; those in a folder keep their place below it. ``out`` is not searched."""
-    for path in inputs:
-        if path.is_dir():
-            for file in sorted(path.rglob("*")):
-                inside = path.resolve() != out.resolve() and file.resolve().is_relative_to(out.resolve())
-                if file.suffix.lower() in SUFFIXES and file.is_file() and not inside:
-                    yield file, file.relative_to(path)
-        else:
-            yield path, Path(path.name)
-
-
-def _read(path: Path) -> Tensor:
-    """An image file, upright, as (1, 3, H, W) between 0 and 1.
-
-    Raises:
-        OSError: the file cannot be opened.
-        ValueError: it cannot be decoded, or its values have no known range.
-    """
-    try:
-        with Image.open(path) as file:
-            upright = ImageOps.exif_transpose(file)
-            if upright.mode.startswith("I;16"):
-                grey = torch.from_numpy(np.asarray(upright).astype(np.float32) / 65_535)
-                return grey.expand(1, 3, -1, -1).contiguous()
-            if upright.mode in ("I", "F"):
-                raise ValueError(f"pixels of mode {upright.mode} have no known range; convert the file to 8 or 16 bits")
-            return _to_tensor(np.asarray(upright.convert("RGB")))
-    except (OSError, ValueError):
-        raise
-    except Exception as error:  # decoders fail on damaged files in every way there is
-        raise ValueError(f"{type(error).__name__}: {error}") from error
-
-
-def _sample() -> Tensor:
-    """A photograph that the shipped networks were not trained on."""
+def _sample(name: str) -> Tensor:
+    """A photograph of scikit-image."""
     from skimage import data
 
-    return _to_tensor(data.chelsea())
-
-
-def _samples() -> list[Tensor]:
-    """As decoders give them: (3, H, W) of uint8, the channels last in memory."""
-    from skimage import data
-
-    return [torch.from_numpy(np.array(getattr(data, name)())).permute(2, 0, 1) for name in SAMPLES]
+    return files.to_tensor(getattr(data, name)())
 
 
 def _to_uint8(image: Tensor) -> Tensor:
-    return (image[0] * 255).round().to(torch.uint8)
+    """(3, H, W), the channels last in memory, as decoders give them."""
+    return (image * 255).round().to(torch.uint8, memory_format=torch.channels_last)[0]
 
 
-def _to_tensor(pixels: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.array(pixels)).permute(2, 0, 1)[None].float() / 255
+def _finite(result: Tensor) -> Tensor:
+    if not result.isfinite().all():
+        raise ValueError("the result is not finite: the network's weights are too large")
+    return result
 
 
-def _to_pixels(image: Tensor) -> np.ndarray:
-    return (image[0].clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+def _print(line: str, style: str | None = None) -> None:
+    console.print(shown(line), style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def _reason(error: BaseException) -> str:
+    """One line, also of what PyTorch says in many."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
+@contextmanager
+def _bad_parameter(prefix: str = "") -> Iterator[None]:
+    try:
+        yield
+    except FAILURES as error:
+        raise typer.BadParameter(shown(prefix + _reason(error))) from error
+
+
+@contextmanager
+def _failing() -> Iterator[None]:
+    """Exit code 1 and one line."""
+    try:
+        yield
+    except FAILURES as error:
+        _print(f"failed: {_reason(error)}", style="red")
+        raise typer.Exit(1) from error
+
+
+def _picture(out: Path | None, name: str, inputs: list[Path]) -> Path:
+    """Where to write a picture: ``out``, if that can be, or else the first free name.
+
+    That is the first of ``name``.png, ``name``-2.png and so on that does not exist or is a picture of the same command.
+    """
+    if out is None:
+        out = files.free(itertools.chain([Path(f"{name}.png")], (Path(f"{name}-{n}.png") for n in itertools.count(2))), name)
+    if out.suffix.lower() not in PICTURES:
+        raise typer.BadParameter(shown(f"out: expected a .png, .jpg, .pdf or .svg file, got {out}"))
+    if any(files.same_file(out, path) for path in inputs):
+        raise typer.BadParameter(shown(f"out: {out} is an input"))
+    if os.path.lexists(out) and not os.path.isfile(out):
+        raise typer.BadParameter(shown(f"out: {out} is no file"))
+    with _bad_parameter("out: "):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(out.parent, os.W_OK):
+            raise ValueError(f"{out.parent} cannot be written to")
+    return out
+
+
+def _save(canvas: "Canvas", out: Path, mark: str) -> None:
+    with files.replacing(out) as file:
+        canvas.save(file, out.suffix.lower(), {files.KEY: mark})
 
 
 def _resize_file(
-    source: Path, destination: Path, function: methods.Resize, size: tuple[int, int], device: torch.device
-) -> None:
-    image = function(_read(source).to(device), size)
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(_to_pixels(image)).save(destination)
+    source: files.Source, out: Path, function: methods.Resize, size: tuple[int, int], device: torch.device
+) -> Path:
+    if source.problem:
+        raise ValueError(source.problem)
+    photograph = files.read(source.path)
+    return files.save(_finite(function(photograph.pixels.to(device), size)), photograph.profile, source, out)
 
 
 def _timed(run: Callable[[], Any], device: torch.device) -> tuple[Any, float]:
-    """The result and the median of five runs, in milliseconds, after one that does not count."""
+    """The result and the median of up to five runs, within a second or so, in milliseconds, after one that does not count."""
     result = run()
-    times = []
-    for _ in range(5):
+    times: list[float] = []
+    while not times or (len(times) < 5 and sum(times) < 1000):
         start = time.perf_counter()
         run()
         if device.type == "cuda":
             torch.cuda.synchronize()
         times.append(1000 * (time.perf_counter() - start))
     return result, statistics.median(times)
+
+
+def _prior(network: DownsizeNet) -> DownsizeNet:
+    """The network before training."""
+    network = copy.deepcopy(network)
+    torch.nn.init.zeros_(network.out.weight)
+    torch.nn.init.zeros_(network.out.bias)
+    return network
 
 
 def _triton_difference(network: DownsizeNet, image: Tensor, size: tuple[int, int]) -> str:
@@ -305,8 +332,8 @@ def _triton_difference(network: DownsizeNet, image: Tensor, size: tuple[int, int
         return f"not run: {reason}"
     note = ""
     if image.device.type == "cpu":
-        image, size = image[:, :, :64, :64], (min(size[0], 33), min(size[1], 31))
-        note = " (interpreter, 64x64 corner)"
+        image, size = image[:, :, :32, :32], (min(size[0], 17), min(size[1], 15))
+        note = " (interpreter, 32x32 corner)"
     network = copy.deepcopy(network)
     torch.nn.init.normal_(network.out.weight)
     results = []
@@ -314,54 +341,3 @@ def _triton_difference(network: DownsizeNet, image: Tensor, size: tuple[int, int
         results.append(network(image, size))
     triton, reference = results
     return f"{(triton - reference).abs().max().item():.1e}{note}"
-
-
-def _draw(
-    image: Tensor, results: dict[str, Tensor], titles: dict[str, str], coefficients: Tensor, learned: str, out: Path
-) -> None:
-    """One panel a method, its difference to area averaging below, and what the coefficients of ``learned`` are like."""
-    from matplotlib.figure import Figure
-
-    columns = len(results) + 1
-    figure = Figure(figsize=(3 * columns, 6.4), layout="constrained")
-    axes = figure.subplots(2, columns)
-    for axis in axes.flat:
-        axis.set_axis_off()
-    axes[0, 0].imshow(_to_pixels(image))
-    axes[0, 0].set_title(f"source {image.shape[3]}x{image.shape[2]}")
-    effective = 1 / coefficients[0].square().sum(dim=0)
-    panel = axes[1, 0].imshow(effective.cpu(), vmin=1, vmax=coefficients.shape[1], cmap="viridis")
-    axes[1, 0].set_title(f"{titles[learned]}:\ntaps in effect, 1 / sum of squares", parse_math=False)
-    figure.colorbar(panel, ax=axes[1, 0], shrink=0.7)
-    for column, (name, result) in enumerate(results.items(), start=1):
-        axes[0, column].imshow(_to_pixels(result))
-        axes[0, column].set_title(titles[name], parse_math=False)  # a file's name may hold dollars
-        difference = (result - results["area"])[0].mean(dim=0).cpu()
-        panel = axes[1, column].imshow(difference, vmin=-0.1, vmax=0.1, cmap="RdBu")
-        axes[1, column].set_title(f"{name} - area\nlargest {difference.abs().max():.3f}")
-    figure.colorbar(panel, ax=axes[1, -1], shrink=0.7)
-    figure.savefig(out, dpi=110)
-
-
-def _draw_batch(images: list[Tensor], result: Letterboxed, title: str, out: Path) -> None:
-    """Each image above its part of the batch; around the latter a line where it lies."""
-    from matplotlib.figure import Figure
-    from matplotlib.patches import Rectangle
-
-    figure = Figure(figsize=(3 * len(images), 6.4), layout="constrained")
-    axes = figure.subplots(2, len(images), squeeze=False)
-    figure.suptitle(title, parse_math=False)
-    size = (result.images.shape[2], result.images.shape[3])
-    for column, image in enumerate(images):
-        above, below = axes[:, column]
-        above.imshow(image.permute(1, 2, 0).cpu().numpy())
-        above.set_title(f"{image.shape[2]}x{image.shape[1]}")
-        below.imshow(_to_pixels(result.images[column : column + 1]))
-        below.set_title(f"{size[1]}x{size[0]}, scale {result.scale[column, 0]:.3f}")
-        corners = torch.tensor([0.0, 0.0, image.shape[2], image.shape[1]])
-        placed = geometry.map_boxes(corners, (image.shape[1], image.shape[2]), size, letterbox=True)
-        left, top, right, bottom = (placed - 0.5).tolist()  # a picture's coordinates are those of its pixels' centres
-        below.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, color="red"))
-        for axis in (above, below):
-            axis.set_axis_off()
-    figure.savefig(out, dpi=110)
