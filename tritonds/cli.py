@@ -20,8 +20,8 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
-from . import __version__, geometry, methods, ops, pretrained
-from .functional import Letterboxed
+from . import __version__, labels, methods, ops, pretrained
+from .batches import Letterboxed
 from .module import DownsizeNet
 
 app = typer.Typer(help="Learned image downsizing.", no_args_is_help=True, add_completion=False)
@@ -113,7 +113,7 @@ def compare(
         origin, difference = "", ""
         if isinstance(function, DownsizeNet):
             function.to(device)
-            origin = methods.TRAINED.get(name) or (str(weights) if name == methods.OWN else "untrained")
+            origin = name if name in methods.SHIPPED else str(weights) if name == methods.OWN else "untrained"
             difference = _triton_difference(function, image, target)
         origin = Path(origin).name
         titles[name] = f"{name}\n{origin}"
@@ -153,7 +153,7 @@ def batch(
     for name, image, scale, offset in zip(names, images, result.scale.tolist(), result.offset.tolist(), strict=True):
         table.add_row(name, f"{image.shape[2]}x{image.shape[1]}", f"{scale[0]:.4f}", f"{offset[0]:.0f}, {offset[1]:.0f}")
     out.parent.mkdir(parents=True, exist_ok=True)
-    _draw_batch(images, result, f"weights: {weights or methods.TRAINED[methods.DEFAULT]}", out)
+    _draw_batch(images, result, f"weights: {weights or methods.DEFAULT}", out)
     table.title = f"{len(images)} uint8 images to {tuple(result.images.shape)} in {milliseconds:.1f} ms, {_where(device)}"
     console.print(table)
     console.print(f"wrote {out}", markup=False, soft_wrap=True)
@@ -359,7 +359,7 @@ def _draw_batch(images: list[Tensor], result: Letterboxed, title: str, out: Path
         below.imshow(_to_pixels(result.images[column : column + 1]))
         below.set_title(f"{size[1]}x{size[0]}, scale {result.scale[column, 0]:.3f}")
         corners = torch.tensor([0.0, 0.0, image.shape[2], image.shape[1]])
-        placed = geometry.map_boxes(corners, (image.shape[1], image.shape[2]), size, letterbox=True)
+        placed = labels.map_boxes(corners, (image.shape[1], image.shape[2]), size, letterbox=True)
         left, top, right, bottom = (placed - 0.5).tolist()  # a picture's coordinates are those of its pixels' centres
         below.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, color="red"))
         for axis in (above, below):

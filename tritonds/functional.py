@@ -127,9 +127,7 @@ def downsize_image(
     >>> downsize_image(images, torch.zeros(1, 3, 3, 3), torch.zeros(1), weights, (1, 1))[:, 0].flatten().tolist()
     [1.0, 0.0]
     """
-    call = _checked_call(
-        image, texture_weight, texture_bias, weights, size, taps, prior, mean, std, out_dtype, letterbox, fill
-    )
+    call = _checked_call(image, texture_weight, texture_bias, weights, size, taps, prior, mean, std, out_dtype, letterbox, fill)
     result = _downsize_image_triton(call) if _use_triton(backend, call.first) else _downsize_image_torch(call)
     return letterboxed(result, call.image, call.size) if letterbox else result
 
@@ -222,7 +220,10 @@ def _downsize_image_triton(call: _ImageCall) -> Tensor:
 def _in_steps(call: _ImageCall, x: Tensor, size: tuple[int, int]) -> Tensor:
     """Normalise and convolve by PyTorch, then downsize given the texture."""
     x = normalize(x, call.mean, call.std, call.weights[0].dtype)
-    texture = F.conv2d(x, *call.texture_weights, padding=1).relu() if call.texture_weights else None
+    texture = None
+    if call.texture_weights:
+        weight, bias = call.texture_weights
+        texture = F.conv2d(x, weight, bias, padding=1).relu()
     weights = unflatten(call.weights, call.distance)
     return downsize(x, texture, weights, size, taps=call.taps, prior=call.prior, backend="triton").to(call.dtype)
 

@@ -76,7 +76,8 @@ def map_masks(masks: Tensor, size_out: tuple[int, int], *, letterbox: bool = Fal
         TypeError: masks that are no dense tensor; a size that is no pair of integers; a fill that is no number.
         ValueError: fewer than 2 dimensions; a height, width or size below 1; a fill that the dtype does not hold.
 
-    Source: ``F.interpolate(mode="nearest-exact")``, by :func:`tritonds.geometry.first_tap` in integers; letterbox and fill are ours.
+    Source: ``F.interpolate(mode="nearest-exact")``, in integers, by :func:`tritonds.geometry.first_tap`; letterbox and fill
+    are ours.
 
     >>> map_masks(torch.tensor([[0, 1, 2, 3]]), (3, 2), letterbox=True, fill=255).tolist()
     [[255, 255], [1, 3], [255, 255]]

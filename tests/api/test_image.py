@@ -31,7 +31,9 @@ from cases import (
 from torch.utils.flop_counter import FlopCounterMode
 
 import tritonds
-from tritonds import DownsizeNet, functional, geometry, ops
+from tritonds import DownsizeNet, geometry, ops
+from tritonds.coefficient_weights import flatten as flat_weights
+from tritonds.labels import map_boxes, map_masks
 
 BACKENDS = ["triton", "torch"]
 each_backend = pytest.mark.parametrize("backend", BACKENDS)
@@ -261,10 +263,10 @@ def test_letterboxes_hold_the_image_resized_to_its_region(backend, device):
         (h, w), (top, left) = geometry.letterbox(size_in, (9, 8))
         region = y.images[index, :, top : top + h, left : left + w]
         torch.testing.assert_close(region, net(image.unsqueeze(0), (h, w))[0], rtol=0, atol=0 if backend == "triton" else 1e-6)
-        assert torch.equal(y.mask[index], geometry.map_masks(label, (9, 8), letterbox=True))
+        assert torch.equal(y.mask[index], map_masks(label, (9, 8), letterbox=True))
         assert (y.images[index][:, ~y.mask[index]] == -3).all()
         box = torch.tensor([0.0, 0, size_in[1], size_in[0]], device=device)
-        mapped = geometry.map_boxes(box, size_in, (9, 8), letterbox=True)
+        mapped = map_boxes(box, size_in, (9, 8), letterbox=True)
         torch.testing.assert_close(mapped, (box.view(2, 2) * y.scale[index] + y.offset[index]).flatten())
 
 
@@ -564,15 +566,6 @@ def test_images_made_in_inference_mode_train(device):
     assert all(p.grad is not None for p in net.parameters())
 
 
-def test_networks_pickled_before_there_were_options(device):
-    net = net_of("triton").to(device)
-    plain = DownsizeNet((6, 8)).to(device)
-    for name in ("mean", "std", "out_dtype"):
-        del plain.__dict__[name], net.__dict__[name]
-    image = torch.rand(1, 3, 12, 16, device=device)
-    assert plain(image).shape == net(image).shape == (1, 3, 6, 8)
-
-
 def test_distance_only_layers_take_lists(device):
     images = images_of(SIZES, device)
     nets = [DownsizeNet((6, 8), texture_channels=0, mean=MEAN[:3], std=STD[:3], backend=b).to(device) for b in BACKENDS]
@@ -620,7 +613,7 @@ def operands(device, ragged, dtype=torch.float32):
     image, filters, weights = make_image(case, device)
     weight, bias = split(filters, 3)
     images = images_of([(12, 16), (5, 7)], device) if ragged else [image]
-    return images, [weight.contiguous(), bias.contiguous()], functional._flatten(weights)
+    return images, [weight.contiguous(), bias.contiguous()], flat_weights(weights)
 
 
 @pytest.mark.parametrize("ragged", [False, True])
@@ -631,7 +624,7 @@ def test_opcheck(ragged, device):
     wanted = [t.detach().requires_grad_() for t in filters], [t.detach().requires_grad_() for t in weights]
     torch.library.opcheck(ops.downsize_image, (images, *wanted, *options, torch.float16))
     grad = torch.ones(n, 3, 6, 8, device=device)
-    backward = (grad, images, filters, weights, True, 2, "none", *options[5:], not ragged, True)
+    backward = (grad, images, filters, weights, *options, torch.float16, [not ragged, True])
     torch.library.opcheck(ops.downsize_image_backward, backward)
 
 

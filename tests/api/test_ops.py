@@ -6,7 +6,8 @@ from cases import Case, leaves, make
 from torch.utils.flop_counter import FlopCounterMode
 
 import tritonds
-from tritonds import functional, ops
+from tritonds import ops
+from tritonds.coefficient_weights import flatten as flat_weights
 
 CASES = {
     "default": Case(n=1),
@@ -15,25 +16,26 @@ CASES = {
 }
 
 
-def arguments(case, device):
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_opcheck_of_the_fused_operators(case, device):
     image, texture, weights = leaves(make(case, device))
-    return image, texture, functional._flatten(weights), weights.distance_weight is not None
+    options = (weights.distance_weight is not None, *case.size_out, case.taps, "bilinear")
+    torch.library.opcheck(ops.downsize, (image, texture, flat_weights(weights), *options))
+    image, texture, weights = make(case, device)
+    needs = [True, texture is not None, True]
+    grad_output = torch.ones(case.n, case.c, *case.size_out, device=device)
+    torch.library.opcheck(ops.downsize_backward, (grad_output, image, texture, flat_weights(weights), *options, needs))
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_opcheck_of_the_fused_operators(case, device):
-    image, texture, weights, distance = arguments(case, device)
-    size, prior = case.size_out, "bilinear"
-    torch.library.opcheck(ops.downsize, (image, texture, weights, distance, *size, case.taps, prior))
-    n, (h, w) = case.n, case.size_in
-    torch.library.opcheck(ops.coefficients, (texture, weights, distance, n, h, w, *size, case.taps, prior))
-    image, texture, weights = (
-        image.detach(), None if texture is None else texture.detach(), [t.detach() for t in weights]
-    )  # fmt: skip
-    grad, grad_a = image.new_ones(n, case.c, *size), image.new_ones(n, case.taps**2, *size)
-    needs = (True, texture is not None, True)
-    torch.library.opcheck(ops.downsize_backward, (grad, image, texture, weights, distance, case.taps, prior, *needs))
-    torch.library.opcheck(ops.coefficients_backward, (grad_a, texture, weights, distance, h, w, case.taps, prior, *needs[1:]))
+def test_opcheck_of_the_coefficients(case, device):
+    _, texture, weights = leaves(make(case, device))
+    options = (weights.distance_weight is not None, case.n, *case.size_in, *case.size_out, case.taps, "bilinear")
+    torch.library.opcheck(ops.coefficients, (texture, flat_weights(weights), *options))
+    _, texture, weights = make(case, device)
+    needs = [texture is not None, True]
+    grad_output = torch.ones(case.n, case.taps**2, *case.size_out, device=device)
+    torch.library.opcheck(ops.coefficients_backward, (grad_output, texture, flat_weights(weights), *options, needs))
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
@@ -44,8 +46,8 @@ def test_opcheck_of_the_partial_operators(memory_format, device):
     torch.library.opcheck(ops.area_pool2d, (x.clone().requires_grad_(), 4, 3))
     torch.library.opcheck(ops.area_pool2d_backward, (grad, 9, 8))
     torch.library.opcheck(ops.weighted_gather2d, (x.clone().requires_grad_(), a.clone().requires_grad_(), 2))
-    for needs in [(True, True), (False, True), (True, False)]:
-        torch.library.opcheck(ops.weighted_gather2d_backward, (grad, x, a, 2, *needs))
+    for needs in [[True, True], [False, True], [True, False]]:
+        torch.library.opcheck(ops.weighted_gather2d_backward, (grad, x, a, 2, needs))
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "sliced", "sliced_channels_last", "transposed", "expanded"])
@@ -167,7 +169,7 @@ def test_flops_are_counted(device):
 def test_nothing_is_saved_but_the_inputs(device):
     case = Case(n=2, c=3)
     inputs = leaves(make(case, device))
-    pointers = {t.data_ptr() for t in functional._flatten(inputs[2])} | {inputs[0].data_ptr(), inputs[1].data_ptr()}
+    pointers = {t.data_ptr() for t in flat_weights(inputs[2])} | {inputs[0].data_ptr(), inputs[1].data_ptr()}
     saved = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: (saved.append(t.data_ptr()), t)[1], lambda t: t):
         fused(*inputs, case.size_out)
