@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import register_flop_formula
 
+from . import ops  # noqa: F401  which defines the operators
 from .arguments import AreaPool2d, AreaPool2dBackward, Coefficients, Downsize, DownsizeImage, WeightedGather2d
 
 

@@ -91,8 +91,8 @@ def downsize_image(
     """Resize images by texture that is made of them on the way: from decoded images to a normalised batch in one launch.
 
     As :func:`downsize` of ``x = (image - mean) / std`` with ``relu(conv2d(x, texture_weight, texture_bias, padding=1))`` as
-    texture: zeros are put around the normalised image. Triton reads each image once and writes the result once: neither
-    features nor a float copy of a uint8 image are in memory, nor are images of different sizes copied together.
+    texture: zeros are put around the normalised image. Triton reads each image once and writes the result once: features and
+    float copies of uint8 images never go through memory, and images of different sizes are not copied together.
 
     Args:
         image: (N, C, H, W), or a list of N images (C, H, W) of any sizes; any strides; uint8, or the weights' dtype.
@@ -117,7 +117,7 @@ def downsize_image(
 
     Arithmetic is in float32 (float64 for float64 weights), with activations in the weights' dtype. Under autocast weights and
     float images are cast to its dtype. Differentiable in float images and all weights; Triton saves the inputs alone, and
-    computes the rest again. It resizes one by one, which gives the same, the images of a list of which one wants a gradient.
+    computes the rest again. If an image of a list wants a gradient, Triton resizes one by one, with the same result.
     Networks wider than 64 channels in half precision, or 32 otherwise, and images of more than 10 channels take several steps.
 
     Source: the method's poster; normalisation is torchvision's, letterboxes are those of object detectors.

@@ -137,8 +137,8 @@ class DownsizeNet(nn.Module):
     ) -> Tensor | Letterboxed:
         """Resize ``image``, a batch (N, C, H, W) or a list of N images (C, H, W) of any sizes, to (N, C, h, w).
 
-        Of uint8 or the parameters' dtype. ``size`` comes before the layer's own. With ``letterbox`` every image keeps its
-        aspect and is surrounded by ``fill``; the result then is :class:`tritonds.Letterboxed`.
+        Images are of uint8 or the parameters' dtype. ``size`` replaces the layer's own for this call. With ``letterbox`` every
+        image keeps its aspect and is surrounded by ``fill``; the result then is :class:`tritonds.Letterboxed`.
         """
         size = self._size_or(size)
         checks.check_channels(image, self.in_channels)
@@ -181,7 +181,7 @@ class DownsizeNet(nn.Module):
         return geometry.check_size("size", size)
 
     def _is_plain(self) -> bool:
-        """Whether the texture is the one convolution that it was made as: calling its modules then is no different."""
+        """Whether the texture is one convolution and ReLU as the layer made them, so that the kernel may stand in for both."""
         if self.texture is None:
             return True
         parts = list(self.texture)
@@ -226,18 +226,17 @@ class DownsizeNet(nn.Module):
         """A trained network: one that the package holds, or one that :meth:`save_pretrained` wrote.
 
         Each of ``size``, ``mean``, ``std`` and ``out_dtype`` that is given replaces the stored one. The first convolution is
-        changed along with ``mean`` and ``std``, so that the network sees what it was trained on and the result is what it was,
-        normalised as is said here; but for the outermost ``texture_layers`` pixels of an image, around which the convolution
-        puts zeros after normalising. Reading runs no code from the file and draws no random numbers.
+        adapted to ``mean`` and ``std``: the network sees what it was trained on, and results differ in their normalisation
+        alone. The outermost ``texture_layers`` pixels of an image are an exception, since the convolution puts zeros around
+        them after normalising. Reading runs no code from the file and draws no random numbers.
 
         Args:
             name_or_path: the string "natural-k2" or "natural-k4", which have the defaults of :class:`DownsizeNet`, 2 or 4 taps
                 and the prior "bilinear" or "antialias"; or the path of a .safetensors file, or of a folder that holds
-                ``model.safetensors``. Names come first: ``./natural-k2`` is a folder.
+                ``model.safetensors``. A name is never taken for a path: write ``./natural-k2`` for a folder called so.
 
         Returns:
-            The network on the CPU, of the dtype that it was stored in, in training mode, from which evaluation mode is no
-            different.
+            The network on the CPU, in the dtype that it was stored in, and in training mode. Evaluation mode computes the same.
 
         Raises:
             OSError: the file is missing, or cannot be opened.
@@ -289,12 +288,12 @@ def _is_plain_convolution(layer: nn.Conv2d) -> bool:
 
 
 def _has_hooks(module: nn.Module) -> bool:
-    """Of its own. Those of all modules, which profilers and FLOP counters set, see the layer alone."""
+    """Whether ``module`` has hooks of its own. Global hooks, which profilers and FLOP counters set, do not count."""
     return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks)
 
 
 def _texture_cnn(in_channels: int, channels: int, layers: int) -> nn.Sequential | None:
-    """The 3x3 convolutions, their weights channels-last so that their features come out as the kernels read them fastest."""
+    """The 3x3 convolutions. Their weights are channels-last, so that features are, too, which the kernels read fastest."""
     if channels == 0:
         return None
     widths = [in_channels] + [channels] * layers

@@ -34,7 +34,7 @@ from .arguments import (
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 _LIBRARY = torch.library.Library("tritonds", "FRAGMENT")
 IMPLEMENTATIONS: dict[Any, Callable[..., Any]] = {}
-"""What allocates the results of each operator and launches its kernels."""
+"""By operator, the function that allocates its results and launches its kernels."""
 
 
 @functools.cache

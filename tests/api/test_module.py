@@ -13,13 +13,17 @@ import tritonds
 
 
 @each_backend
-def test_starts_as_interpolation(backend, device):
+@pytest.mark.parametrize(("prior", "taps", "antialias"), [("bilinear", 2, False), ("antialias", 6, True)])
+def test_starts_as_its_prior(prior, taps, antialias, backend, device):
     image = torch.rand(2, 3, 13, 17, device=device)
-    net = tritonds.DownsizeNet((6, 7), prior="bilinear", backend=backend).to(device)
-    torch.testing.assert_close(net(image), F.interpolate(image, (6, 7), mode="bilinear"), rtol=1e-5, atol=1e-6)
-    net = tritonds.DownsizeNet((6, 7), prior="antialias", taps=6, backend=backend).to(device)
-    expected = F.interpolate(image, (6, 7), mode="bilinear", antialias=True)
+    net = tritonds.DownsizeNet((6, 7), prior=prior, taps=taps, backend=backend).to(device)
+    expected = F.interpolate(image, (6, 7), mode="bilinear", antialias=antialias)
     torch.testing.assert_close(net(image), expected, rtol=1e-5, atol=1e-6)
+
+
+@each_backend
+def test_starts_as_the_mean_of_its_taps_without_a_prior(backend, device):
+    image = torch.rand(2, 3, 13, 17, device=device)
     net = tritonds.DownsizeNet((6, 7), backend=backend).to(device)
     quarter = torch.full((2, 4, 6, 7), 0.25, device=device)
     torch.testing.assert_close(net.coefficients(image), quarter)
@@ -169,9 +173,8 @@ def test_other_convolutions_are_called(options, device):
 def test_pixels_are_normalised_in_float32_whatever_the_activations_are_in(backend, device):
     image = torch.randint(256, (1, 3, 40, 40), dtype=torch.uint8, device=device)
     options = dict(taps=4, prior="antialias", mean=MEAN[:3], std=STD[:3], out_dtype=torch.float32)
-    net = tritonds.DownsizeNet((20, 20), backend=backend, **options).to(
-        device, torch.float16
-    )  # untrained: no activation counts
+    net = tritonds.DownsizeNet((20, 20), backend=backend, **options)  # untrained: no activation counts
+    net = net.to(device, torch.float16)
     mean, std = (torch.tensor(v[:3], device=device).view(-1, 1, 1) for v in (MEAN, STD))
     expected = F.interpolate((image / 255 - mean) / std, (20, 20), mode="bilinear", antialias=True)
     torch.testing.assert_close(net(image), expected, rtol=1e-5, atol=1e-5)
