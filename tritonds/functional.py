@@ -151,10 +151,8 @@ class _ImageCall(NamedTuple):
     letterbox: bool
     fill: float
 
-    @property
-    def first(self) -> Tensor:
-        """The batch, or the first image of several."""
-        return self.image if isinstance(self.image, Tensor) else self.image[0]
+    first: Tensor
+    """The batch, or the first image of several."""
 
 
 def _checked_call(
@@ -181,7 +179,9 @@ def _checked_call(
     checks.check_fill(fill, dtype)
     given = images[0] if isinstance(image, Tensor) else images
     distance = weights.distance_weight is not None
-    return _ImageCall(given, texture_weights, flat, distance, size, taps, prior, mean, std, dtype, letterbox, fill)
+    return _ImageCall(
+        given, texture_weights, flat, distance, size, taps, prior, mean, std, dtype, letterbox, fill, images[0]
+    )  # fmt: skip
 
 
 def _downsize_image_torch(call: _ImageCall) -> Tensor:
