@@ -25,12 +25,14 @@ Resize = Callable[[Tensor, tuple[int, int]], Tensor]
 """From images (N, C, H, W) and (h, w) to images (N, C, h, w)."""
 
 INTERPOLATIONS: dict[str, Resize] = {
-    "nearest": lambda image, size: F.interpolate(image, size, mode="nearest-exact"),
     "bilinear": lambda image, size: F.interpolate(image, size, mode="bilinear"),
     "bilinear-aa": lambda image, size: F.interpolate(image, size, mode="bilinear", antialias=True),
     "bicubic-aa": lambda image, size: F.interpolate(image, size, mode="bicubic", antialias=True),
     "area": area_pool2d,
 }
+
+PEERS: dict[str, Resize] = {"nearest": lambda image, size: F.interpolate(image, size, mode="nearest-exact")}
+"""For comparison alone: :func:`get` does not offer them."""
 
 _K2 = partial(DownsizeNet, taps=2, prior="bilinear")
 _K4 = partial(DownsizeNet, taps=4, prior="antialias")

@@ -10,7 +10,8 @@ from tritonds import methods
 Downsize = Callable[[Tensor, tuple[int, int]], Tensor]
 """From uint8 images (N, 3, H, W) and (h, w) to (N, 3, h, w) in 0..1."""
 
-FIXED = tuple(methods.INTERPOLATIONS)
+INTERPOLATIONS = methods.PEERS | methods.INTERPOLATIONS
+FIXED = tuple(INTERPOLATIONS)
 """What learns nothing; "nearest" is what learned coefficients come to if they choose a pixel, whatever it shows."""
 LEARNED = methods.ARCHITECTURES
 CORE = (*FIXED, "texture-only-k2-plain", "distance-only-k2", "downsizenet-k2", "downsizenet-k4")
@@ -26,7 +27,7 @@ class Interpolation(torch.nn.Module):
         self.name = name
 
     def forward(self, images: Tensor, size: tuple[int, int]) -> Tensor:
-        return methods.INTERPOLATIONS[self.name](images.float() / 255, size)
+        return INTERPOLATIONS[self.name](images.float() / 255, size)
 
 
 def build(name: str, backend: str = "auto") -> torch.nn.Module:
