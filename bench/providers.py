@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import tritonds
-from tritonds import ops
+from tritonds import methods, ops
 
 from .workloads import AUTOTUNED, DTYPES, MEAN, STD, Workload
 
@@ -224,10 +224,10 @@ def _network(backend: str, **compile_options: Any) -> Callable[[Problem], tuple[
     return prepare
 
 
-def _interpolation(mode: str, **options: Any) -> Callable[[Problem], tuple[Function, Sequence[Tensor]]]:
+def _interpolation(resize: methods.Resize) -> Callable[[Problem], tuple[Function, Sequence[Tensor]]]:
     def prepare(problem: Problem) -> tuple[Function, Sequence[Tensor]]:
         image = problem.image.detach().requires_grad_()
-        return functools.partial(F.interpolate, image, problem.workload.size, mode=mode, **options), [image]
+        return functools.partial(resize, image, problem.workload.size), [image]
 
     return prepare
 
@@ -261,7 +261,7 @@ def _image_interpolation(problem: Problem) -> tuple[Function, Sequence[Tensor]]:
     mean, std = _normalization(problem)
 
     def resize(x: Tensor) -> Tensor:
-        x = F.interpolate(x.to(problem.dtype).div_(255), problem.workload.size, mode="bilinear", antialias=True)
+        x = methods.INTERPOLATIONS["bilinear-aa"](x.to(problem.dtype).div_(255), problem.workload.size)
         return x.sub_(mean).div_(std)
 
     return functools.partial(_batched, resize, problem.pictures), ()
@@ -295,10 +295,12 @@ PROVIDERS = {
     "net-eager": Provider("network", _network("torch")),
     "net-compiled": Provider("network", _network("torch", dynamic=False)),
     "net-fused-compiled": Provider("network", _network("triton", dynamic=False), fused=True),
-    "bilinear": Provider("interpolation", _interpolation("bilinear")),
-    "bilinear-aa": Provider("interpolation", _interpolation("bilinear", antialias=True)),
-    "bicubic-aa": Provider("interpolation", _interpolation("bicubic", antialias=True)),
-    "area": Provider("interpolation", _interpolation("area")),
+    **{
+        name: Provider("interpolation", _interpolation(methods.INTERPOLATIONS[name]))
+        for name in ("bilinear", "bilinear-aa", "bicubic-aa")
+    },
+    # PyTorch's, as a peer: its bins are of whole pixels, those of the method "area" have fractional edges.
+    "area": Provider("interpolation", _interpolation(functools.partial(F.interpolate, mode="area"))),
     "copy": Provider("copy", _copy("copy")),
     "image-fused": Provider("image", _image_network("triton"), fused=True),
     "image-composed": Provider("image", _image_composed, fused=True),

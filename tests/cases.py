@@ -1,13 +1,20 @@
-"""Random inputs of every kind that the operator accepts, and the comparison with the oracle."""
+"""What tests share: backends, dtypes, layouts, random inputs and networks, and the comparison with the oracle."""
 
 import contextlib
 from dataclasses import dataclass, replace
 
 import oracle
+import pytest
 import torch
 import torch.nn.functional as F
 
 import tritonds
+
+BACKENDS = ["triton", "torch"]
+each_backend = pytest.mark.parametrize("backend", BACKENDS)
+
+DTYPES = [torch.float32, torch.float64, torch.float16]
+"""bfloat16 is for compiled kernels: the interpreter's arithmetic is no measure of it."""
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
 """Largest error in the Euclidean norm, relative to the float64 oracle."""
@@ -137,6 +144,10 @@ def oracle_from_uint8(image, filters, weights, size, **options):
     return oracle_from_image((image.detach() / 255 - mean) / std, filters, weights, size, **options)
 
 
+LIST_SIZES = [(12, 16), (11, 14), (1, 1), (1, 9), (9, 1), (3, 4), (25, 6), (6, 8), (18, 8)]
+"""Of images that are downsized together."""
+
+
 def images_of(sizes, device, dtype=torch.uint8, channels=3):
     """One by one with other strides: C last as decoded, C first, cut out of a larger one."""
     images = []
@@ -152,13 +163,19 @@ def images_of(sizes, device, dtype=torch.uint8, channels=3):
 
 
 def net_of(backend, size=(6, 8), **options):
+    """A small layer that normalises; with the same options always the same."""
     net = tritonds.DownsizeNet(
         size, mean=MEAN[:3], std=STD[:3], texture_channels=6, distance_channels=5, hidden_channels=7, **options
     )
     torch.manual_seed(1)
-    for parameter in net.parameters():
-        torch.nn.init.normal_(parameter, std=0.5)
     net.backend = backend
+    return randomized(net, std=0.5)
+
+
+def randomized(net, std=0.3):
+    """``net`` with other parameters than those that it starts with: its output layer starts as zeros."""
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter, std=std)
     return net
 
 

@@ -117,7 +117,9 @@ def compare(
             origin, difference = "", ""
             if isinstance(function, DownsizeNet):
                 function.to(device)
-                origin = Path(methods.TRAINED.get(name) or (str(weights) if name == methods.OWN else "untrained")).name
+                origin = (
+                    name if name in methods.SHIPPED else Path(weights).name if weights and name == methods.OWN else "untrained"
+                )
                 difference = _triton_difference(function, image, target)
                 coefficients[name] = (function.coefficients(image, target), _prior(function).coefficients(image, target))
             titles[name] = f"{name} ({origin})" if name == methods.OWN else name
@@ -161,7 +163,7 @@ def batch(
         from . import drawing
 
         title = f"{len(images)} images in one call, each with its aspect kept; {_learned(weights)}, weights: "
-        _save(drawing.draw_batch(images, result, title + str(weights or methods.TRAINED[methods.DEFAULT])), out, "batch")
+        _save(drawing.draw_batch(images, result, title + str(weights or methods.DEFAULT)), out, "batch")
     table.title = f"{len(images)} uint8 images to {tuple(result.images.shape)} in {milliseconds:.1f} ms, {_where(device)}"
     console.print(table)
     _print(f"wrote {out}")

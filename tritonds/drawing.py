@@ -13,8 +13,8 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from . import geometry, methods
+from .batches import Letterboxed
 from .files import shown, to_pixels
-from .functional import Letterboxed
 
 FORMATS = {".jpeg": "jpeg", ".jpg": "jpeg", ".pdf": "pdf", ".png": "png", ".svg": "svg"}
 CROPS = 2

@@ -1,7 +1,12 @@
 """Every way of resizing that is compared anywhere, under one name each.
 
-``downsizenet-k2`` and ``-k4`` have the weights that the package holds. The poster's ablations are untrained networks with four
-taps and the antialiasing prior, unless weights are given: up to a scale of 2 they equal bilinear-aa.
+Interpolations learn nothing. ``natural-k2`` and ``natural-k4`` are the networks that the package holds, called like their
+weights. The poster's ablations, ``texture-only`` and ``distance-only``, are untrained networks with four taps and the
+antialiasing prior, unless weights are given: up to a scale of 2 they equal bilinear-aa.
+
+Architectures are networks to be trained. Their names say kind, taps, and what differs: with a prior unless "plain"; with two
+layers, a hidden one and the output, unless "layers" says how many; with one convolution unless "texture" says how many; with 16
+channels unless "wide".
 """
 
 from collections.abc import Callable
@@ -12,7 +17,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from .functional import Letterboxed, area_pool2d
+from .batches import Letterboxed
+from .functional import area_pool2d
 from .module import DownsizeNet
 
 Resize = Callable[[Tensor, tuple[int, int]], Tensor]
@@ -25,17 +31,40 @@ INTERPOLATIONS: dict[str, Resize] = {
     "area": area_pool2d,
 }
 
-UNTRAINED: dict[str, Callable[..., DownsizeNet]] = {
-    "texture-only": partial(DownsizeNet, taps=4, prior="antialias", distance_channels=0),
-    "distance-only": partial(DownsizeNet, taps=4, prior="antialias", texture_channels=0),
+PEERS: dict[str, Resize] = {"nearest": lambda image, size: F.interpolate(image, size, mode="nearest-exact")}
+"""For comparison alone: :func:`get` does not offer them."""
+
+_K2 = partial(DownsizeNet, taps=2, prior="bilinear")
+_K4 = partial(DownsizeNet, taps=4, prior="antialias")
+ARCHITECTURES: dict[str, Callable[..., DownsizeNet]] = {
+    "texture-only-k2": partial(_K2, distance_channels=0),
+    "texture-only-k2-plain": partial(_K2, distance_channels=0, prior=None),
+    "distance-only-k2": partial(_K2, texture_channels=0),
+    "downsizenet-k2": _K2,
+    "downsizenet-k2-plain": partial(_K2, prior=None),
+    "texture-only-k4": partial(_K4, distance_channels=0),
+    "texture-only-k4-plain": partial(_K4, distance_channels=0, prior=None),
+    "distance-only-k4": partial(_K4, texture_channels=0),
+    "downsizenet-k4": _K4,
+    "downsizenet-k4-plain": partial(_K4, prior=None),
+    "downsizenet-k2-layers1": partial(_K2, hidden_layers=0),
+    "downsizenet-k2-layers3": partial(_K2, hidden_layers=2),
+    "downsizenet-k2-layers4": partial(_K2, hidden_layers=3),
+    "downsizenet-k2-texture2": partial(_K2, texture_layers=2),
+    "downsizenet-k2-texture3": partial(_K2, texture_layers=3),
+    "downsizenet-k4-texture2": partial(_K4, texture_layers=2),
+    "downsizenet-k2-wide": partial(_K2, texture_channels=32, distance_channels=32, hidden_channels=32),
+    "downsizenet-k6": partial(DownsizeNet, taps=6, prior="antialias"),
 }
-TRAINED = {"downsizenet-k2": "natural-k2", "downsizenet-k4": "natural-k4"}
-"""The names of their weights."""
-NETWORKS = (*UNTRAINED, *TRAINED)
+UNTRAINED = {"texture-only": ARCHITECTURES["texture-only-k4"], "distance-only": ARCHITECTURES["distance-only-k4"]}
+SHIPPED = {"natural-k2": "downsizenet-k2", "natural-k4": "downsizenet-k4"}
+"""Methods whose weights the package holds under the same names, and their architectures."""
+NETWORKS = (*UNTRAINED, *SHIPPED)
 NAMES = (*INTERPOLATIONS, *NETWORKS)
+"""What :func:`get` takes, beside :data:`OWN`."""
 OWN = "downsizenet"
 """The method whose weights the caller brings."""
-DEFAULT = "downsizenet-k4"
+DEFAULT = "natural-k4"
 
 
 def get(name: str, weights: str | PathLike[str] | None = None) -> Resize:
@@ -64,11 +93,11 @@ def get(name: str, weights: str | PathLike[str] | None = None) -> Resize:
 
 def network(name: str, weights: str | PathLike[str] | None = None) -> DownsizeNet:
     """The network of a learned method, in evaluation mode and float32; its results are pictures, even if it normalises."""
-    if name in TRAINED and weights is not None:
-        raise ValueError(f"weights: method {name!r} has those of {TRAINED[name]!r}; with others the method is {OWN!r}")
+    if name in SHIPPED and weights is not None:
+        raise ValueError(f"weights: method {name!r} has its own; with others the method is {OWN!r}")
     if name == OWN and weights is None:
-        raise ValueError(f"weights: method {OWN!r} needs some; {tuple(TRAINED)} have their own")
-    source = TRAINED.get(name, weights)
+        raise ValueError(f"weights: method {OWN!r} needs some; {tuple(SHIPPED)} have their own")
+    source = name if name in SHIPPED else weights
     if source is None:
         net = UNTRAINED[name]()
     else:

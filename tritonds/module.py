@@ -9,8 +9,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from . import functional, geometry, pretrained, reference
-from .reference import CoefficientWeights
+from . import checks, functional, geometry, pretrained
+from .batches import Letterboxed, letterboxed, normalize, to_batch
+from .coefficient_weights import CoefficientWeights
 
 OPTIONS = (
     "size",
@@ -65,11 +66,6 @@ class DownsizeNet(nn.Module):
     torch.Size([2, 3, 16, 16])
     """
 
-    # Networks pickled by earlier versions have none of these.
-    mean: list[float] | None = None
-    std: list[float] | None = None
-    out_dtype: torch.dtype | None = None
-
     def __init__(
         self,
         size: tuple[int, int] | None = None,
@@ -88,14 +84,14 @@ class DownsizeNet(nn.Module):
         backend: str = "auto",
     ) -> None:
         super().__init__()
-        functional.check_options(size, taps, prior, backend)
-        _check_count("in_channels", in_channels, 1)
-        _check_count("texture_channels", texture_channels, 0)
-        _check_count("texture_layers", texture_layers, 1)
-        _check_count("distance_channels", distance_channels, 0)
-        _check_count("hidden_channels", hidden_channels, 1)
-        _check_count("hidden_layers", hidden_layers, 0, functional.MAX_HIDDEN_LAYERS)
-        functional.check_normalization(in_channels, mean, std, out_dtype)
+        checks.check_options(size, taps, prior, backend)
+        checks.check_count("in_channels", in_channels, 1)
+        checks.check_count("texture_channels", texture_channels, 0)
+        checks.check_count("texture_layers", texture_layers, 1)
+        checks.check_count("distance_channels", distance_channels, 0)
+        checks.check_count("hidden_channels", hidden_channels, 1)
+        checks.check_count("hidden_layers", hidden_layers, 0, checks.MAX_HIDDEN_LAYERS)
+        checks.check_normalization(in_channels, mean, std, out_dtype)
         if texture_channels + distance_channels == 0:
             raise ValueError("texture_channels, distance_channels: expected at least one above 0, got 0 and 0")
         self.size = None if size is None else geometry.check_size("size", size)
@@ -107,8 +103,8 @@ class DownsizeNet(nn.Module):
         self.distance_channels = distance_channels
         self.hidden_channels = hidden_channels
         self.hidden_layers = hidden_layers
-        self.mean = None if mean is None else [float(m) for m in mean]
-        self.std = None if std is None else [float(s) for s in std]
+        self.mean: list[float] | None = None if mean is None else [float(m) for m in mean]
+        self.std: list[float] | None = None if std is None else [float(s) for s in std]
         self.out_dtype = out_dtype
         self.backend = backend
         self.texture = _texture_cnn(in_channels, texture_channels, texture_layers)
@@ -138,39 +134,39 @@ class DownsizeNet(nn.Module):
         *,
         letterbox: bool = False,
         fill: float = 0.0,
-    ) -> Tensor | functional.Letterboxed:
+    ) -> Tensor | Letterboxed:
         """Resize ``image``, a batch (N, C, H, W) or a list of N images (C, H, W) of any sizes, to (N, C, h, w).
 
-        Of uint8 or the parameters' dtype. ``size`` comes before the layer's own. With ``letterbox`` every image keeps its
-        aspect and is surrounded by ``fill``; the result then is :class:`tritonds.Letterboxed`.
+        Images are of uint8 or the parameters' dtype. ``size`` replaces the layer's own for this call. With ``letterbox`` every
+        image keeps its aspect and is surrounded by ``fill``; the result then is :class:`tritonds.Letterboxed`.
         """
         size = self._size_or(size)
-        functional.check_channels(image, self.in_channels)
+        checks.check_channels(image, self.in_channels)
         options: dict[str, Any] = {"taps": self.taps, "prior": self.prior, "backend": self.backend}
         if self._is_plain():
             convolution = None if self.texture is None else cast(nn.Conv2d, self.texture[0])
             weight, bias = (None, None) if convolution is None else (convolution.weight, convolution.bias)
             options |= {"mean": self.mean, "std": self.std, "out_dtype": self.out_dtype, "letterbox": letterbox, "fill": fill}
             return functional.downsize_image(image, weight, bias, self.weights(), size, **options)
-        functional.check_image(image, self.out.weight)
-        functional.check_fill(fill, self.out_dtype or self.out.weight.dtype)
+        checks.check_image(image, self.out.weight)
+        checks.check_fill(fill, self.out_dtype or self.out.weight.dtype)
 
         def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
             x = self._normalized(x)
             texture = None if self.texture is None else self.texture(x)
             return functional.downsize(x, texture, self.weights(), size, **options)
 
-        result = reference.to_batch(image, size, letterbox, fill, resize)
+        result = to_batch(image, size, letterbox, fill, resize)
         result = result if self.out_dtype is None else result.to(self.out_dtype)
-        return functional.letterboxed(result, image, size) if letterbox else result
+        return letterboxed(result, image, size) if letterbox else result
 
     def coefficients(self, image: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """The coefficients (N, K*K, h, w) with which :meth:`forward` resizes the batch ``image`` (N, C, H, W)."""
         if not isinstance(image, Tensor):
             raise TypeError(f"image: expected a torch.Tensor, got {type(image).__name__}")
         size = self._size_or(size)
-        functional.check_image(image, self.out.weight)
-        functional.check_channels(image, self.in_channels)
+        checks.check_image(image, self.out.weight)
+        checks.check_channels(image, self.in_channels)
         image = self._normalized(image)
         texture = None if self.texture is None else self.texture(image)
         return functional.coefficients(
@@ -185,7 +181,7 @@ class DownsizeNet(nn.Module):
         return geometry.check_size("size", size)
 
     def _is_plain(self) -> bool:
-        """Whether the texture is the one convolution that it was made as: calling its modules then is no different."""
+        """Whether the texture is one convolution and ReLU as the layer made them, so that the kernel may stand in for both."""
         if self.texture is None:
             return True
         parts = list(self.texture)
@@ -197,7 +193,7 @@ class DownsizeNet(nn.Module):
         if self.mean is None and self.std is None and image.dtype != torch.uint8:
             return image
         dtype = self.out.weight.dtype if image.dtype == torch.uint8 else image.dtype
-        return reference.normalize(image, self.mean, self.std, dtype)
+        return normalize(image, self.mean, self.std, dtype)
 
     def options(self) -> dict[str, Any]:
         """The arguments that make a network like this one, but for the backend."""
@@ -230,18 +226,17 @@ class DownsizeNet(nn.Module):
         """A trained network: one that the package holds, or one that :meth:`save_pretrained` wrote.
 
         Each of ``size``, ``mean``, ``std`` and ``out_dtype`` that is given replaces the stored one. The first convolution is
-        changed along with ``mean`` and ``std``, so that the network sees what it was trained on and the result is what it was,
-        normalised as is said here; but for the outermost ``texture_layers`` pixels of an image, around which the convolution
-        puts zeros after normalising. Reading runs no code from the file and draws no random numbers.
+        adapted to ``mean`` and ``std``: the network sees what it was trained on, and results differ in their normalisation
+        alone. The outermost ``texture_layers`` pixels of an image are an exception, since the convolution puts zeros around
+        them after normalising. Reading runs no code from the file and draws no random numbers.
 
         Args:
             name_or_path: the string "natural-k2" or "natural-k4", which have the defaults of :class:`DownsizeNet`, 2 or 4 taps
                 and the prior "bilinear" or "antialias"; or the path of a .safetensors file, or of a folder that holds
-                ``model.safetensors``. Names come first: ``./natural-k2`` is a folder.
+                ``model.safetensors``. A name is never taken for a path: write ``./natural-k2`` for a folder called so.
 
         Returns:
-            The network on the CPU, of the dtype that it was stored in, in training mode, from which evaluation mode is no
-            different.
+            The network on the CPU, in the dtype that it was stored in, and in training mode. Evaluation mode computes the same.
 
         Raises:
             OSError: the file is missing, or cannot be opened.
@@ -293,12 +288,12 @@ def _is_plain_convolution(layer: nn.Conv2d) -> bool:
 
 
 def _has_hooks(module: nn.Module) -> bool:
-    """Of its own. Those of all modules, which profilers and FLOP counters set, see the layer alone."""
+    """Whether ``module`` has hooks of its own. Global hooks, which profilers and FLOP counters set, do not count."""
     return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks)
 
 
 def _texture_cnn(in_channels: int, channels: int, layers: int) -> nn.Sequential | None:
-    """The 3x3 convolutions, their weights channels-last so that their features come out as the kernels read them fastest."""
+    """The 3x3 convolutions. Their weights are channels-last, so that features are, too, which the kernels read fastest."""
     if channels == 0:
         return None
     widths = [in_channels] + [channels] * layers
@@ -318,15 +313,7 @@ def _renormalize(convolution: nn.Conv2d, old: DownsizeNet, new: DownsizeNet) -> 
     old_mean, new_mean = (torch.tensor(net.mean or zeros, dtype=torch.float64) for net in (old, new))
     old_std, new_std = (torch.tensor(net.std or ones, dtype=torch.float64) for net in (old, new))
     weight = convolution.weight.double()
-    offset = (weight.sum(dim=(2, 3)) * ((new_mean - old_mean) / old_std)).sum(dim=1)
+    summand = (weight.sum(dim=(2, 3)) * ((new_mean - old_mean) / old_std)).sum(dim=1)
     assert convolution.bias is not None
-    convolution.bias.copy_(convolution.bias + offset)
+    convolution.bias.copy_(convolution.bias + summand)
     convolution.weight.copy_(weight * (new_std / old_std).view(-1, 1, 1))
-
-
-def _check_count(name: str, value: int, least: int, most: int | None = None) -> None:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name}: expected an integer, got {value!r}")
-    if value < least or (most is not None and value > most):
-        expected = f"at least {least}" if most is None else f"{least} to {most}"
-        raise ValueError(f"{name}: expected {expected}, got {value}")

@@ -1,11 +1,13 @@
-"""The Triton backend as PyTorch operators ``torch.ops.tritonds.*``: schemas, implementations, fakes, autograd, FLOPs.
+"""The Triton backend as PyTorch operators ``torch.ops.tritonds.*``: schemas, implementations, fakes, autograd.
 
-Each operator is defined with :class:`torch.library.Library` and, at the Autograd key, dispatches to an
+Everything here follows from the classes in :mod:`tritonds.arguments`, one an operator.
+
+Operators are defined with :class:`torch.library.Library` and, at the Autograd key, dispatch to a
 :class:`torch.autograd.Function` only if a gradient is wanted: of the ways to register an operator, the one with the least
 overhead per call that also compiles, exports and passes :func:`torch.library.opcheck`.
 
-Outputs are allocated here, by the same functions for tensors and for fakes, so that their strides cannot differ. The kernels
-are imported at the first call.
+Results are allocated by the same functions for tensors and for fakes, so that their strides cannot differ. The kernels are
+imported at the first call.
 """
 
 import functools
@@ -18,12 +20,21 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from .reference import memory_format_of, memory_format_of_all
+from .arguments import (
+    AreaPool2d,
+    AreaPool2dBackward,
+    Coefficients,
+    Downsize,
+    DownsizeImage,
+    Parameters,
+    WeightedGather2d,
+    schema_of,
+)
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 _LIBRARY = torch.library.Library("tritonds", "FRAGMENT")
 IMPLEMENTATIONS: dict[Any, Callable[..., Any]] = {}
-"""What allocates the results of each operator and launches its kernels."""
+"""By operator, the function that allocates its results and launches its kernels."""
 
 
 @functools.cache
@@ -43,14 +54,14 @@ def why_no_triton(device_type: str) -> str | None:
         return None
     from triton.runtime.interpreter import InterpretedFunction
 
-    # Not the environment's word: what counts is how Triton was imported.
+    # Not the environment variable: what counts is how Triton was imported.
     if isinstance(triton.language.cdiv, InterpretedFunction):
         return None
     return "CPU tensors need Triton's interpreter, which is slow and for tests: set TRITON_INTERPRET=1 before starting"
 
 
 def _kernels(device: torch.device) -> Any:
-    """The launchers; compiled graphs that were traced elsewhere may find that kernels cannot run here."""
+    """The launchers, if they can run here: a compiled graph may have been traced elsewhere."""
     reason = why_no_triton(device.type)
     if reason is not None:
         raise RuntimeError(f'backend="triton" cannot run here: {reason}')
@@ -63,45 +74,64 @@ def import_kernels() -> Any:
     return importlib.import_module(".kernels.launchers", __package__)
 
 
-def _define(schema: str, implementation: Callable[..., Any], fake: Callable[..., Any], autograd: Callable[..., Any]) -> Any:
-    name = schema.partition("(")[0]
-    _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
-    for key in ("CPU", "CUDA"):
-        _LIBRARY.impl(name, implementation, key)
-    _LIBRARY.impl(name, autograd, "Autograd")
-    torch.library.register_fake(f"tritonds::{name}", fake, lib=_LIBRARY)
-    operator = getattr(torch.ops.tritonds, name).default
-    IMPLEMENTATIONS[operator] = implementation
-    return operator
+class _Gradients:
+    """Which of an operator's arguments are tensors, and which gradients its backward operator gives.
+
+    It gives that of each input (of a list of images, the first one's), then one tensor for all parameters together.
+    """
+
+    def __init__(self, arguments: type[Any]) -> None:
+        types = list(arguments.__annotations__.values())
+        self.parameters = types.count(Parameters)
+        self.inputs = sum(kind in (Tensor, Tensor | None, list[Tensor]) for kind in types)
+        self.tensors = self.inputs + self.parameters
+
+    def flatten(self, args: Sequence[Any]) -> tuple[list[Tensor | None], list[int | None]]:
+        """All tensors, and the length of each argument that is a list of them."""
+        flat: list[Tensor | None] = []
+        lengths: list[int | None] = []
+        for arg in args[: self.tensors]:
+            flat += arg if isinstance(arg, list) else [arg]
+            lengths.append(len(arg) if isinstance(arg, list) else None)
+        # Autograd saves no tensors that were made in inference mode.
+        return [t.clone() if t is not None and t.is_inference() else t for t in flat], lengths
+
+    def unflatten(self, flat: Sequence[Any], lengths: Sequence[int | None]) -> list[Any]:
+        """The arguments again, or what there is for each tensor in their place."""
+        remaining = iter(flat)
+        return [next(remaining) if n is None else [next(remaining) for _ in range(n)] for n in lengths]
+
+    def needs(self, wanted: Sequence[Any]) -> list[bool]:
+        """Which gradients are wanted, given for each tensor whether its own is."""
+        needs = [any(part) if isinstance(part, list) else part for part in wanted]
+        return [*needs[: self.inputs], any(needs[self.inputs :])] if self.parameters else needs
+
+    def allocate(self, args: Sequence[Any], needs: Sequence[bool]) -> list[Tensor]:
+        """Uninitialised gradients, those that are needed."""
+        inputs = [arg[0] if isinstance(arg, list) else arg for arg in args[: self.inputs]]
+        grads = [torch.empty_like(x) for x, need in zip(inputs, needs, strict=False) if need and x is not None]
+        parameters = [t for arg in args[self.inputs : self.tensors] for t in arg]
+        if self.parameters and needs[-1]:
+            grads.append(parameters[0].new_empty(sum(t.numel() for t in parameters)))
+        return grads
+
+    def spread(self, grads: list[Tensor | None], args: Sequence[Any], wanted: Sequence[Any]) -> list[Tensor | None]:
+        """The gradient of each tensor, in the order of :meth:`flatten`; those of parameters are views of the one of all."""
+        result: list[Tensor | None] = []
+        for grad, arg in zip(grads, args[: self.inputs], strict=False):
+            result += [grad, *[None] * (len(arg) - 1)] if isinstance(arg, list) else [grad]
+        parameters = [t for arg in args[self.inputs : self.tensors] for t in arg]
+        if not self.parameters or grads[-1] is None:
+            return [*result, *[None] * len(parameters)]
+        parts = grads[-1].split([t.numel() for t in parameters])
+        needs = [need for part in wanted[self.inputs :] for need in part]
+        return result + [p.view(t.shape) if need else None for p, t, need in zip(parts, parameters, needs, strict=True)]
 
 
-class _NotTwice(torch.autograd.Function):
-    """Run a backward operator such that its results cannot be differentiated again without an error."""
-
-    @staticmethod
-    def forward(ctx: Any, name: str, run: Callable[[], Any], *inputs: Tensor) -> Any:
-        ctx.name = name
-        with torch._C._AutoDispatchBelowAutograd():
-            result = run()
-        return tuple(result) if isinstance(result, list) else result
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Any:
-        raise RuntimeError(f"tritonds::{ctx.name} cannot be differentiated: tritonds has no second derivatives")
-
-
-def _define_backward(schema: str, implementation: Callable[..., Any], fake: Callable[..., Any]) -> Any:
-    name = schema.partition("(")[0]
-
-    def autograd(*args: Any) -> Any:
-        if _wants_grad(args):
-            result = _NotTwice.apply(name, lambda: operator(*args), *_tensors(args))
-            return list(result) if isinstance(result, tuple) else result
-        with torch._C._AutoDispatchBelowAutograd():
-            return operator(*args)
-
-    operator = _define(schema, implementation, fake, autograd)
-    return operator
+def _place(grads: list[Tensor], needs: Sequence[bool]) -> list[Tensor | None]:
+    """The computed gradients in the places where one is needed, None in the others."""
+    remaining = iter(grads)
+    return [next(remaining) if need else None for need in needs]
 
 
 def _tensors(args: Sequence[Any]) -> list[Tensor]:
@@ -123,28 +153,29 @@ def _wants_grad(args: Sequence[Any]) -> bool:
     return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
 
 
-def _empty_output(x: Tensor, h: int, w: int) -> Tensor:
-    """Uninitialised (N, C, h, w) in the memory format of ``x``."""
-    shape = (x.shape[0], x.shape[1], h, w)
-    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format_of(x))
+class _Differentiable(torch.autograd.Function):
+    """An operator and its backward operator. Tensors are apart, since autograd follows none inside lists."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, operator: Any, backward: Any, gradients: _Gradients, lengths: Any, options: Any, *tensors: Tensor | None
+    ) -> Tensor:
+        ctx.save_for_backward(*tensors)
+        ctx.call = backward, gradients, lengths, options
+        with torch._C._AutoDispatchBelowAutograd():
+            return operator(*gradients.unflatten(tensors, lengths), *options)
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> Any:
+        backward, gradients, lengths, options = ctx.call
+        args = gradients.unflatten(ctx.saved_tensors, lengths)
+        wanted = gradients.unflatten(ctx.needs_input_grad[5:], lengths)
+        needs = gradients.needs(wanted)
+        grads = _place(backward(grad_output, *args, *options, needs), needs)
+        return *[None] * 5, *gradients.spread(grads, args, wanted)
 
 
-# Area pooling
-
-
-def _area_pool2d(x: Tensor, h: int, w: int) -> Tensor:
-    output = _empty_output(x, h, w)
-    _kernels(x.device).area_pool2d(x, output)
-    return output
-
-
-def _area_pool2d_backward(grad_output: Tensor, x_h: int, x_w: int) -> Tensor:
-    grad_x = _empty_output(grad_output, x_h, x_w)
-    _kernels(grad_output.device).area_pool2d_backward(grad_output, grad_x)
-    return grad_x
-
-
-class _AreaPool2d(torch.autograd.Function):
+class _DifferentiableAreaPool2d(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, h: int, w: int) -> Tensor:
         ctx.x_size = x.shape[2], x.shape[3]
@@ -156,368 +187,102 @@ class _AreaPool2d(torch.autograd.Function):
         return area_pool2d_backward(grad_output, *ctx.x_size), None, None
 
 
-def _area_pool2d_autograd(x: Tensor, h: int, w: int) -> Tensor:
-    if _wants_grad([x]):
-        return _AreaPool2d.apply(x, h, w)
-    with torch._C._AutoDispatchBelowAutograd():
-        return area_pool2d(x, h, w)
+class _NotTwice(torch.autograd.Function):
+    """Run a backward operator such that its results cannot be differentiated again without an error."""
+
+    @staticmethod
+    def forward(ctx: Any, name: str, run: Callable[[], Any], *inputs: Tensor) -> Any:
+        ctx.name = name
+        with torch._C._AutoDispatchBelowAutograd():
+            result = run()
+        return tuple(result) if isinstance(result, list) else result
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        raise RuntimeError(f"tritonds::{ctx.name} cannot be differentiated: tritonds has no second derivatives")
 
 
-area_pool2d = _define("area_pool2d(Tensor x, SymInt h, SymInt w) -> Tensor", _area_pool2d, _empty_output, _area_pool2d_autograd)
+def _define(
+    schema: str, implementation: Callable[..., Any], fake: Callable[..., Any], differentiate: Callable[..., Any]
+) -> Any:
+    """Register an operator. ``differentiate`` is called instead of it where a gradient is wanted."""
+    name = schema.partition("(")[0]
+    _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    operator = getattr(torch.ops.tritonds, name).default
+
+    def autograd(*args: Any) -> Any:
+        if _wants_grad(args):
+            return differentiate(*args)
+        with torch._C._AutoDispatchBelowAutograd():
+            return operator(*args)
+
+    for key in ("CPU", "CUDA"):
+        _LIBRARY.impl(name, implementation, key)
+    _LIBRARY.impl(name, autograd, "Autograd")
+    torch.library.register_fake(f"tritonds::{name}", fake, lib=_LIBRARY)
+    IMPLEMENTATIONS[operator] = implementation
+    return operator
+
+
+def _define_backward(schema: str, implementation: Callable[..., Any], fake: Callable[..., Any]) -> Any:
+    name = schema.partition("(")[0]
+
+    def differentiate(*args: Any) -> Any:
+        result = _NotTwice.apply(name, lambda: operator(*args), *_tensors(args))
+        return list(result) if isinstance(result, tuple) else result
+
+    operator = _define(schema, implementation, fake, differentiate)
+    return operator
+
+
+def _functions(arguments: type[Any]) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
+    """Implementation and fake of an operator with one result."""
+    make = functools.partial(tuple.__new__, arguments)  # a third of the time; the dispatcher has checked the arguments
+
+    def implementation(*args: Any) -> Tensor:
+        call: Any = make(args)
+        output: Tensor = call.allocate()
+        call.launch(_kernels(output.device), output)
+        return output
+
+    return implementation, lambda *args, **kwargs: arguments(*args, **kwargs).allocate()
+
+
+def _define_pair(name: str, arguments: type[Any]) -> tuple[Any, Any]:
+    """The operator ``name`` and its backward operator."""
+    gradients = _Gradients(arguments)
+
+    def backward_implementation(grad_output: Tensor, *args: Any) -> list[Tensor]:
+        needs = args[-1]
+        grads = gradients.allocate(args, needs)
+        arguments(*args[:-1]).launch_backward(_kernels(grad_output.device), grad_output, *_place(grads, needs))
+        return grads
+
+    def backward_fake(grad_output: Tensor, *args: Any) -> list[Tensor]:
+        return gradients.allocate(args, args[-1])
+
+    def differentiate(*args: Any) -> Tensor:
+        tensors, lengths = gradients.flatten(args)
+        if lengths[0] is not None and args[0][0].dim() == 3 and any(image.requires_grad for image in args[0]):
+            raise RuntimeError(f"tritonds::{name} has no gradients to images of different sizes; give it one at a time")
+        return _Differentiable.apply(operator, backward, gradients, lengths, args[gradients.tensors :], *tensors)
+
+    schema = schema_of(arguments)
+    operator = _define(f"{name}({schema}) -> Tensor", *_functions(arguments), differentiate)
+    backward = _define_backward(
+        f"{name}_backward(Tensor grad_output, {schema}, bool[] needs) -> Tensor[]", backward_implementation, backward_fake
+    )
+    return operator, backward
+
+
+coefficients, coefficients_backward = _define_pair("coefficients", Coefficients)
+downsize, downsize_backward = _define_pair("downsize", Downsize)
+downsize_image, downsize_image_backward = _define_pair("downsize_image", DownsizeImage)
+weighted_gather2d, weighted_gather2d_backward = _define_pair("weighted_gather2d", WeightedGather2d)
+
+area_pool2d = _define(
+    f"area_pool2d({schema_of(AreaPool2d)}) -> Tensor", *_functions(AreaPool2d), _DifferentiableAreaPool2d.apply
+)
 area_pool2d_backward = _define_backward(
-    "area_pool2d_backward(Tensor grad_output, SymInt x_h, SymInt x_w) -> Tensor", _area_pool2d_backward, _empty_output
+    f"area_pool2d_backward({schema_of(AreaPool2dBackward)}) -> Tensor", *_functions(AreaPool2dBackward)
 )
-
-
-# Weighted gather
-
-
-def _weighted_gather2d(image: Tensor, coefficients: Tensor, taps: int) -> Tensor:
-    output = _empty_output(image, coefficients.shape[2], coefficients.shape[3])
-    _kernels(image.device).weighted_gather2d(image, coefficients, output, taps)
-    return output
-
-
-def _weighted_gather2d_fake(image: Tensor, coefficients: Tensor, taps: int) -> Tensor:
-    return _empty_output(image, coefficients.shape[2], coefficients.shape[3])
-
-
-def _weighted_gather2d_backward(
-    grad_output: Tensor, image: Tensor, coefficients: Tensor, taps: int, need_image: bool, need_coefficients: bool
-) -> list[Tensor]:
-    grads = _weighted_gather2d_backward_fake(grad_output, image, coefficients, taps, need_image, need_coefficients)
-    grad_image, grad_coefficients = _spread(grads, [need_image, need_coefficients])
-    _kernels(grad_output.device).weighted_gather2d_backward(
-        grad_output, image, coefficients, grad_image, grad_coefficients, taps
-    )
-    return grads
-
-
-def _weighted_gather2d_backward_fake(
-    grad_output: Tensor, image: Tensor, coefficients: Tensor, taps: int, need_image: bool, need_coefficients: bool
-) -> list[Tensor]:
-    return [torch.empty_like(t) for t, need in ((image, need_image), (coefficients, need_coefficients)) if need]
-
-
-class _WeightedGather2d(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, image: Tensor, coefficients: Tensor, taps: int) -> Tensor:
-        ctx.save_for_backward(image, coefficients)
-        ctx.taps = taps
-        with torch._C._AutoDispatchBelowAutograd():
-            return weighted_gather2d(image, coefficients, taps)
-
-    @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> Any:
-        needs = list(ctx.needs_input_grad[:2])
-        grads = weighted_gather2d_backward(grad_output, *ctx.saved_tensors, ctx.taps, *needs)
-        return *_spread(grads, needs), None
-
-
-def _weighted_gather2d_autograd(image: Tensor, coefficients: Tensor, taps: int) -> Tensor:
-    if _wants_grad([image, coefficients]):
-        return _WeightedGather2d.apply(image, coefficients, taps)
-    with torch._C._AutoDispatchBelowAutograd():
-        return weighted_gather2d(image, coefficients, taps)
-
-
-def _spread(grads: list[Tensor], needs: list[bool]) -> list[Tensor | None]:
-    """Put the computed gradients back in the places where one is needed, None in the others."""
-    remaining = iter(grads)
-    return [next(remaining) if need else None for need in needs]
-
-
-weighted_gather2d = _define(
-    "weighted_gather2d(Tensor image, Tensor coefficients, int taps) -> Tensor",
-    _weighted_gather2d,
-    _weighted_gather2d_fake,
-    _weighted_gather2d_autograd,
-)
-weighted_gather2d_backward = _define_backward(
-    "weighted_gather2d_backward(Tensor grad_output, Tensor image, Tensor coefficients, int taps, bool need_image, "
-    "bool need_coefficients) -> Tensor[]",
-    _weighted_gather2d_backward,
-    _weighted_gather2d_backward_fake,
-)
-
-
-# Coefficients and the fused operator. ``weights`` is flat: weight and bias of the distance encoding (if ``distance``), of each
-# hidden layer, of the output layer. The autograd functions take it apart, since autograd follows no tensors inside lists.
-
-
-def _weight_grads(weights: Sequence[Tensor]) -> Tensor:
-    """Uninitialised gradients of all weights, one behind the other."""
-    return weights[0].new_empty(sum(t.numel() for t in weights))
-
-
-def _split_weight_grads(flat: Tensor | None, weights: Sequence[Tensor], needs: Sequence[bool]) -> list[Tensor | None]:
-    """The parts of the flat weight gradient, as views shaped like ``weights``."""
-    if flat is None:
-        return [None] * len(weights)
-    parts = flat.split([t.numel() for t in weights])
-    return [part.view(t.shape) if need else None for part, t, need in zip(parts, weights, needs, strict=True)]
-
-
-def _coefficients(
-    texture: Tensor | None, weights: list[Tensor], distance: bool,
-    n: int, image_h: int, image_w: int, h: int, w: int, taps: int, prior: str,
-) -> Tensor:  # fmt: skip
-    output = _coefficients_fake(texture, weights, distance, n, image_h, image_w, h, w, taps, prior)
-    _kernels(output.device).coefficients((image_h, image_w), texture, weights, distance, output, taps, prior)
-    return output
-
-
-def _coefficients_fake(
-    texture: Tensor | None, weights: list[Tensor], distance: bool,
-    n: int, image_h: int, image_w: int, h: int, w: int, taps: int, prior: str,
-) -> Tensor:  # fmt: skip
-    return weights[0].new_empty(n, taps * taps, h, w)
-
-
-def _coefficients_backward(
-    grad_output: Tensor, texture: Tensor | None, weights: list[Tensor], distance: bool, image_h: int, image_w: int,
-    taps: int, prior: str, need_texture: bool, need_weights: bool,
-) -> list[Tensor]:  # fmt: skip
-    grads = _coefficients_backward_fake(
-        grad_output, texture, weights, distance, image_h, image_w, taps, prior, need_texture, need_weights
-    )
-    grad_texture, grad_weights = _spread(grads, [need_texture, need_weights])
-    _kernels(grad_output.device).coefficients_backward(
-        grad_output, (image_h, image_w), texture, weights, distance, grad_texture, grad_weights, taps, prior
-    )
-    return grads
-
-
-def _coefficients_backward_fake(
-    grad_output: Tensor, texture: Tensor | None, weights: list[Tensor], distance: bool, image_h: int, image_w: int,
-    taps: int, prior: str, need_texture: bool, need_weights: bool,
-) -> list[Tensor]:  # fmt: skip
-    grads = [torch.empty_like(texture)] if need_texture and texture is not None else []
-    return [*grads, _weight_grads(weights)] if need_weights else grads
-
-
-class _Coefficients(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, distance: bool, n: int, image_h: int, image_w: int, h: int, w: int, taps: int, prior: str,
-        texture: Tensor | None, *weights: Tensor,
-    ) -> Tensor:  # fmt: skip
-        ctx.save_for_backward(texture, *weights)
-        ctx.options = distance, image_h, image_w, taps, prior
-        with torch._C._AutoDispatchBelowAutograd():
-            return coefficients(texture, list(weights), distance, n, image_h, image_w, h, w, taps, prior)
-
-    @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> Any:
-        texture, *weights = ctx.saved_tensors
-        need_texture, *needs = ctx.needs_input_grad[8:]
-        needed = [need_texture, any(needs)]
-        grads = coefficients_backward(grad_output, texture, weights, *ctx.options, *needed)
-        grad_texture, flat = _spread(grads, needed)
-        return *[None] * 8, grad_texture, *_split_weight_grads(flat, weights, needs)
-
-
-def _coefficients_autograd(texture: Tensor | None, weights: list[Tensor], *options: Any) -> Tensor:
-    if _wants_grad([texture, weights]):
-        return _Coefficients.apply(*options, texture, *weights)
-    with torch._C._AutoDispatchBelowAutograd():
-        return coefficients(texture, weights, *options)
-
-
-coefficients = _define(
-    "coefficients(Tensor? texture, Tensor[] weights, bool distance, SymInt n, SymInt image_h, SymInt image_w, SymInt h, "
-    "SymInt w, int taps, str prior) -> Tensor",
-    _coefficients,
-    _coefficients_fake,
-    _coefficients_autograd,
-)
-coefficients_backward = _define_backward(
-    "coefficients_backward(Tensor grad_output, Tensor? texture, Tensor[] weights, bool distance, SymInt image_h, "
-    "SymInt image_w, int taps, str prior, bool need_texture, bool need_weights) -> Tensor[]",
-    _coefficients_backward,
-    _coefficients_backward_fake,
-)
-
-
-def _downsize(
-    image: Tensor, texture: Tensor | None, weights: list[Tensor], distance: bool, h: int, w: int, taps: int, prior: str
-) -> Tensor:
-    output = _empty_output(image, h, w)
-    _kernels(image.device).downsize(image, texture, weights, distance, output, taps, prior)
-    return output
-
-
-def _downsize_fake(
-    image: Tensor, texture: Tensor | None, weights: list[Tensor], distance: bool, h: int, w: int, taps: int, prior: str
-) -> Tensor:
-    return _empty_output(image, h, w)
-
-
-def _downsize_backward(
-    grad_output: Tensor, image: Tensor, texture: Tensor | None, weights: list[Tensor], distance: bool,
-    taps: int, prior: str, need_image: bool, need_texture: bool, need_weights: bool,
-) -> list[Tensor]:  # fmt: skip
-    needs = [need_image, need_texture, need_weights]
-    grads = _downsize_backward_fake(grad_output, image, texture, weights, distance, taps, prior, *needs)
-    _kernels(image.device).downsize_backward(
-        grad_output, image, texture, weights, distance, *_spread(grads, needs), taps, prior
-    )
-    return grads
-
-
-def _downsize_backward_fake(
-    grad_output: Tensor, image: Tensor, texture: Tensor | None, weights: list[Tensor], distance: bool,
-    taps: int, prior: str, need_image: bool, need_texture: bool, need_weights: bool,
-) -> list[Tensor]:  # fmt: skip
-    grads = [torch.empty_like(image)] if need_image else []
-    if need_texture and texture is not None:
-        grads.append(torch.empty_like(texture))
-    return [*grads, _weight_grads(weights)] if need_weights else grads
-
-
-class _Downsize(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, distance: bool, h: int, w: int, taps: int, prior: str,
-        image: Tensor, texture: Tensor | None, *weights: Tensor,
-    ) -> Tensor:  # fmt: skip
-        ctx.save_for_backward(image, texture, *weights)
-        ctx.options = distance, taps, prior
-        with torch._C._AutoDispatchBelowAutograd():
-            return downsize(image, texture, list(weights), distance, h, w, taps, prior)
-
-    @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> Any:
-        image, texture, *weights = ctx.saved_tensors
-        need_image, need_texture, *needs = ctx.needs_input_grad[5:]
-        needed = [need_image, need_texture, any(needs)]
-        grads = downsize_backward(grad_output, image, texture, weights, *ctx.options, *needed)
-        grad_image, grad_texture, flat = _spread(grads, needed)
-        return *[None] * 5, grad_image, grad_texture, *_split_weight_grads(flat, weights, needs)
-
-
-def _downsize_autograd(image: Tensor, texture: Tensor | None, weights: list[Tensor], *options: Any) -> Tensor:
-    if _wants_grad([image, texture, weights]):
-        return _Downsize.apply(*options, image, texture, *weights)
-    with torch._C._AutoDispatchBelowAutograd():
-        return downsize(image, texture, weights, *options)
-
-
-downsize = _define(
-    "downsize(Tensor image, Tensor? texture, Tensor[] weights, bool distance, SymInt h, SymInt w, int taps, str prior) "
-    "-> Tensor",
-    _downsize,
-    _downsize_fake,
-    _downsize_autograd,
-)
-downsize_backward = _define_backward(
-    "downsize_backward(Tensor grad_output, Tensor image, Tensor? texture, Tensor[] weights, bool distance, int taps, "
-    "str prior, bool need_image, bool need_texture, bool need_weights) -> Tensor[]",
-    _downsize_backward,
-    _downsize_backward_fake,
-)
-
-# The fused operator on images: one batch (N, C, H, W), or several images (C, H, W). ``filters`` are weight and bias of the
-# texture's convolution, or none. Gradients to images are those of one batch alone; ``functional`` sees to that.
-
-
-def _images_memory_format(images: Sequence[Tensor]) -> torch.memory_format:
-    return memory_format_of(images[0]) if images[0].dim() == 4 else memory_format_of_all(images)
-
-
-def _downsize_image(
-    images: list[Tensor], filters: list[Tensor], weights: list[Tensor], distance: bool, h: int, w: int, taps: int, prior: str,
-    scale: list[float], offset: list[float], fill: float | None, dtype: torch.dtype,
-) -> Tensor:  # fmt: skip
-    output = _downsize_image_fake(images, filters, weights, distance, h, w, taps, prior, scale, offset, fill, dtype)
-    _kernels(output.device).downsize_image(
-        images, filters, weights, distance, output, taps, prior, tuple(scale), tuple(offset), fill
-    )
-    return output
-
-
-def _downsize_image_fake(
-    images: list[Tensor], filters: list[Tensor], weights: list[Tensor], distance: bool, h: int, w: int, taps: int, prior: str,
-    scale: list[float], offset: list[float], fill: float | None, dtype: torch.dtype,
-) -> Tensor:  # fmt: skip
-    shape = (images[0].shape[0], images[0].shape[1], h, w) if images[0].dim() == 4 else (len(images), images[0].shape[0], h, w)
-    return torch.empty(shape, dtype=dtype, device=images[0].device, memory_format=_images_memory_format(images))
-
-
-def _downsize_image_backward(
-    grad_output: Tensor, images: list[Tensor], filters: list[Tensor], weights: list[Tensor], distance: bool, taps: int,
-    prior: str, scale: list[float], offset: list[float], fill: float | None, need_image: bool, need_weights: bool,
-) -> list[Tensor]:  # fmt: skip
-    needs = [need_image, need_weights]
-    grads = _downsize_image_backward_fake(
-        grad_output, images, filters, weights, distance, taps, prior, scale, offset, fill, *needs
-    )
-    _kernels(grad_output.device).downsize_image_backward(
-        grad_output, images, filters, weights, distance, *_spread(grads, needs), taps, prior, tuple(scale), tuple(offset), fill
-    )
-    return grads
-
-
-def _downsize_image_backward_fake(
-    grad_output: Tensor, images: list[Tensor], filters: list[Tensor], weights: list[Tensor], distance: bool, taps: int,
-    prior: str, scale: list[float], offset: list[float], fill: float | None, need_image: bool, need_weights: bool,
-) -> list[Tensor]:  # fmt: skip
-    grads = [torch.empty_like(images[0])] if need_image else []
-    return [*grads, _weight_grads([*filters, *weights])] if need_weights else grads
-
-
-class _DownsizeImage(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, counts: tuple[int, int], distance: bool, h: int, w: int, taps: int, prior: str,
-        scale: list[float], offset: list[float], fill: float | None, dtype: torch.dtype, *tensors: Tensor,
-    ) -> Tensor:  # fmt: skip
-        ctx.save_for_backward(*tensors)
-        ctx.counts = counts
-        ctx.options = distance, taps, prior, scale, offset, fill
-        with torch._C._AutoDispatchBelowAutograd():
-            return downsize_image(*_regroup(tensors, counts), distance, h, w, taps, prior, scale, offset, fill, dtype)
-
-    @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> Any:
-        images, filters, weights = _regroup(ctx.saved_tensors, ctx.counts)
-        need_images, needs = ctx.needs_input_grad[10 : 10 + len(images)], ctx.needs_input_grad[10 + len(images) :]
-        needed = [any(need_images), any(needs)]
-        grads = downsize_image_backward(grad_output, images, filters, weights, *ctx.options, *needed)
-        grad_image, flat = _spread(grads, needed)
-        grad_images = [grad_image, *[None] * (len(images) - 1)]
-        return *[None] * 10, *grad_images, *_split_weight_grads(flat, [*filters, *weights], needs)
-
-
-def _regroup(tensors: Sequence[Tensor], counts: tuple[int, int]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    """Images, filters and weights, which follow one another."""
-    images, filters = counts
-    return list(tensors[:images]), list(tensors[images : images + filters]), list(tensors[images + filters :])
-
-
-def _downsize_image_autograd(images: list[Tensor], filters: list[Tensor], weights: list[Tensor], *options: Any) -> Tensor:
-    if _wants_grad([images, filters, weights]):
-        if images[0].dim() == 3 and any(image.requires_grad for image in images):
-            raise RuntimeError("tritonds::downsize_image has no gradients to images of different sizes; give it one at a time")
-        images = [image.clone() if image.is_inference() else image for image in images]  # which autograd does not save
-        return _DownsizeImage.apply((len(images), len(filters)), *options, *images, *filters, *weights)
-    with torch._C._AutoDispatchBelowAutograd():
-        return downsize_image(images, filters, weights, *options)
-
-
-downsize_image = _define(
-    "downsize_image(Tensor[] images, Tensor[] filters, Tensor[] weights, bool distance, SymInt h, SymInt w, int taps, "
-    "str prior, float[] scale, float[] offset, float? fill, ScalarType dtype) -> Tensor",
-    _downsize_image,
-    _downsize_image_fake,
-    _downsize_image_autograd,
-)
-downsize_image_backward = _define_backward(
-    "downsize_image_backward(Tensor grad_output, Tensor[] images, Tensor[] filters, Tensor[] weights, bool distance, int taps, "
-    "str prior, float[] scale, float[] offset, float? fill, bool need_image, bool need_weights) -> Tensor[]",
-    _downsize_image_backward,
-    _downsize_image_backward_fake,
-)
-
-if HAS_TRITON:
-    from . import flops  # noqa: F401  imported for what it registers

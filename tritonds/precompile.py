@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from . import functional, ops
+from . import checks, functional, ops
+from .coefficient_weights import CoefficientWeights
+from .dtypes import autocasts
 from .module import DownsizeNet
-from .reference import CoefficientWeights
 
 Lengths: TypeAlias = int | tuple[int, int] | range
 """Of one axis, in pixels: a number; all from the first to the last, both included; or those of a range."""
@@ -107,7 +108,7 @@ def warmup(
     parameter = _parameter(net)
     device = parameter.device if device is None else torch.device(device)
     inputs = _ranges("image_size", image_size)
-    functional.check_options(None, 1, prior, backend)
+    checks.check_options(None, 1, prior, backend)
     if isinstance(net, DownsizeNet):
         _refuse(
             "a layer has its own", prior=prior, in_channels=in_channels, texture_size=texture_size, backend=backend != "auto"
@@ -121,7 +122,7 @@ def warmup(
         return Warmup(0, time.perf_counter() - start)
     work = _working_dtype(parameter.dtype, device)
     if isinstance(net, DownsizeNet):
-        if dtype is None or (dtype.is_floating_point and _autocasts(device)):
+        if dtype is None or (dtype.is_floating_point and autocasts(device.type)):
             dtype = work
         options = {"letterbox": letterbox, "fill": fill}
         launches = plan_layer(net, work, inputs, outputs, dtype, channels_last, as_list, options, backward, image_gradient)
@@ -337,13 +338,9 @@ def _compiles(backend: str, device: torch.device) -> bool:
     return device.type == "cuda" and not ops.import_kernels().launch.INTERPRETED
 
 
-def _autocasts(device: torch.device) -> bool:
-    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
-
-
 def _working_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
     """That of parameters of ``dtype`` as the kernels see them: autocast's if it is on."""
-    return torch.get_autocast_dtype(device.type) if _autocasts(device) and dtype != torch.float64 else dtype
+    return torch.get_autocast_dtype(device.type) if autocasts(device.type) and dtype != torch.float64 else dtype
 
 
 def _empty(shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool, gradient: bool) -> Tensor:

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from .functional import DTYPES
+from .dtypes import DTYPES
 
 SHIPPED = ("natural-k2", "natural-k4")
 """The networks that the package holds, by name."""

@@ -8,51 +8,15 @@ Source: the method's poster; what it leaves open (prior, zero distances at edges
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from . import geometry
-
-
-class CoefficientWeights(NamedTuple):
-    """Weights of the sub-network that infers the interpolation coefficients, each in :class:`torch.nn.Linear` layout.
-
-    ``E`` distance channels, ``F`` texture channels, ``M`` hidden channels, ``K`` taps per axis. Leave out both distance
-    tensors for ``E = 0``; pass no texture for ``F = 0``. The output layer reads ``M`` channels, or ``E + F`` without hidden
-    layers.
-    """
-
-    distance_weight: Tensor | None
-    """(E, 2K): weights of the vertical, then of the horizontal distances."""
-    distance_bias: Tensor | None
-    """(E,)"""
-    hidden_weights: tuple[Tensor, ...]
-    """Up to three of shape (M, in); the first reads the E distance channels, then the F texture channels."""
-    hidden_biases: tuple[Tensor, ...]
-    """(M,) each."""
-    out_weight: Tensor
-    """(K*K, in): a logit for tap (ky, kx) at row ky * K + kx."""
-    out_bias: Tensor
-    """(K*K,)"""
-
-
-def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype that arithmetic runs in: float64 for float64, float32 for everything else."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-def memory_format_of(x: Tensor) -> torch.memory_format:
-    """The memory format of what is computed from ``x``: channels-last if its pixels lie so, sliced or not."""
-    return torch.channels_last if x.stride(1) == 1 and not x.is_contiguous() else torch.contiguous_format
-
-
-def memory_format_of_all(images: Sequence[Tensor]) -> torch.memory_format:
-    """The memory format of a batch computed from ``images`` (C, H, W): channels-last if all of them lie so."""
-    last = all(image.stride(0) == 1 and not image.is_contiguous() for image in images)
-    return torch.channels_last if last else torch.contiguous_format
+from .batches import memory_format_of, normalize, to_batch
+from .coefficient_weights import CoefficientWeights
+from .dtypes import compute_dtype
 
 
 def area_pool2d(x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -136,36 +100,6 @@ def downsize_image(
         return downsize(x, texture, weights, size, taps=taps, prior=prior)
 
     return to_batch(image, size, letterbox, fill, one).to(out_dtype or weights.out_weight.dtype)
-
-
-def normalize(image: Tensor, mean: Sequence[float] | None, std: Sequence[float] | None, dtype: torch.dtype) -> Tensor:
-    """(image - mean) / std of each channel, in ``dtype``; uint8 is brought to between 0 and 1 before."""
-    x = image.to(dtype)
-    if image.dtype == torch.uint8:
-        x = x / 255
-    if mean is not None:
-        x = x - x.new_tensor(mean).view(-1, 1, 1)
-    if std is not None:
-        x = x / x.new_tensor(std).view(-1, 1, 1)
-    return x
-
-
-def to_batch(
-    image: Tensor | Sequence[Tensor],
-    size: tuple[int, int],
-    letterbox: bool,
-    fill: float,
-    resize: Callable[[Tensor, tuple[int, int]], Tensor],
-) -> Tensor:
-    """``resize`` of a batch (N, C, H, W), or of images (C, H, W) one by one: (N, C, h, w)."""
-    if isinstance(image, Tensor) and (not letterbox or image.shape[0] == 0):
-        return resize(image, size)
-    results = []
-    for x in image:
-        (h, w), (top, left) = geometry.place((x.shape[1], x.shape[2]), size, letterbox)
-        region = resize(x.unsqueeze(0), (h, w))
-        results.append(F.pad(region, (left, size[1] - w - left, top, size[0] - h - top), value=fill))
-    return torch.cat(results).contiguous(memory_format=memory_format_of_all(list(image)))
 
 
 def infer_coefficients(

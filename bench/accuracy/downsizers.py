@@ -1,51 +1,19 @@
-"""Every downsizer of the comparison, by name.
-
-Names of learned ones say what they are: kind, taps, what differs. With a prior unless "plain"; with two layers, a hidden one
-and the output, unless "layers" says how many; with one convolution unless "texture" says how many; with 16 channels unless
-"wide".
-"""
+"""Every downsizer of the comparison, by its name in :mod:`tritonds.methods`."""
 
 from collections.abc import Callable
-from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from tritonds import DownsizeNet, methods
+from tritonds import methods
 
 Downsize = Callable[[Tensor, tuple[int, int]], Tensor]
 """From uint8 images (N, 3, H, W) and (h, w) to (N, 3, h, w) in 0..1."""
 
-INTERPOLATIONS: dict[str, methods.Resize] = {
-    "nearest": lambda image, size: F.interpolate(image, size, mode="nearest-exact"),
-    **methods.INTERPOLATIONS,
-}
-"""What learns nothing; with the method that learned coefficients come to when they choose a pixel, whatever it shows."""
+INTERPOLATIONS = methods.PEERS | methods.INTERPOLATIONS
 FIXED = tuple(INTERPOLATIONS)
-
-_K2 = partial(DownsizeNet, taps=2, prior="bilinear")
-_K4 = partial(DownsizeNet, taps=4, prior="antialias")
-LEARNED: dict[str, Callable[..., DownsizeNet]] = {
-    "texture-only-k2": partial(_K2, distance_channels=0),
-    "texture-only-k2-plain": partial(_K2, distance_channels=0, prior=None),
-    "distance-only-k2": partial(_K2, texture_channels=0),
-    "downsizenet-k2": _K2,
-    "downsizenet-k2-plain": partial(_K2, prior=None),
-    "texture-only-k4": partial(_K4, distance_channels=0),
-    "texture-only-k4-plain": partial(_K4, distance_channels=0, prior=None),
-    "distance-only-k4": partial(_K4, texture_channels=0),
-    "downsizenet-k4": _K4,
-    "downsizenet-k4-plain": partial(_K4, prior=None),
-    "downsizenet-k2-layers1": partial(_K2, hidden_layers=0),
-    "downsizenet-k2-layers3": partial(_K2, hidden_layers=2),
-    "downsizenet-k2-layers4": partial(_K2, hidden_layers=3),
-    "downsizenet-k2-texture2": partial(_K2, texture_layers=2),
-    "downsizenet-k2-texture3": partial(_K2, texture_layers=3),
-    "downsizenet-k4-texture2": partial(_K4, texture_layers=2),
-    "downsizenet-k2-wide": partial(_K2, texture_channels=32, distance_channels=32, hidden_channels=32),
-    "downsizenet-k6": partial(DownsizeNet, taps=6, prior="antialias"),
-}
+"""What learns nothing; "nearest" is what learned coefficients come to if they choose a pixel, whatever it shows."""
+LEARNED = methods.ARCHITECTURES
 CORE = (*FIXED, "texture-only-k2-plain", "distance-only-k2", "downsizenet-k2", "downsizenet-k4")
 """What the headline tables hold: the poster's methods, and DownsizeNet with two and four taps."""
 NAMES = (*FIXED, *LEARNED)

@@ -14,7 +14,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from tritonds import geometry
+from tritonds import labels
 
 from .samples import IGNORED, Sample
 
@@ -172,9 +172,9 @@ def _sample(image: Image.Image, mask: Tensor, objects: _Objects, size: tuple[int
     resized = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)  # Pillow antialiases
     return Sample(
         torch.from_numpy(np.array(resized)).permute(2, 0, 1).contiguous(),
-        geometry.map_boxes(objects.boxes, (image.height, image.width), size),
+        labels.map_boxes(objects.boxes, (image.height, image.width), size),
         objects.labels,
-        geometry.map_masks(mask, size),
+        labels.map_masks(mask, size),
     )
 
 

@@ -5,6 +5,8 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from tritonds import methods
+
 from . import downsizers
 from .pipelines import PIPELINES, Width
 
@@ -15,8 +17,8 @@ FROZEN_FROM = ("segformer", "resnet-dense", "reconstruction")
 FROZEN_IN = "mobilenetv2-deeplabv3plus"
 """The pipelines of the generalisation table, and the one that none of their downsizers has seen; the poster has DeepLabv3+."""
 
-SHIPPED = {"natural-k2": "downsizenet-k2", "natural-k4": "downsizenet-k4"}
-"""Methods: the weights that tritonds ships, not trained further; and what kind of network each is."""
+SHIPPED = methods.SHIPPED
+"""Methods: the weights that tritonds ships, not trained further; and the architecture of each."""
 SHIPPED_IN = ("reconstruction", "mobilenetv2-deeplabv3plus", "rtdetr")
 """The last two were not among the networks that they were trained in front of."""
 

@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from tritonds import geometry
+from tritonds import labels
 
 IGNORED = 255
 """In a mask: a pixel that counts neither in the loss nor in the metric."""
@@ -60,9 +60,9 @@ def collate(samples: Sequence[Sample], size: tuple[int, int]) -> Batch:
     masks = torch.stack([sample.mask for sample in samples])
     return Batch(
         torch.stack([sample.image for sample in samples]),
-        tuple(geometry.map_boxes(sample.boxes, source, size) for sample in samples),
+        tuple(labels.map_boxes(sample.boxes, source, size) for sample in samples),
         tuple(sample.labels for sample in samples),
-        geometry.map_masks(masks, size).long(),
+        labels.map_masks(masks, size).long(),
     )
 
 

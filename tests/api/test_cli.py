@@ -464,7 +464,7 @@ def test_resize_of_an_empty_folder_says_so(tmp_path):
         (("--size", "99999999999x5"), "expected WIDTHxHEIGHT"),
         (("--size", "5x5", "--method", "nearest"), "method: expected one of"),
         (("--size", "5x5", "--method", "area", "--weights", "natural-k2"), "learns nothing"),
-        (("--size", "5x5", "--method", "downsizenet-k4", "--weights", "natural-k2"), "with others the method is 'downsizenet'"),
+        (("--size", "5x5", "--method", "natural-k4", "--weights", "natural-k2"), "with others the method is 'downsizenet'"),
         (("--size", "5x5", "--method", "downsizenet"), "needs some"),
         (("--size", "5x5", "--weights", "missing.safetensors"), "missing.safetensors"),
         (("--size", "5x5", "--weights", "natural-k3"), "expected one of ('natural-k2', 'natural-k4')"),
@@ -504,9 +504,9 @@ def test_ablations_take_weights(method, option, tmp_path):
 
 def test_shipped_weights_are_used():
     image = torch.rand(1, 3, 12, 10)
-    for method, name in [("downsizenet-k2", "natural-k2"), ("downsizenet-k4", "natural-k4")]:
+    for name in methods.SHIPPED:
         expected = tritonds.DownsizeNet.from_pretrained(name)(image, (5, 6)).detach()
-        torch.testing.assert_close(methods.get(method)(image, (5, 6)), expected)
+        torch.testing.assert_close(methods.get(name)(image, (5, 6)), expected)
         torch.testing.assert_close(methods.get("downsizenet", name)(image, (5, 6)), expected)
 
 

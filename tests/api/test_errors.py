@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import tritonds
-from tritonds import CoefficientWeights, DownsizeNet, area_pool2d, coefficients, downsize, weighted_gather2d
+from tritonds import CoefficientWeights, DownsizeNet, area_pool2d, coefficients, downsize, downsize_image, weighted_gather2d
 
 IMAGE = torch.rand(2, 3, 8, 9)
 TEXTURE = torch.rand(2, 4, 8, 9)
@@ -76,6 +76,52 @@ def test_downsize_and_coefficients(changes, error, message, function):
         function(**arguments)
 
 
+BAD_IMAGES = [
+    ({"image": 3}, TypeError, "image: expected a torch.Tensor or a list of them, got int"),
+    ({"image": []}, ValueError, "image: expected at least one image"),
+    ({"image": [torch.zeros(1, 3, 8, 8)]}, ValueError, r"image\[0\]: expected shape \(channels, height, width\)"),
+    ({"image": [torch.zeros(3, 8, 8), torch.zeros(3, 0, 8)]}, ValueError, r"image\[1\]: expected shape"),
+    ({"image": [torch.zeros(3, 8, 8), torch.zeros(1, 8, 8)]}, ValueError, r"image\[1\]: expected the first image's 3"),
+    ({"image": [torch.zeros(3, 8, 8), torch.zeros(3, 8, 8).half()]}, TypeError, r"image\[1\]: expected the dtype"),
+    ({"image": [torch.zeros(3, 8, 8), "x"]}, TypeError, r"image\[1\]: expected a torch.Tensor, got str"),
+    ({"image": torch.zeros(1, 3, 8, 8, dtype=torch.int32)}, TypeError, "image: expected uint8 or the weights' dtype"),
+    ({"image": torch.zeros(1, 3, 8, 8).half()}, TypeError, "image: expected uint8 or the weights' dtype"),
+    ({"image": torch.zeros(3, 8, 8)}, ValueError, "image: expected 4 dimensions"),
+    (
+        {"texture_weights": (torch.zeros(2, 4, 3, 3), torch.zeros(2))},
+        ValueError,
+        r"texture_weight: expected shape \(F, 3, 3, 3\)",
+    ),
+    ({"texture_weights": (torch.zeros(2, 3, 5, 5), torch.zeros(2))}, ValueError, "texture_weight: expected shape"),
+    ({"texture_weights": (torch.zeros(2, 3, 3, 3), torch.zeros(3))}, ValueError, r"texture_bias: expected shape \(2,\)"),
+    ({"texture_weights": (torch.zeros(2, 3, 3, 3), None)}, ValueError, "expected both or neither"),
+    ({"texture_weights": (torch.zeros(2, 3, 3, 3).half(), torch.zeros(2))}, TypeError, "texture_weight: expected the dtype"),
+    ({"texture_weights": (torch.zeros(3, 3, 3, 3), torch.zeros(3))}, ValueError, "weights: expected out weight of shape"),
+    ({"mean": 0.5}, TypeError, "mean: expected a list of numbers"),
+    ({"mean": [0.5]}, ValueError, "mean: expected 3 finite numbers"),
+    ({"std": [1.0, 0.0, 1.0]}, ValueError, "std: expected numbers above"),
+    ({"std": [1.0, float("nan"), 1.0]}, ValueError, "std: expected 3 finite numbers"),
+    ({"out_dtype": torch.int8}, TypeError, "out_dtype: expected float16"),
+    ({"out_dtype": "half"}, TypeError, "out_dtype: expected a torch.dtype"),
+    ({"fill": "black"}, TypeError, "fill: expected a number"),
+    ({"fill": float("nan")}, ValueError, "fill: expected a finite number of torch.float32"),
+    ({"fill": 70_000, "out_dtype": torch.float16}, ValueError, "fill: expected a finite number of torch.float16"),
+    ({"std": [1.0, 1e-40, 1.0]}, ValueError, "std: expected numbers above"),
+    ({"size": (0, 4)}, ValueError, "size: expected"),
+    ({"taps": 9}, ValueError, "taps: expected"),
+    ({"backend": "cuda"}, ValueError, "backend: expected"),
+]
+
+
+@pytest.mark.parametrize(("changes", "error", "message"), BAD_IMAGES, ids=[str(i) for i in range(len(BAD_IMAGES))])
+def test_downsize_image(changes, error, message):
+    weights = CoefficientWeights(None, None, (), (), torch.zeros(4, 2), torch.zeros(4))
+    arguments = {"image": torch.zeros(1, 3, 8, 8), "weights": weights, "size": (4, 4)} | changes
+    texture_weight, texture_bias = arguments.pop("texture_weights", (torch.zeros(2, 3, 3, 3), torch.zeros(2)))
+    with pytest.raises(error, match=message):
+        downsize_image(texture_weight=texture_weight, texture_bias=texture_bias, **arguments)
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
@@ -132,6 +178,21 @@ def test_layer_without_size_or_with_other_channels():
         DownsizeNet((4, 4))([[1]])
 
 
+def test_layer_and_its_images():
+    with pytest.raises(ValueError, match="mean: expected 3 finite numbers"):
+        DownsizeNet(mean=[0.5])
+    with pytest.raises(TypeError, match="out_dtype"):
+        DownsizeNet(out_dtype=torch.uint8)
+    with pytest.raises(TypeError, match="image: expected uint8 or"):
+        DownsizeNet((4, 4))(torch.zeros(1, 3, 8, 8, dtype=torch.int64))
+    with pytest.raises(ValueError, match="image: expected 3 channels"):
+        DownsizeNet((4, 4))([torch.zeros(1, 8, 8)])
+    with pytest.raises(TypeError, match=r"image: expected a torch\.Tensor, got list"):
+        DownsizeNet((4, 4)).coefficients([torch.zeros(3, 8, 8)])
+    with pytest.raises(TypeError, match="fill: expected a number"):
+        DownsizeNet((4, 4), texture_layers=2)(torch.zeros(1, 3, 8, 8), letterbox=True, fill="black")
+
+
 def test_layer_names_a_dtype_that_does_not_fit():
     for texture_channels in (0, 16):
         net = DownsizeNet((4, 4), texture_channels=texture_channels)
@@ -144,24 +205,35 @@ def test_layer_names_a_dtype_that_does_not_fit():
             net(IMAGE, (0, 3))
 
 
-def test_triton_says_why_it_cannot_run(monkeypatch):
+@pytest.fixture
+def asked_anew():
+    """The reason why Triton cannot run is not that of an earlier call, nor kept for a later one."""
     tritonds.ops.why_no_triton.cache_clear()
-    monkeypatch.setattr(tritonds.ops, "HAS_TRITON", False)
-    with pytest.raises(RuntimeError, match=r'backend="triton" cannot run here: Triton is not installed'):
-        area_pool2d(IMAGE, (4, 4), backend="triton")
+    yield
     tritonds.ops.why_no_triton.cache_clear()
-    monkeypatch.undo()
-    import triton
 
-    monkeypatch.setattr(triton, "__version__", "3.5.1")
-    with pytest.raises(RuntimeError, match=r"Triton 3.5.1 is installed; 3.6 or later is needed"):
+
+def assert_refused(reason):
+    with pytest.raises(RuntimeError, match=re.escape(f'backend="triton" cannot run here: {reason}')):
         area_pool2d(IMAGE, (4, 4), backend="triton")
-    tritonds.ops.why_no_triton.cache_clear()
-    monkeypatch.undo()
-    monkeypatch.setattr(triton.language, "cdiv", lambda a, b: None)  # not the interpreter's
-    with pytest.raises(RuntimeError, match="CPU tensors need Triton's interpreter"):
-        area_pool2d(IMAGE, (4, 4), backend="triton")
-    tritonds.ops.why_no_triton.cache_clear()
+
+
+@pytest.mark.usefixtures("asked_anew")
+def test_triton_cannot_run_where_it_is_not_installed(monkeypatch):
+    monkeypatch.setattr(tritonds.ops, "HAS_TRITON", False)
+    assert_refused("Triton is not installed")
+
+
+@pytest.mark.usefixtures("asked_anew")
+def test_triton_cannot_run_in_an_old_version(monkeypatch):
+    monkeypatch.setattr("triton.__version__", "3.5.1")
+    assert_refused("Triton 3.5.1 is installed; 3.6 or later is needed")
+
+
+@pytest.mark.usefixtures("asked_anew")
+def test_triton_cannot_run_on_a_cpu_without_its_interpreter(monkeypatch):
+    monkeypatch.setattr("triton.language.cdiv", lambda a, b: None)  # not the interpreter's
+    assert_refused("CPU tensors need Triton's interpreter")
 
 
 def test_triton_refuses_forward_mode(device):

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 
 import tritonds
-from tritonds.geometry import letterbox, map_boxes, map_masks
+from tritonds.geometry import letterbox
+from tritonds.labels import map_boxes, map_masks
 
 LENGTHS = [1, 2, 3, 5, 8, 13, 40, 999]
 SIZES = [(513, 179), (179, 513), *itertools.product(LENGTHS, repeat=2)]

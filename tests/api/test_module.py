@@ -1,4 +1,4 @@
-"""The layer: its start, its ablations, its state, and training through either backend."""
+"""The layer: its start, its ablations, its state, training through either backend, and what users put into it."""
 
 import copy
 import io
@@ -7,26 +7,23 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
+from cases import BACKENDS, MEAN, STD, each_backend, error, net_of, randomized
 
 import tritonds
 
-BACKENDS = ["triton", "torch"]
 
-
-def randomized(net):
-    for parameter in net.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    return net
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_starts_as_interpolation(backend, device):
+@each_backend
+@pytest.mark.parametrize(("prior", "taps", "antialias"), [("bilinear", 2, False), ("antialias", 6, True)])
+def test_starts_as_its_prior(prior, taps, antialias, backend, device):
     image = torch.rand(2, 3, 13, 17, device=device)
-    net = tritonds.DownsizeNet((6, 7), prior="bilinear", backend=backend).to(device)
-    torch.testing.assert_close(net(image), F.interpolate(image, (6, 7), mode="bilinear"), rtol=1e-5, atol=1e-6)
-    net = tritonds.DownsizeNet((6, 7), prior="antialias", taps=6, backend=backend).to(device)
-    expected = F.interpolate(image, (6, 7), mode="bilinear", antialias=True)
+    net = tritonds.DownsizeNet((6, 7), prior=prior, taps=taps, backend=backend).to(device)
+    expected = F.interpolate(image, (6, 7), mode="bilinear", antialias=antialias)
     torch.testing.assert_close(net(image), expected, rtol=1e-5, atol=1e-6)
+
+
+@each_backend
+def test_starts_as_the_mean_of_its_taps_without_a_prior(backend, device):
+    image = torch.rand(2, 3, 13, 17, device=device)
     net = tritonds.DownsizeNet((6, 7), backend=backend).to(device)
     quarter = torch.full((2, 4, 6, 7), 0.25, device=device)
     torch.testing.assert_close(net.coefficients(image), quarter)
@@ -126,3 +123,75 @@ def test_training_is_the_same_through_either_backend(device):
         curves.append(losses)
     assert curves[0][-1] < curves[0][0]
     assert curves[0] == pytest.approx(curves[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("hook", ["register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook"])
+def test_hooks_on_submodules_are_called(hook, device):
+    """Which they are if the submodules are; the result is the same."""
+    net = net_of("triton").to(device)
+    image = torch.rand(1, 3, 12, 16, device=device, requires_grad=True)
+    fused = net(image)
+    calls = []
+    getattr(net.texture[0], hook)(lambda *arguments: calls.append(1))
+    y = net(image)
+    y.sum().backward()
+    assert calls
+    torch.testing.assert_close(y, fused, rtol=1e-5, atol=1e-6)
+
+
+def test_parametrized_convolutions_are_called(device):
+    net = net_of("triton").to(device)
+    image = torch.rand(1, 3, 12, 16, device=device)
+    fused = net(image)
+    torch.nn.utils.parametrizations.weight_norm(net.texture[0])
+    torch.testing.assert_close(net(image), fused, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"padding_mode": "reflect", "padding": 1},
+        {"padding": 2, "dilation": 2},
+        {"padding": 0},
+        {"kernel_size": 1},
+        {"padding": 1, "bias": False},
+        {"padding": 1, "stride": 2},
+        {},
+    ],
+)
+def test_other_convolutions_are_called(options, device):
+    """Whatever a user puts in the place of the layer's own."""
+    nets = [net_of(backend).to(device) for backend in BACKENDS]
+    torch.manual_seed(2)
+    nets[0].texture[0] = torch.nn.Conv2d(3, 6, **{"kernel_size": 3, "padding": 0} | options).to(device)
+    nets[1].texture[0] = nets[0].texture[0]
+    image = torch.rand(1, 3, 12, 16, device=device)
+    torch.testing.assert_close(nets[0](image), nets[1](image), rtol=1e-5, atol=1e-6)
+
+
+@each_backend
+def test_pixels_are_normalised_in_float32_whatever_the_activations_are_in(backend, device):
+    image = torch.randint(256, (1, 3, 40, 40), dtype=torch.uint8, device=device)
+    options = dict(taps=4, prior="antialias", mean=MEAN[:3], std=STD[:3], out_dtype=torch.float32)
+    net = tritonds.DownsizeNet((20, 20), backend=backend, **options)  # untrained: no activation counts
+    net = net.to(device, torch.float16)
+    mean, std = (torch.tensor(v[:3], device=device).view(-1, 1, 1) for v in (MEAN, STD))
+    expected = F.interpolate((image / 255 - mean) / std, (20, 20), mode="bilinear", antialias=True)
+    torch.testing.assert_close(net(image), expected, rtol=1e-5, atol=1e-5)
+
+
+@each_backend
+def test_autocast(backend, device):
+    """Parameters in float32, activations in half precision, as everywhere under autocast; uint8 stays what it is."""
+    dtype = torch.float16 if device.type == "cuda" or backend == "triton" else torch.bfloat16
+    net = net_of(backend).to(device)
+    image = torch.randint(256, (1, 3, 12, 16), dtype=torch.uint8, device=device)
+    exact = net(image)
+    with torch.autocast(device.type, dtype=dtype):
+        y = net(image)
+        listed = net([image[0]])
+    assert y.dtype == listed.dtype == dtype
+    assert error(y, exact.double()) < 2e-2
+    assert error(listed, exact.double()) < 2e-2
+    y.float().square().sum().backward()
+    assert all(p.grad.dtype == torch.float32 for p in net.parameters())

@@ -2,11 +2,25 @@
 
 import pytest
 import torch
-from cases import Case, leaves, make
+from cases import (
+    LAYOUTS,
+    LIST_SIZES,
+    Case,
+    arrange,
+    each_backend,
+    flatten,
+    images_of,
+    leaves,
+    make,
+    make_image,
+    net_of,
+    split,
+)
 from torch.utils.flop_counter import FlopCounterMode
 
 import tritonds
-from tritonds import functional, ops
+from tritonds import ops
+from tritonds.coefficient_weights import flatten as flatten_weights
 
 CASES = {
     "default": Case(n=1),
@@ -15,25 +29,26 @@ CASES = {
 }
 
 
-def arguments(case, device):
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_opcheck_of_the_fused_operators(case, device):
     image, texture, weights = leaves(make(case, device))
-    return image, texture, functional._flatten(weights), weights.distance_weight is not None
+    options = (weights.distance_weight is not None, *case.size_out, case.taps, "bilinear")
+    torch.library.opcheck(ops.downsize, (image, texture, flatten_weights(weights), *options))
+    image, texture, weights = make(case, device)
+    needs = [True, texture is not None, True]
+    grad_output = torch.ones(case.n, case.c, *case.size_out, device=device)
+    torch.library.opcheck(ops.downsize_backward, (grad_output, image, texture, flatten_weights(weights), *options, needs))
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_opcheck_of_the_fused_operators(case, device):
-    image, texture, weights, distance = arguments(case, device)
-    size, prior = case.size_out, "bilinear"
-    torch.library.opcheck(ops.downsize, (image, texture, weights, distance, *size, case.taps, prior))
-    n, (h, w) = case.n, case.size_in
-    torch.library.opcheck(ops.coefficients, (texture, weights, distance, n, h, w, *size, case.taps, prior))
-    image, texture, weights = (
-        image.detach(), None if texture is None else texture.detach(), [t.detach() for t in weights]
-    )  # fmt: skip
-    grad, grad_a = image.new_ones(n, case.c, *size), image.new_ones(n, case.taps**2, *size)
-    needs = (True, texture is not None, True)
-    torch.library.opcheck(ops.downsize_backward, (grad, image, texture, weights, distance, case.taps, prior, *needs))
-    torch.library.opcheck(ops.coefficients_backward, (grad_a, texture, weights, distance, h, w, case.taps, prior, *needs[1:]))
+def test_opcheck_of_the_coefficients(case, device):
+    _, texture, weights = leaves(make(case, device))
+    options = (weights.distance_weight is not None, case.n, *case.size_in, *case.size_out, case.taps, "bilinear")
+    torch.library.opcheck(ops.coefficients, (texture, flatten_weights(weights), *options))
+    _, texture, weights = make(case, device)
+    needs = [texture is not None, True]
+    grad_output = torch.ones(case.n, case.taps**2, *case.size_out, device=device)
+    torch.library.opcheck(ops.coefficients_backward, (grad_output, texture, flatten_weights(weights), *options, needs))
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
@@ -44,13 +59,12 @@ def test_opcheck_of_the_partial_operators(memory_format, device):
     torch.library.opcheck(ops.area_pool2d, (x.clone().requires_grad_(), 4, 3))
     torch.library.opcheck(ops.area_pool2d_backward, (grad, 9, 8))
     torch.library.opcheck(ops.weighted_gather2d, (x.clone().requires_grad_(), a.clone().requires_grad_(), 2))
-    for needs in [(True, True), (False, True), (True, False)]:
-        torch.library.opcheck(ops.weighted_gather2d_backward, (grad, x, a, 2, *needs))
+    for needs in [[True, True], [False, True], [True, False]]:
+        torch.library.opcheck(ops.weighted_gather2d_backward, (grad, x, a, 2, needs))
 
 
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "sliced", "sliced_channels_last", "transposed", "expanded"])
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_fakes_have_the_strides_of_the_results(layout, device):
-    from cases import arrange
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     x = arrange(torch.randn(2, 3, 9, 8, device=device), layout)
@@ -72,8 +86,6 @@ def test_compiles_whole_with_gradients(device):
     y = compiled(*inputs, case.size_out, **case.options)
     z = fused(*inputs, case.size_out, **case.options)
     assert torch.equal(y, z)
-    from cases import flatten
-
     tensors = flatten(*inputs)
     for a, b in zip(torch.autograd.grad(y.sum(), tensors), torch.autograd.grad(z.sum(), tensors), strict=True):
         assert torch.equal(a, b)
@@ -113,7 +125,7 @@ def test_exports_with_dynamic_batch_height_and_width(device):
         torch.testing.assert_close(exported.module()(image), net(image))
 
 
-@pytest.mark.parametrize("backend", ["triton", "torch"])
+@each_backend
 def test_autocast_takes_its_dtype(backend, device):
     dtype = torch.float16 if device.type == "cpu" else torch.bfloat16
     net = tritonds.DownsizeNet((5, 4), backend=backend).to(device)
@@ -133,17 +145,20 @@ def test_autocast_takes_its_dtype(backend, device):
     assert net.out.weight.grad.dtype == torch.float32
 
 
-def test_second_derivatives_are_refused(device):
+def test_second_derivatives_are_refused_where_the_incoming_gradient_wants_one(device):
     x = torch.rand(1, 2, 6, 5, device=device, requires_grad=True)
     a = torch.rand(1, 4, 3, 2, device=device, requires_grad=True)
     y = tritonds.weighted_gather2d(x, a, (3, 2), backend="triton")
     (grad,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="no second derivatives"):
         grad.sum().backward()
+
+
+def test_second_derivatives_are_refused_where_only_the_inputs_want_one(device):
     case = Case(n=1)
     image, texture, weights = leaves(make(case, device))
     y = fused(image, texture, weights, case.size_out)
-    (grad,) = torch.autograd.grad(y.sum(), image, create_graph=True)  # ones: nothing in it but the inputs wants a gradient
+    (grad,) = torch.autograd.grad(y.sum(), image, create_graph=True)
     with pytest.raises(RuntimeError, match="no second derivatives"):
         grad.sum().backward()
 
@@ -158,21 +173,121 @@ def test_flops_are_counted(device):
     network = 2 * pixels * (5 * 4 + 7 * 11 + 4 * 7) + 2 * case.n * 6 * 11 * 14
     gather = 2 * pixels * 4 * 3
     assert counts == {"tritonds.downsize": network + gather, "tritonds.downsize_backward": 3 * network + 2 * gather}
+
+
+def test_flops_are_those_of_the_gradients_that_are_wanted(device):
+    case = Case(n=2, c=3, taps=2, distance=0, texture=6, layers=0)
     image, texture, weights = make(case, device)
     with FlopCounterMode(display=False) as counter:
         fused(image.requires_grad_(), texture, weights, case.size_out).sum().backward()
+    network = 2 * case.n * 5 * 6 * 4 * 6 + 2 * case.n * 6 * 11 * 14
+    gather = 2 * case.n * 5 * 6 * 4 * 3
     assert counter.get_flop_counts()["Global"][torch.ops.tritonds.downsize_backward] == network + gather
+
+
+def test_flops_of_pooling_and_gathering_are_counted(device):
+    x = torch.rand(2, 3, 9, 8, device=device, requires_grad=True)
+    a = torch.rand(2, 4, 4, 3, device=device, requires_grad=True)
+    with FlopCounterMode(display=False) as counter:
+        tritonds.area_pool2d(x, (4, 3), backend="triton").sum().backward()
+        tritonds.weighted_gather2d(x, a, (4, 3), backend="triton").sum().backward()
+    counts = {str(op): count for op, count in counter.get_flop_counts()["Global"].items()}
+    gather = 2 * 2 * 4 * 4 * 3 * 3
+    assert counts == {
+        "tritonds.area_pool2d": 2 * 2 * 3 * 9 * 8,
+        "tritonds.area_pool2d_backward": 2 * 2 * 3 * 9 * 8,
+        "tritonds.weighted_gather2d": gather,
+        "tritonds.weighted_gather2d_backward": 2 * gather,
+    }
 
 
 def test_nothing_is_saved_but_the_inputs(device):
     case = Case(n=2, c=3)
     inputs = leaves(make(case, device))
-    pointers = {t.data_ptr() for t in functional._flatten(inputs[2])} | {inputs[0].data_ptr(), inputs[1].data_ptr()}
+    pointers = {t.data_ptr() for t in flatten_weights(inputs[2])} | {inputs[0].data_ptr(), inputs[1].data_ptr()}
     saved = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: (saved.append(t.data_ptr()), t)[1], lambda t: t):
         fused(*inputs, case.size_out)
     assert set(saved) == pointers
     assert len(saved) == len(pointers)
+
+
+def operands_of_images(device, ragged, dtype=torch.float32):
+    case = Case(n=1, texture=3, dtype=dtype)
+    image, filters, weights = make_image(case, device)
+    weight, bias = split(filters, 3)
+    images = images_of([(12, 16), (5, 7)], device) if ragged else [image]
+    return images, [weight.contiguous(), bias.contiguous()], flatten_weights(weights)
+
+
+@pytest.mark.parametrize("ragged", [False, True])
+def test_opcheck_of_images(ragged, device):
+    images, texture_weights, weights = operands_of_images(device, ragged)
+    n = len(images) if ragged else 1
+    options = (True, 6, 8, 2, "none", [0.5, 1.0, 2.0], [0.0, -1.0, 1.0], 0.5 if ragged else None)
+    wanted = [t.detach().requires_grad_() for t in texture_weights], [t.detach().requires_grad_() for t in weights]
+    torch.library.opcheck(ops.downsize_image, (images, *wanted, *options, torch.float16))
+    grad = torch.ones(n, 3, 6, 8, device=device)
+    backward = (grad, images, texture_weights, weights, *options, torch.float16, [not ragged, True])
+    torch.library.opcheck(ops.downsize_image_backward, backward)
+
+
+@pytest.mark.parametrize("letterbox", [False, True])
+def test_the_layer_compiles_whole(letterbox, device):
+    net = net_of("triton").to(device)
+    compiled = torch.compile(net, fullgraph=True, backend="aot_eager")
+    for given in (images_of(LIST_SIZES[:3], device), torch.rand(2, 3, 12, 16, device=device)):
+        y, z = compiled(given, letterbox=letterbox), net(given, letterbox=letterbox)
+        pairs = zip(y, z, strict=True) if letterbox else [(y, z)]
+        assert all(torch.equal(a, b) for a, b in pairs)
+    y, z = compiled(given), net(given)
+    parameters = list(net.parameters())
+    for a, b in zip(torch.autograd.grad(y.sum(), parameters), torch.autograd.grad(z.sum(), parameters), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_the_layer_compiles_for_any_mean(device):
+    """Which PyTorch makes a symbol of once it has seen two."""
+
+    def call(net, image):
+        return net(image)
+
+    compiled = torch.compile(call, fullgraph=True, backend="aot_eager", dynamic=True)
+    image = torch.randint(256, (1, 3, 12, 16), dtype=torch.uint8, device=device)
+    for mean in ([0.5, 0.5, 0.5], [0.1, 0.2, 0.3]):
+        net = net_of("triton").to(device)
+        net.mean = mean
+        assert torch.equal(compiled(net, image), net(image))
+
+
+def test_the_layer_exports_for_uint8(device):
+    net = net_of("triton").to(device).eval()
+    image = torch.randint(256, (2, 3, 12, 16), dtype=torch.uint8, device=device)
+    program = torch.export.export(net, (image,))
+    assert torch.equal(program.module()(image), net(image))
+
+
+def test_second_derivatives_of_the_layer_are_refused(device):
+    net = net_of("triton").to(device)
+    image = torch.rand(1, 3, 12, 16, device=device, requires_grad=True)
+    (grad,) = torch.autograd.grad(net(image).square().sum(), image, create_graph=True)
+    with pytest.raises(RuntimeError, match="no second derivatives"):
+        grad.sum().backward()
+
+
+def test_flops_of_the_layer_count_its_convolution(device):
+    net = net_of("triton").to(device)
+    image = torch.rand(2, 3, 12, 16, device=device)
+    counts = []
+    for given in (image, list(image)):
+        with FlopCounterMode(display=False) as counter:
+            net(given).sum().backward()
+        counts.append(counter.get_total_flops())
+    assert counts[0] == counts[1]
+    network = 2 * 2 * 6 * 8 * (5 * 4 + 7 * 11 + 4 * 7)
+    texture = 2 * 2 * 12 * 16 * 6 * (27 + 1)
+    gather = 2 * 2 * 6 * 8 * 4 * 3
+    assert counts[0] == 4 * (network + texture) + 2 * gather
 
 
 @pytest.mark.gpu
@@ -211,8 +326,6 @@ def test_other_device_than_the_current():
 def test_gradients_of_large_batches_repeat(device):
     case = Case(n=4, size_in=(270, 480), size_out=(135, 240), texture=16, distance=16, hidden=16, dtype=torch.bfloat16)
     inputs = leaves(make(case, device))
-    from cases import flatten
-
     tensors = flatten(*inputs)
     runs = [torch.autograd.grad(fused(*inputs, case.size_out).float().square().sum(), tensors) for _ in range(3)]
     for other in runs[1:]:

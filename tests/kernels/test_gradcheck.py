@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from cases import Case, flatten, leaves, make
+from cases import Case, each_backend, flatten, leaves, make
 
 import tritonds
 
@@ -19,7 +19,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("backend", ["triton", "torch"])
+@each_backend
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_downsize(case, backend, device):
     case = Case(**{**case.__dict__, "dtype": torch.float64})
@@ -31,7 +31,7 @@ def test_downsize(case, backend, device):
     assert torch.autograd.gradcheck(function, flatten(image, texture, weights), fast_mode=backend == "triton")
 
 
-@pytest.mark.parametrize("backend", ["triton", "torch"])
+@each_backend
 def test_coefficients(backend, device):
     case = Case(n=1, c=1, size_in=(4, 5), size_out=(2, 2), distance=2, texture=2, hidden=2, dtype=torch.float64)
     image, texture, weights = leaves(make(case, device))
@@ -42,7 +42,7 @@ def test_coefficients(backend, device):
     assert torch.autograd.gradcheck(function, flatten(image, texture, weights)[1:], fast_mode=backend == "triton")
 
 
-@pytest.mark.parametrize("backend", ["triton", "torch"])
+@each_backend
 @pytest.mark.parametrize(("size_in", "size_out"), [((5, 4), (2, 3)), ((2, 3), (5, 4))])
 def test_area_pool2d_and_weighted_gather2d(size_in, size_out, backend, device):
     image = torch.randn(1, 2, *size_in, dtype=torch.float64, device=device, requires_grad=True)

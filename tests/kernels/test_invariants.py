@@ -4,18 +4,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from cases import Case, flatten, leaves, make, run
+from cases import BACKENDS, Case, each_backend, flatten, leaves, make, run
 
 import tritonds
 
-BACKENDS = ["triton", "torch"]
 CASES = {
     "taps2": Case(),
     "taps3-bilinear": Case(taps=3, prior="bilinear", size_in=(9, 4), size_out=(4, 9)),
     "taps4-antialias": Case(taps=4, prior="antialias"),
 }
 each_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-each_backend = pytest.mark.parametrize("backend", BACKENDS)
 
 
 @each_backend

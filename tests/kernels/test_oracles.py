@@ -9,11 +9,10 @@ import pytest
 import skimage.transform
 import torch
 import torch.nn.functional as F
-from cases import error
+from cases import each_backend, error
 
 import tritonds
 
-BACKENDS = ["triton", "torch"]
 SIZES = [((13, 17), (5, 7)), ((9, 8), (3, 4)), ((5, 4), (11, 9)), ((12, 3), (5, 8)), ((7, 7), (7, 7)), ((1, 6), (1, 4))]
 
 
@@ -29,7 +28,7 @@ def zeroed(taps, device):
     )
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@each_backend
 @pytest.mark.parametrize(("size_in", "size_out"), SIZES)
 def test_bilinear_prior_is_bilinear(size_in, size_out, backend, device):
     image = torch.randn(2, 3, *size_in, dtype=torch.float64, device=device)
@@ -38,7 +37,7 @@ def test_bilinear_prior_is_bilinear(size_in, size_out, backend, device):
     assert error(y, F.interpolate(image, size_out, mode="bilinear", align_corners=False)) < 1e-12
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@each_backend
 @pytest.mark.parametrize(("size_in", "size_out"), SIZES)
 def test_antialias_prior_is_antialiased_bilinear(size_in, size_out, backend, device):
     scale = max(a / b for a, b in zip(size_in, size_out, strict=True))
@@ -57,7 +56,7 @@ def test_bilinear_prior_at_the_posters_sizes(size_out, device):
     assert error(y, F.interpolate(image, size_out, mode="bilinear", align_corners=False)) < 1e-12
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@each_backend
 @pytest.mark.parametrize(("size_in", "size_out"), [*SIZES, ((29, 31), (4, 3))])
 def test_area_pooling_is_scikit_images_local_mean(size_in, size_out, backend, device):
     x = torch.rand(2, 3, *size_in, dtype=torch.float64, device=device)
@@ -66,7 +65,7 @@ def test_area_pooling_is_scikit_images_local_mean(size_in, size_out, backend, de
     assert error(y, torch.from_numpy(expected).movedim(-1, 1).to(device)) < 1e-12
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@each_backend
 @pytest.mark.parametrize(("size_in", "size_out"), [((13, 17), (5, 7)), ((29, 31), (4, 3)), ((12, 18), (4, 6))])
 def test_area_pooling_is_opencvs_inter_area(size_in, size_out, backend, device):
     x = torch.rand(1, 1, *size_in, dtype=torch.float64, device=device)

@@ -7,12 +7,9 @@ import hypothesis.strategies as st
 import oracle
 import pytest
 import torch
-from cases import LAYOUTS, Case, arrange, assert_matches_oracle, error
+from cases import DTYPES, LAYOUTS, Case, arrange, assert_matches_oracle, each_backend, error, flatten, leaves, make
 
 import tritonds
-
-DTYPES = [torch.float32, torch.float64, torch.float16]
-"""bfloat16 is for compiled kernels: the interpreter's arithmetic is no measure of it."""
 
 GRID = {
     "taps1": Case(taps=1),
@@ -56,13 +53,13 @@ GRID = {
 }
 
 
-@pytest.mark.parametrize("backend", ["triton", "torch"])
+@each_backend
 @pytest.mark.parametrize("case", GRID.values(), ids=GRID)
 def test_downsize_float32(case, backend, device):
     assert_matches_oracle(tritonds.downsize, oracle.downsize, case, device, backend=backend)
 
 
-@pytest.mark.parametrize("backend", ["triton", "torch"])
+@each_backend
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
 @pytest.mark.parametrize("name", ["default", "taps4-antialias", "hidden3", "odd-channels", "distance-only", "enlarging"])
 def test_downsize_dtypes(name, dtype, backend, device):
@@ -104,7 +101,7 @@ def test_downsize_random(data):
     assert_matches_oracle(tritonds.downsize, oracle.downsize, case, device, backend="triton")
 
 
-@pytest.mark.parametrize("backend", ["triton", "torch"])
+@each_backend
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", ["default", "taps3-antialias", "taps1", "hidden2", "distance-only", "texture-only-hidden3"])
 def test_coefficients(name, dtype, backend, device):
@@ -146,7 +143,7 @@ def covering(first, second):
 POOLINGS = [((11, 14), (5, 6)), ((5, 4), (9, 13)), ((1, 1), (2, 2)), ((29, 2), (3, 2)), ((8, 8), (4, 2))]
 
 
-@pytest.mark.parametrize("backend", ["triton", "torch"])
+@each_backend
 @pytest.mark.parametrize(("size", "channels", "dtype"), covering(POOLINGS, [1, 6, 70]))
 def test_area_pool2d(size, channels, dtype, backend, device):
     def pool(image, texture, weights, size, *, taps, prior, backend=None):
@@ -167,7 +164,7 @@ GATHER_LAYOUTS = ["contiguous", "sliced", "channels_last", "expanded"]
 GATHERS = [(((11, 14), (5, 6)), 2, 3), (((9, 8), (4, 3)), 5, 1), (((3, 4), (7, 9)), 4, 2), (((1, 2), (3, 3)), 3, 70)]
 
 
-@pytest.mark.parametrize("backend", ["triton", "torch"])
+@each_backend
 @pytest.mark.parametrize(("gather", "layout", "dtype"), covering(GATHERS, GATHER_LAYOUTS))
 def test_weighted_gather2d(gather, layout, dtype, backend, device):
     (size_in, size_out), taps, channels = gather
@@ -191,8 +188,6 @@ def test_weighted_gather2d(gather, layout, dtype, backend, device):
 @pytest.mark.parametrize("needs", ["image", "texture", "weights", "one weight", "nothing"])
 def test_only_the_gradients_that_are_wanted(needs, device, monkeypatch):
     """Each is computed alone as it is with the others, and nothing is launched for those that are not wanted."""
-    from cases import flatten, leaves, make
-
     from tritonds.kernels import launchers as kernels
 
     launched = []
@@ -220,8 +215,6 @@ def test_only_the_gradients_that_are_wanted(needs, device, monkeypatch):
 
 
 def test_matrix_products_follow_pytorchs_float32_precision(device, monkeypatch):
-    from cases import make
-
     from tritonds.kernels import launchers as kernels
 
     seen = []

@@ -1,0 +1,24 @@
+"""Dtypes of tensors: those that are taken, the one that arithmetic runs in, and autocast's."""
+
+import torch
+from torch import Tensor
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype that arithmetic runs in: float64 for float64, float32 for everything else."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def autocasts(device_type: str) -> bool:
+    """Whether autocast is on; some devices, such as meta, have none."""
+    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+
+
+def autocast(tensors: list[Tensor], device_type: str) -> list[Tensor]:
+    """``tensors`` in autocast's dtype if it is on, float64 excepted, as autocast does for PyTorch's own operators."""
+    if not autocasts(device_type):
+        return tensors
+    dtype = torch.get_autocast_dtype(device_type)
+    return [t.to(dtype) if t.is_floating_point() and t.dtype != torch.float64 else t for t in tensors]
