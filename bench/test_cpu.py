@@ -1,4 +1,4 @@
-"""pytest-benchmark cases for what runs on a CPU: 1080p to 540p, float32, 16 channels; and the host's part of a launch.
+"""pytest-benchmark cases of the providers that a CPU has: 1080p to 540p, float32, 16 channels; and the host's part of a launch.
 
 python -m pytest bench/test_cpu.py
 """
@@ -7,48 +7,29 @@ import os
 
 os.environ.setdefault("TRITON_INTERPRET", "1")  # before Triton is imported: its operators then take a CPU's tensors
 
+import dataclasses
+
 import pytest
 import torch
-import torch.nn.functional as F
 
-import tritonds
+from bench import providers, workloads
 
-SIZE = (540, 960)
-
-
-@pytest.fixture(scope="module")
-def net():
-    torch.manual_seed(0)
-    return tritonds.DownsizeNet(SIZE, backend="torch").eval().requires_grad_(False)
+CPU = torch.device("cpu")
+TIMED = ("reference", "reference-compiled", "net-eager", "net-compiled", "bilinear-aa")
 
 
-@pytest.fixture(scope="module")
-def image():
-    return torch.rand(1, 3, 1080, 1920, generator=torch.Generator().manual_seed(0))
+@pytest.fixture(scope="module", params=[False, True], ids=["channels-first", "channels-last"])
+def problem(request):
+    workload = dataclasses.replace(workloads.NAMED["hd"], channels_last=request.param)
+    return providers.Problem(workload, "forward", CPU)
 
 
-def timed(benchmark, function, *arguments):
-    benchmark.pedantic(function, arguments, rounds=10, warmup_rounds=3)
-
-
-@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"])
-def test_reference(benchmark, net, image, memory_format, compiled):
-    """The operator alone, given texture features."""
-    texture = net.texture(image).contiguous(memory_format=memory_format)
-    function = torch.compile(tritonds.downsize) if compiled else tritonds.downsize
-    timed(benchmark, function, image, texture, net.weights(), SIZE)
-
-
-@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
-def test_downsizenet(benchmark, net, image, compiled):
-    """The whole layer, texture CNN included."""
-    timed(benchmark, torch.compile(net) if compiled else net, image)
-
-
-def test_interpolate_antialiased(benchmark, image):
-    """What it competes with."""
-    timed(benchmark, lambda x: F.interpolate(x, SIZE, mode="bilinear", antialias=True), image)
+@pytest.mark.parametrize("name", TIMED)
+@torch.inference_mode()
+def test_provider(benchmark, problem, name):
+    function, inputs = providers.build(name, problem)
+    assert providers.errors(name, problem, function, inputs).acceptable
+    benchmark.pedantic(function, rounds=10, warmup_rounds=3)
 
 
 @pytest.mark.parametrize("mode", ["no_grad", "inference_mode"])
@@ -57,7 +38,7 @@ def test_host_overhead(benchmark, monkeypatch, mode):
     from tritonds.kernels import launch
 
     monkeypatch.setattr(launch, "run", lambda kernel, programs, arguments: None)
-    net = tritonds.DownsizeNet((9, 11))
-    image, texture, weights = torch.rand(1, 3, 20, 24), torch.rand(1, 16, 20, 24), net.weights()
+    tiny = workloads.Workload("tiny", 1, (20, 24), (9, 11))
+    function, _ = providers.build("fused", providers.Problem(tiny, "forward", CPU))
     with getattr(torch, mode)():
-        benchmark(lambda: tritonds.downsize(image, texture, weights, (9, 11), backend="triton"))
+        benchmark(function)

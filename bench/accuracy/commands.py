@@ -14,7 +14,7 @@ from bench import measure
 from bench.options import known
 
 from . import data, learned, plan, report, runner, timing, train, weights
-from .pipelines import PIPELINES, SLOW
+from .pipelines import PIPELINES
 
 RESULTS = measure.ROOT / "bench" / "results" / "accuracy"
 COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
@@ -32,8 +32,7 @@ def run(
     ctx: typer.Context,
     tiny: Annotated[bool, typer.Option("--tiny", help="every run for a few steps on few small images")] = False,
     pipeline: Annotated[
-        list[str] | None,
-        typer.Option(help=f"may be repeated: {', '.join(PIPELINES)}; all but {' and '.join(SLOW)} if not given"),
+        list[str] | None, typer.Option(help=f"may be repeated: {', '.join(PIPELINES)}; all if not given")
     ] = None,
     method: Annotated[list[str] | None, typer.Option(help="may be repeated: " + ", ".join(plan.METHODS))] = None,
     seed: Annotated[list[int] | None, typer.Option(min=0, help="may be repeated; all of the profile's if not given")] = None,
@@ -54,7 +53,7 @@ def run(
     job = _job(tiny, data_name, out, jobs)
     try:
         possible = data.pipelines_of(data_name)
-        pipelines = known("pipeline", pipeline, possible) or [name for name in possible if name not in SLOW]
+        pipelines = known("pipeline", pipeline, possible) or possible
         data.check(data_name, pipelines, job.profile)
         chosen = plan.runs(job.profile, pipelines, known("method", method, plan.METHODS), seed or ())
         waiting = runner.remaining(job, chosen)
@@ -67,7 +66,7 @@ def run(
                 _show(progress, task, done, row)
         except OSError as error:
             raise typer.BadParameter(str(error), param_hint="--out") from error
-    for table in report.rich_tables(runner.read(job.results)):
+    for table in report.rich_tables(report.read(job.results)):
         console.print(table)
     console.print(f"wrote {job.results}", markup=False, soft_wrap=True)
     left = runner.remaining(job, chosen)
@@ -176,7 +175,7 @@ def _refuse_options(ctx: typer.Context) -> None:
 
 def _results(folder: pathlib.Path) -> dict[str, Any]:
     try:
-        return runner.read(folder / "results.json")
+        return report.read(folder / "results.json")
     except (OSError, ValueError) as error:
         raise typer.BadParameter(str(error)) from error
 

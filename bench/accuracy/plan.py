@@ -31,7 +31,7 @@ class Profile:
     """How long to train on how much, for one kind of machine."""
 
     width: Width
-    """Of the networks, and with it the sizes of images: see ``PIPELINES`` in pipelines.py."""
+    """Of the networks, and with it the sizes of images: see ``PIPELINES`` in pipelines."""
     steps: int
     batch: int
     train: int

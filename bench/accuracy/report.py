@@ -17,7 +17,7 @@ from bench.report import markdown, with_section
 
 from . import data, downsizers, learned, runner, timing
 from .metrics import HEADLINE, SECONDARY
-from .pipelines import PIPELINES, SLOW, Task
+from .pipelines import PIPELINES, Task
 from .plan import FROZEN, FROZEN_FROM, FROZEN_IN, FROZEN_METHOD, PROFILES, SHIPPED, SHIPPED_IN, VARIANTS_IN
 from .train import Row
 
@@ -61,6 +61,16 @@ class Difference(NamedTuple):
         interval = "" if math.isnan(self.half) else f" ± {self.half:.2f}"
         mark = "**" if self.half < abs(self.mean) else ""
         return f"{mark}{self.mean:+.2f}{interval}{mark}"
+
+
+def read(path: pathlib.Path) -> dict[str, Any]:
+    """A result file, without the rows of networks that have left the study.
+
+    Raises:
+        ValueError: it is of another version of the format, or damaged.
+    """
+    result = runner.read(path)
+    return result | {"rows": [row for row in result["rows"] if row["pipeline"] in PIPELINES]}
 
 
 def scores(rows: Iterable[Row], metrics: Mapping[Task, str] = HEADLINE) -> Scores:
@@ -176,7 +186,7 @@ def _cell(value: Difference) -> str:
 
 def _mean_line(found: Scores, present: Sequence[str]) -> list[str] | None:
     """None of less than two networks. A cell that is the mean of fewer networks than others says so."""
-    averaged = [name for name in present if PIPELINES[name].task != "reconstruction" and name not in SLOW]
+    averaged = [name for name in present if PIPELINES[name].task != "reconstruction"]
     counts = [len(_shared(found, *pair, averaged)) for pair in PAIRS]
     most = max(counts)
     if most < 2:
@@ -244,11 +254,11 @@ def card(document: str, results: pathlib.Path) -> str:
 
 def _has_rows(path: pathlib.Path) -> bool:
     """Whether a run has ended: the file is there before the first does."""
-    return path.exists() and bool(runner.read(path)["rows"])
+    return path.exists() and bool(read(path)["rows"])
 
 
 def _read(path: pathlib.Path) -> dict[str, Any]:
-    result = runner.read(path)
+    result = read(path)
     if result["data"] != data.SCENES:
         raise ValueError(f"{path}: expected results of {data.SCENES}, got {result['data']!r}")
     return result

@@ -1,4 +1,4 @@
-"""The wheel, installed where the sources are not, with Triton and without."""
+"""The sdist, whose own tests run; and the wheel, installed where the sources are not, with Triton and without."""
 
 import os
 import pathlib
@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import venv
 import zipfile
 
@@ -16,16 +17,33 @@ from tritonds.pretrained import SHIPPED
 ROOT = pathlib.Path(__file__).parents[2]
 
 
+LEFT_OUT = shutil.ignore_patterns(".[!cp]*", ".pytest_cache", "__pycache__", "*.egg-info", "build", "dist", "demo")
+"""What a clone does not have; of names with a dot, it has ``.ci`` and ``.pre-commit-config.yaml``."""
+
+
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    out, source = tmp_path_factory.mktemp("wheel"), tmp_path_factory.mktemp("source")
-    for name in ("tritonds", "kernels"):
-        shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
-    run([sys.executable, "-m", "build", "--no-isolation", "--outdir", out, source], cwd=out)  # a wheel of the sdist
-    (path,) = out.glob("*.whl")
+def built(tmp_path_factory):
+    """A folder with an sdist, and with a wheel that was built from it."""
+    out, source = tmp_path_factory.mktemp("built"), tmp_path_factory.mktemp("source") / "tritonds"
+    shutil.copytree(ROOT, source, symlinks=True, ignore=LEFT_OUT)
+    run([sys.executable, "-m", "build", "--no-isolation", "--outdir", out, source], cwd=out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def wheel(built):
+    (path,) = built.glob("*.whl")
     return path
+
+
+@pytest.fixture(scope="module")
+def unpacked(built, tmp_path_factory):
+    """The folder of an unpacked sdist."""
+    (path,) = built.glob("*.tar.gz")
+    folder = tmp_path_factory.mktemp("unpacked")
+    with tarfile.open(path) as sdist:
+        sdist.extractall(folder, filter="data")
+    return folder / path.name.removesuffix(".tar.gz")
 
 
 def run(command, cwd, **environment):
@@ -66,6 +84,20 @@ def test_wheel_holds_the_package_and_nothing_else(wheel):
     weights = {f"tritonds/weights/{name}.safetensors" for name in SHIPPED}
     assert {"tritonds/py.typed", "tritonds/kernels/__init__.py", "tritonds/cli.py"} | weights <= set(names)
     assert any(name.endswith("licenses/LICENSE") for name in names)
+
+
+def test_sdist_holds_what_its_tests_need(unpacked):
+    needed = {"Makefile", "constraints.txt", ".ci/run", "tests/emulator/libcuda.c", "bench/results/kernels/sm_90.json"}
+    assert not {name for name in needed if not (unpacked / name).is_file()}
+    kernels = unpacked / "tritonds" / "kernels"
+    assert not kernels.is_symlink()
+    assert {path.name for path in kernels.glob("*.py")} == {path.name for path in (ROOT / "tritonds/kernels").glob("*.py")}
+
+
+def test_sdist_runs_its_tests(unpacked):
+    """Those of the geometry; all examples in docstrings, those of the kernels too, are collected."""
+    chosen = ("tests/api/test_geometry.py", "tritonds", "-k", "geometry")
+    assert " passed" in run([sys.executable, "-m", "pytest", "-q", "-n", "0", *chosen], cwd=unpacked)
 
 
 def test_works_without_triton(without_triton, tmp_path):

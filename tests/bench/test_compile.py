@@ -51,10 +51,50 @@ def test_every_kernel_is_among_what_is_compiled():
     assert result.stdout.splitlines() == [str(sorted(KERNELS))] * 2, result.stderr[-3000:]
 
 
+COMMITTED = ROOT / "bench" / "results" / "kernels" / "sm_90.json"
+
+
+def identity(row):
+    """Which kernel a row is about: the same in every run."""
+    return row["operator"], row["name"], tuple(sorted(row["variant"].items()))
+
+
+def slower(rows, committed):
+    """What takes over 2 % more instructions, 8 registers more, or more stack than committed; and what was not committed."""
+    known = {identity(row): row for row in committed}
+    for row in rows:
+        old = known.get(identity(row))
+        if old is None:
+            yield f"{identity(row)} is not in the table"
+            continue
+        allowed = {"instructions": 0.02 * old["instructions"], "registers": 7, "stack_bytes": 0}
+        for figure, more in allowed.items():
+            if row[figure] > old[figure] + more:
+                yield f"{identity(row)}: {row[figure]} {figure}, {old[figure]} in the table"
+
+
+@pytest.mark.parametrize(("figure", "factor", "more"), [("instructions", 1.03, 1), ("registers", 1, 8), ("stack_bytes", 1, 8)])
+def test_a_slower_kernel_is_seen(figure, factor, more):
+    committed = json.loads(COMMITTED.read_text())["rows"]
+    assert list(slower(committed, committed)) == []
+    row = committed[5]
+    worse = int(factor * row[figure]) + more
+    (found,) = slower([*committed[:5], row | {figure: worse}], committed)
+    assert found == f"{identity(row)}: {worse} {figure}, {row[figure]} in the table"
+    assert list(slower([row], committed[:5])) == [f"{identity(row)} is not in the table"]
+
+
 @pytest.mark.parametrize("draw", range(6))
-def test_the_default_network_neither_spills_nor_loads_narrowly(draw):
+def test_the_default_network_neither_spills_nor_loads_narrowly_nor_is_slower_than_committed(draw):
     rows = compiled("--part", f"{draw}/6")
     assert len(rows) > 8
+    table = json.loads(COMMITTED.read_text())
+    if metadata.version("triton") == table["triton"]:
+        # Each part has the partial operators of its first variant; the table has them of its own first one alone.
+        whole = ("downsize", "downsize_backward")
+        both = [row for row in rows if draw == 0 or row["variant"]["image"] or row["operator"] in whole]
+        found = list(slower(both, table["rows"]))
+        assert not found, "\n".join([*found, f"to accept: python -m bench.compile --json > {COMMITTED.relative_to(ROOT)}"])
     for row in rows:
         variant = row["variant"]
         edge = (row["operator"], variant["dtype"], variant["taps"], variant["channels_last"]) == EDGE

@@ -1,0 +1,148 @@
+"""Tables and plots of the speed benchmark."""
+
+import copy
+import itertools
+
+import pytest
+
+pytest.importorskip("matplotlib")
+
+from speed import run
+
+from bench import measure, report
+
+pytestmark = pytest.mark.usefixtures("tiny")
+
+
+README = (
+    "before\n<!-- speed:cpu -->\n<!-- /speed:cpu -->\nbetween\n<!-- speed:gpu -->\nold\n<!-- /speed:gpu -->\n"
+    "<!-- speed:predicted -->\n<!-- /speed:predicted -->\nafter\n"
+)
+
+
+@pytest.fixture
+def results(measured, tmp_path):
+    """A folder with a CPU's result and one as a GPU's would look."""
+    folder = tmp_path / "results"
+    cpu = copy.deepcopy(measured) | {"quick": False}
+    cpu["machine"]["device_type"] = "cpu"
+    measure.write(cpu, folder / "cpu.json")
+    gpu = copy.deepcopy(cpu)
+    gpu["machine"] |= {"device_type": "cuda", "device": "A GPU", "driver": "1.2"}
+    for row in gpu["rows"]:
+        row["workload"]["dtype"] = "bf16"
+        row |= {"peak_bytes": 3 * 2**20, "launches": 7, "host_us": 12.5}
+    for row in [row for row in gpu["rows"] if row["provider"] == "reference"]:
+        halved = {key: row[key] / 2 for key in ("median_ms", "p20_ms", "p80_ms")}
+        gpu["rows"] += [row | halved | {"provider": "fused"}, row | halved | {"provider": "net-fused"}]
+    measure.write(gpu, folder / "gpu.json")
+    return folder
+
+
+def test_tables_of_each_machine_go_between_their_marks(results):
+    (results / "plots" / "cpu").mkdir(parents=True)
+    text = report.with_tables(README, results)
+    assert report.with_tables(text, results) == text
+    assert text.count("[Plots](bench/results/plots/cpu).") == text.count("[Plots]") == 1  # none drawn of the GPU's
+    cpu, gpu = text.partition("between")[::2]
+    assert "| poster160, K=2, channels-last | " in cpu
+    assert "| poster160, forward | " in gpu
+    assert "| 2.00x |" in gpu
+    assert "| 3.00 | 7 | 12.5 |" in gpu
+    assert "A GPU; PyTorch" in gpu
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+
+
+def test_images_have_tables_of_their_own(results):
+    for name, provider in (("cpu", "image-eager"), ("gpu", "image-fused")):
+        result = report.read(results / f"{name}.json")
+        like = next(row for row in result["rows"] if row["provider"] == "reference" and row["mode"] == "forward")
+        milliseconds = {provider: 2.0, "image-composed": 6.0, "image-bilinear-aa": 4.0, "image-copy": 0.5}
+        result["rows"] += [like | {"provider": p, "median_ms": ms} for p, ms in milliseconds.items()]
+        measure.write(result, results / f"{name}.json")
+    cpu, gpu = report.with_tables(README, results).partition("between")[::2]
+    assert "| ms, forward | image-eager | image-bilinear-aa | image-copy |" in cpu
+    assert "| poster160, K=2, channels-last | 2.00 | 4.00 | 0.500 |" in cpu
+    assert "| poster160, forward | 2.00 | 4.00x | 3.00x | 2.00x | 3.00 | 3.00 | 7 | 12.5 |" in gpu
+    assert report.IMAGES in cpu
+    assert report.IMAGES in gpu
+    for name in ("cpu", "gpu"):
+        assert report.plot(report.read(results / f"{name}.json"), results / "plots" / name)
+
+
+def test_predicted_passes_are_sums_of_their_kernels(tmp_path):
+    """A pass of two kernels: each takes its own slowest floor."""
+
+    def row(operator, name, issue, memory, **variant):
+        cost = {"instructions_per_pixel": 10.0, "issue_us": issue, "pipe_us": 1.0, "bandwidth_us": memory}
+        fastest = {"dtype": "bf16", "channels_last": True, "workload": "hd", "taps": 2}
+        return {"operator": operator, "name": name, "variant": fastest | variant, "cost": cost}
+
+    rows = [
+        row("downsize", "downsize_kernel", 3.0, 5.0),
+        row("downsize", "downsize_kernel", 100.0, 100.0, dtype="fp32"),
+        row("downsize_backward", "downsize_backward_kernel", 7.0, 2.0),
+        row("downsize_backward", "area_pool_kernel", 4.0, 6.0),
+        row("downsize_backward, to the image too", "weighted_gather_grad_image_kernel", 100.0, 100.0),
+        row("area_pool2d", "area_pool_kernel", 100.0, 100.0),
+        row("downsize_image", "downsize_kernel", 6.0, 1.0, image="u8", letterbox=False),
+        row("downsize_image_backward", "downsize_backward_kernel", 7.0, 2.0, image="u8", letterbox=False),
+        row("downsize_image_backward", "texture_grad_filter_kernel", 4.0, 2.0, image="u8", letterbox=False),
+        row("downsize_image", "downsize_kernel", 100.0, 100.0, image="u8", letterbox=True),
+        row("downsize_image", "downsize_kernel", 100.0, 100.0, image="bf16", letterbox=False),
+    ]
+    measure.write({"triton": "9.9", "date": "2030-01-02", "rows": rows}, tmp_path / "kernels" / "sm_90.json")
+    text = report.with_tables(README, tmp_path)
+    assert "| hd, K=2, forward | 10.0 | 3.00 | 1.00 | 5.00 | 5.00 |" in text
+    assert "| hd, K=2, backward | 20.0 | 11.0 | 2.00 | 8.00 | 13.0 |" in text
+    assert "Triton 9.9, sm_90, 2030-01-02" in text
+    assert "| hd, uint8 images, K=2, forward | 10.0 | 6.00 | 1.00 | 1.00 | 6.00 |" in text
+    assert "| hd, uint8 images, K=2, backward | 20.0 | 11.0 | 2.00 | 4.00 | 11.0 |" in text
+    assert text.count("| hd") == 4
+
+
+def test_tables_without_results_say_so(tmp_path):
+    text = report.with_tables(README, tmp_path)
+    assert report.NOT_MEASURED["cpu"] in text
+    assert report.NOT_MEASURED["gpu"] in text
+    assert report.NOT_MEASURED["predicted"] in text
+    with pytest.raises(ValueError, match="speed:predicted"):
+        report.with_tables("no sections", tmp_path)
+
+
+def test_tables_check_finds_an_outdated_readme(results, tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text(README)
+    assert run("tables", "--check").exit_code == 1
+    assert readme.read_text() == README
+    assert run("tables").exit_code == 0
+    assert run("tables", "--check").exit_code == 0
+    (results / "gpu.json").unlink()
+    assert run("tables", "--check").exit_code == 1
+
+
+def test_quick_results_stay_out_of_the_readme(measured, tmp_path):
+    measure.write(copy.deepcopy(measured), tmp_path / "quick.json")
+    assert report.with_tables(README, tmp_path) == report.with_tables(README, tmp_path / "empty")
+
+
+def test_each_sweep_and_headline_has_a_plot(results, tmp_path):
+    result = report.read(results / "gpu.json")
+    for name, provider in itertools.product(("pixels-1", "pixels-4", "layers-0"), ("fused", "copy")):
+        row = copy.deepcopy(result["rows"][0]) | {"provider": provider}
+        row["workload"]["name"] = name
+        result["rows"].append(row)
+    measure.write(result, tmp_path / "r.json")
+    outcome = run("plot", tmp_path / "r.json", "--out", tmp_path / "plots")
+    assert outcome.exit_code == 0, outcome.output
+    pictures = {path.stem for path in (tmp_path / "plots" / "r").glob("*.png")}
+    assert pictures == {"sweep-pixels-forward", "sweep-layers-forward"} | {
+        "headline-forward", "headline-forward+backward", "roofline-forward",
+    }  # fmt: skip
+
+
+def test_a_result_of_another_format_is_refused(tmp_path):
+    (tmp_path / "r.json").write_text('{"schema": 0}')
+    with pytest.raises(ValueError, match="schema 1"):
+        report.read(tmp_path / "r.json")
