@@ -76,7 +76,7 @@ def pointers(call: Call) -> dict[str, Any]:
         "texture_ptr": call.texture,
         "table_ptr": call.table,
         "filters": filter_pointers(call),
-        "weights": Weights(*distance, *hidden, weights[-2], weights[-1]),
+        "weights": Weights(*[*distance, *hidden, weights[-2], weights[-1]]),
     }
 
 
