@@ -1,38 +1,32 @@
 """What kernels are compiled for: one argument of each, whose attributes are the values."""
 
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
 import triton.language as tl
+from typing_extensions import Self
 
 from .launch import INTERPRETED
 
 
-class Constants:
-    """Base of the classes below. Its text names every value: the key under which Triton keeps a compiled kernel, on disk too.
+class Constants(str):
+    """Base of the classes below: a text that names every value.
 
-    Attributes are what kernels take: the values themselves in the interpreter, wrapped for the compiler. ``values`` has them
-    for Python.
+    By it Triton keeps compiled kernels, on disk too, and its hooks see it. A string computes its hash once. Attributes are what kernels take: the values themselves in the interpreter, wrapped for the
+    compiler. ``values`` has them for Python.
     """
 
     values: dict[str, Any]
 
+    def __new__(cls, **values: Any) -> Self:
+        defaults = {field.name: field.default for field in fields(cls) if field.default is not MISSING}  # type: ignore[arg-type]
+        text = ", ".join(f"{name}={value!r}" for name, value in sorted((defaults | values).items()))
+        return super().__new__(cls, f"{cls.__name__}({text})")
+
     def __post_init__(self) -> None:
         values = dict(vars(self))
-        text = f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in values.items())})"
         wrapped = values if INTERPRETED else {name: tl.constexpr(value) for name, value in values.items()}
-        vars(self).update(wrapped, values=values, _text=text)
-
-    def __repr__(self) -> str:
-        return self._text
-
-    def __hash__(self) -> int:
-        return hash(self._text)  # which a string computes once
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Constants) and self._text == other._text
-
-    _text: str
+        vars(self).update(wrapped, values=values)
 
 
 @dataclass(frozen=True, repr=False, eq=False)
