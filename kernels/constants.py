@@ -12,8 +12,8 @@ from .launch import INTERPRETED
 class Constants(str):
     """Base of the classes below: a text that names every value.
 
-    By it Triton keeps compiled kernels, on disk too, and its hooks see it. A string computes its hash once. Attributes are what kernels take: the values themselves in the interpreter, wrapped for the
-    compiler. ``values`` has them for Python.
+    By it Triton keeps compiled kernels, on disk too, and its hooks see it. A string computes its hash once. Attributes are what
+    kernels take: the values themselves in the interpreter, wrapped for the compiler. ``values`` has them for Python.
     """
 
     values: dict[str, Any]
