@@ -12,7 +12,7 @@ import triton.language as tl
 from .batch import image_at, target_at
 from .bins import store_bins
 from .forward import ANYWHERE, INTEGERS, infer, load_parameters
-from .groups import Batch, Elements, Target
+from .groups import Batch, Elements, Gradients, Target
 from .network import (
     POSITIONS,
     encoding_gradients,
@@ -54,6 +54,31 @@ def _store_partial_distance(partial_ptr, grad_encoding, bias, C: tl.constexpr):
     tl.store(partial_ptr + C.E * 2 * C.TAPS + channel, bias, mask=mask)
 
 
+@triton.jit
+def _store_gradients(partial_ptr, grads, C: tl.constexpr):
+    """Store a program's gradients to all weights, one behind the other."""
+    FIRST: tl.constexpr = C.M if C.HIDDEN_LAYERS > 0 else C.TAPS * C.TAPS
+    FIRST_PAD: tl.constexpr = C.M_PAD if C.HIDDEN_LAYERS > 0 else C.TAPS_PAD
+    if C.E > 0:
+        _store_partial_distance(partial_ptr, grads.encoding, tl.sum(grads.encoding_bias, axis=0), C)
+        partial_ptr += C.E * (2 * C.TAPS + 1)
+    _store_partial(partial_ptr, grads.first_e, C.E + C.F, FIRST, C.E, FIRST_PAD, C.E_PAD)
+    _store_partial(partial_ptr + C.E, grads.first_p, C.E + C.F, FIRST, C.F, FIRST_PAD, C.F_PAD)
+    _store_partial_bias(partial_ptr + FIRST * (C.E + C.F), tl.sum(grads.first_bias, axis=0), FIRST, FIRST_PAD)
+    partial_ptr += FIRST * (C.E + C.F + 1)
+    if C.HIDDEN_LAYERS > 1:
+        _store_partial(partial_ptr, grads.hidden_1, C.M, C.M, C.M, C.M_PAD, C.M_PAD)
+        _store_partial_bias(partial_ptr + C.M * C.M, tl.sum(grads.hidden_1_bias, axis=0), C.M, C.M_PAD)
+        partial_ptr += C.M * (C.M + 1)
+    if C.HIDDEN_LAYERS > 2:
+        _store_partial(partial_ptr, grads.hidden_2, C.M, C.M, C.M, C.M_PAD, C.M_PAD)
+        _store_partial_bias(partial_ptr + C.M * C.M, tl.sum(grads.hidden_2_bias, axis=0), C.M, C.M_PAD)
+        partial_ptr += C.M * (C.M + 1)
+    if C.HIDDEN_LAYERS > 0:
+        _store_partial(partial_ptr, grads.out, C.M, C.TAPS * C.TAPS, C.M, C.TAPS_PAD, C.M_PAD)
+        _store_partial_bias(partial_ptr + C.TAPS * C.TAPS * C.M, tl.sum(grads.out_bias, axis=1), C.TAPS * C.TAPS, C.TAPS_PAD)
+
+
 @triton.jit(
     do_not_specialize=[
         *INTEGERS, "total_columns", "grad_texture_stride_n", "grad_texture_stride_h", "grad_texture_stride_w",
@@ -83,7 +108,6 @@ def downsize_backward_kernel(
     )  # fmt: skip
     everywhere = Target(out_h, out_w, 0, 0, bin_h, bin_w)
     BLOCK: tl.constexpr = C.BLOCK_H * C.BLOCK_W
-    FIRST: tl.constexpr = C.M if C.HIDDEN_LAYERS > 0 else C.TAPS * C.TAPS
     FIRST_PAD: tl.constexpr = C.M_PAD if C.HIDDEN_LAYERS > 0 else C.TAPS_PAD
     # A warp's threads hold every eighth pixel of a product's result each: those are summed at once.
     BIAS_ROWS: tl.constexpr = 8
@@ -183,22 +207,8 @@ def downsize_backward_kernel(
                     grad_encoding_bias += fold_pixels(grad_e, BIAS_ROWS)
 
     if C.GRAD_WEIGHTS:
-        partial_ptr += pid.to(tl.int64) * C.WEIGHTS
-        if C.E > 0:
-            _store_partial_distance(partial_ptr, grad_encoding, tl.sum(grad_encoding_bias, axis=0), C)
-            partial_ptr += C.E * (2 * C.TAPS + 1)
-        _store_partial(partial_ptr, grad_first_e, C.E + C.F, FIRST, C.E, FIRST_PAD, C.E_PAD)
-        _store_partial(partial_ptr + C.E, grad_first_p, C.E + C.F, FIRST, C.F, FIRST_PAD, C.F_PAD)
-        _store_partial_bias(partial_ptr + FIRST * (C.E + C.F), tl.sum(grad_first_bias, axis=0), FIRST, FIRST_PAD)
-        partial_ptr += FIRST * (C.E + C.F + 1)
-        if C.HIDDEN_LAYERS > 1:
-            _store_partial(partial_ptr, grad_hidden_1, C.M, C.M, C.M, C.M_PAD, C.M_PAD)
-            _store_partial_bias(partial_ptr + C.M * C.M, tl.sum(grad_hidden_1_bias, axis=0), C.M, C.M_PAD)
-            partial_ptr += C.M * (C.M + 1)
-        if C.HIDDEN_LAYERS > 2:
-            _store_partial(partial_ptr, grad_hidden_2, C.M, C.M, C.M, C.M_PAD, C.M_PAD)
-            _store_partial_bias(partial_ptr + C.M * C.M, tl.sum(grad_hidden_2_bias, axis=0), C.M, C.M_PAD)
-            partial_ptr += C.M * (C.M + 1)
-        if C.HIDDEN_LAYERS > 0:
-            _store_partial(partial_ptr, grad_out, C.M, C.TAPS * C.TAPS, C.M, C.TAPS_PAD, C.M_PAD)
-            _store_partial_bias(partial_ptr + C.TAPS * C.TAPS * C.M, tl.sum(grad_out_bias, axis=1), C.TAPS * C.TAPS, C.TAPS_PAD)
+        grads = Gradients(
+            grad_encoding, grad_encoding_bias, grad_first_e, grad_first_p, grad_first_bias, grad_hidden_1, grad_hidden_1_bias,
+            grad_hidden_2, grad_hidden_2_bias, grad_out, grad_out_bias,
+        )  # fmt: skip
+        _store_gradients(partial_ptr + pid.to(tl.int64) * C.WEIGHTS, grads, C)

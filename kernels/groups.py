@@ -120,3 +120,19 @@ class Activations(NamedTuple):
     z_2: Any
     a: Any
     """The coefficients, [TAPS_PAD, BLOCK]."""
+
+
+class Gradients(NamedTuple):
+    """To the coefficient network's weights: transposed, (in, out); biases' are still to be summed over pixels."""
+
+    encoding: Any
+    encoding_bias: Any
+    first_e: Any
+    first_p: Any
+    first_bias: Any
+    hidden_1: Any
+    hidden_1_bias: Any
+    hidden_2: Any
+    hidden_2_bias: Any
+    out: Any
+    out_bias: Any
