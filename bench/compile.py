@@ -34,6 +34,7 @@ import torch
 import triton
 import typer
 from allpairspy import AllPairs
+from torch.utils._pytree import tree_leaves
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -324,7 +325,7 @@ def compile_launch(launch: Launch, target: str, disassemble: bool) -> Binary:
 def _cost(launch: Launch, variant: Variant, binary: Binary) -> Cost:
     """Of images that differ in size, the launch has the first and a table of all."""
     workload = NAMED[variant.workload]
-    tensors = [value for value in launch.arguments.values() if isinstance(value, torch.Tensor)]
+    tensors = [value for value in tree_leaves(launch.arguments) if isinstance(value, torch.Tensor)]
     tensors += _images(variant)[1:] if workload.sizes else []
     assert binary.sass is not None
     return cost(
@@ -354,19 +355,24 @@ def _bins(variant: Variant) -> collections.Counter[tuple[int, int]]:
 
 def _source(launch: Launch) -> ASTSource:
     """Signature, constants and alignment, as the just-in-time compiler would derive them from the arguments."""
-    signature: dict[str, str] = {}
+    signature: dict[str, Any] = {}
     constants: dict[tuple[int, ...], Any] = {}
     attributes: dict[tuple[int, ...], Any] = {}
+
+    def type_of(value: Any, path: tuple[int, ...], constant: bool, aligned: bool) -> Any:
+        if constant or value is None:
+            constants[path] = value
+            return "constexpr"
+        if isinstance(value, tuple):
+            return type(value)(*(type_of(part, (*path, index), False, aligned) for index, part in enumerate(value)))
+        if isinstance(value, torch.Tensor):
+            attributes[path] = [["tt.divisibility", 16]] if aligned else []
+            return "*" + POINTERS[value.dtype]
+        return "i32" if abs(value) <= 2**31 - 1 else "i64"
+
     for index, parameter in enumerate(launch.kernel.params):
-        value = launch.arguments[parameter.name]
-        if parameter.is_constexpr or value is None:
-            signature[parameter.name] = "constexpr"
-            constants[(index,)] = value
-        elif isinstance(value, torch.Tensor):
-            signature[parameter.name] = "*" + POINTERS[value.dtype]
-            attributes[(index,)] = [] if parameter.do_not_specialize_on_alignment else [["tt.divisibility", 16]]
-        else:
-            signature[parameter.name] = "i32" if abs(value) <= 2**31 - 1 else "i64"
+        value, aligned = launch.arguments[parameter.name], not parameter.do_not_specialize_on_alignment
+        signature[parameter.name] = type_of(value, (index,), parameter.is_constexpr, aligned)
     return ASTSource(launch.kernel, signature, constants, attributes)
 
 

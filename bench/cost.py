@@ -22,6 +22,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 MULTIPROCESSORS = 132
@@ -196,6 +197,8 @@ def cost(
     instructions, labels = parse(sass)
     warps = arguments["num_warps"]
     names = {"pid": 0, "num_programs": programs, "repeats_y": 1, "repeats_x": 1, **arguments}
+    if "C" in arguments:  # kernels' constants, whose attributes are the compiler's
+        names["C"] = SimpleNamespace(**arguments["C"].values)
     cases = [(names, 1)] if bins is None else [(names | {"bin_h": h, "bin_w": w}, count) for (h, w), count in bins.items()]
     found = [(loops(instructions, labels, case), count / sum(n for _, n in cases)) for case, count in cases]
     issued = 0.0

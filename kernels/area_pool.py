@@ -14,8 +14,11 @@ import triton.language as tl
 from torch import Tensor
 
 from .. import geometry
-from .launch import accumulator, aligned_strides, cdiv, launch, layout, needs_int64, next_power_of_2, strips, tile_shape
-from .tile import bin_sum, strip, tile_pixels
+from .bins import bin_sum
+from .constants import AreaPool, Pooling
+from .groups import Batch, Target
+from .launch import accumulator, aligned_strides, cdiv, launch, layout, needs_int64, next_power_of_2, tile_columns, tile_shape
+from .tile import plane_at, tile_column, tile_pixels
 
 
 @triton.jit(do_not_specialize=[
@@ -24,66 +27,34 @@ from .tile import bin_sum, strip, tile_pixels
     "source_h", "source_w", "out_h", "out_w", "bin_h", "bin_w", "norm_h", "norm_w", "chunks", "rows",
 ])  # fmt: skip
 def area_pool_kernel(
-    source_ptr,
-    source_stride_n,  # in units of SOURCE_ALIGN, as are h and w
-    source_stride_c,
-    source_stride_h,
-    source_stride_w,
-    output_ptr,
-    output_stride_n,  # in units of OUTPUT_ALIGN, as are h and w
-    output_stride_c,
-    output_stride_h,
-    output_stride_w,
-    source_h,
-    source_w,
-    out_h,
-    out_w,
-    bin_h,
-    bin_w,
-    norm_h,
-    norm_w,
-    chunks,
-    rows,
-    CHANNELS: tl.constexpr,
-    CHANNELS_PAD: tl.constexpr,
-    SOURCE_CHANNELS_LAST: tl.constexpr,
-    SOURCE_ALIGN: tl.constexpr,
-    SOURCE_DENSE: tl.constexpr,
-    OUTPUT_CHANNELS_LAST: tl.constexpr,
-    OUTPUT_ALIGN: tl.constexpr,
-    BIN_H: tl.constexpr,
-    BIN_W: tl.constexpr,
-    WHOLE: tl.constexpr,
-    ACC: tl.constexpr,
-    INDEX64: tl.constexpr,
-    BLOCK_H: tl.constexpr,
-    BLOCK_W: tl.constexpr,
-):
+    source_ptr, source_stride_n, source_stride_c, source_stride_h, source_stride_w,  # n, h and w in units of SOURCE.ALIGN
+    output_ptr, output_stride_n, output_stride_c, output_stride_h, output_stride_w,  # and of OUTPUT_ALIGN
+    source_h, source_w, out_h, out_w, bin_h, bin_w, norm_h, norm_w, chunks, rows, C: tl.constexpr,
+):  # fmt: skip
     """One program pools a chunk of CHANNELS_PAD channels at ``rows`` tiles of output pixels, one below the other."""
+    sources = Batch(source_ptr, source_stride_n, source_stride_c, source_stride_h, source_stride_w, source_h, source_w)
+    outputs = Batch(output_ptr, output_stride_n, output_stride_c, output_stride_h, output_stride_w, out_h, out_w)
+    target = Target(out_h, out_w, 0, 0, bin_h, bin_w)
     pid = tl.program_id(0)
-    strip_index = pid // chunks
-    channel = (pid - strip_index * chunks) * CHANNELS_PAD + tl.arange(0, CHANNELS_PAD)
-    channel_mask = channel < CHANNELS
-    if INDEX64:
+    column_index = pid // chunks
+    channel = (pid - column_index * chunks) * C.SOURCE.CHANNELS_PAD + tl.arange(0, C.SOURCE.CHANNELS_PAD)
+    channel_mask = channel < C.SOURCE.CHANNELS
+    if C.INDEX64:
         channel = channel.to(tl.int64)
-    n, tile_y, tile_x = strip(strip_index, out_h, out_w, rows, BLOCK_H, BLOCK_W)
-    source_ptr += n * source_stride_n * SOURCE_ALIGN
-    output_ptr += n * output_stride_n * OUTPUT_ALIGN
+    n, tile_y, tile_x = tile_column(column_index, out_h, out_w, rows, C)
+    source = plane_at(n, sources, C.SOURCE.ALIGN)
+    output = plane_at(n, outputs, C.OUTPUT_ALIGN)
     for step in range(rows):
-        y, x, pixel_mask = tile_pixels(tile_y + step, tile_x, out_h, out_w, BLOCK_H, BLOCK_W, INDEX64)
-        total = bin_sum(
-            source_ptr, source_stride_c, source_stride_h, source_stride_w, channel, y, x, source_h, source_w, out_h, out_w,
-            bin_h, bin_w, norm_h, norm_w, ACC, CHANNELS, SOURCE_CHANNELS_LAST, SOURCE_ALIGN, SOURCE_DENSE,
-            BLOCK_H * BLOCK_W, CHANNELS_PAD, BIN_H, BIN_W, WHOLE,
-        )  # fmt: skip
-        pixel = (y * output_stride_h + x * output_stride_w) * OUTPUT_ALIGN
+        pixels = tile_pixels(tile_y + step, tile_x, out_h, out_w, C)
+        total = bin_sum(source, channel, pixels.y, pixels.x, target, norm_h, norm_w, C.SOURCE)
+        offsets = (pixels.y * output.stride_h + pixels.x * output.stride_w) * C.OUTPUT_ALIGN
         # As in bin_sum, the axis that is contiguous in memory lies last.
-        if OUTPUT_CHANNELS_LAST:
-            pointers = output_ptr + (pixel[:, None] + channel[None, :])
-            tl.store(pointers, total, mask=pixel_mask[:, None] & channel_mask[None, :])
+        if C.OUTPUT_CHANNELS_LAST:
+            pointers = output.ptr + (offsets[:, None] + channel[None, :])
+            tl.store(pointers, total, mask=pixels.mask[:, None] & channel_mask[None, :])
         else:
-            pointers = output_ptr + (pixel[None, :] + channel[:, None] * output_stride_c)
-            tl.store(pointers, tl.trans(total), mask=pixel_mask[None, :] & channel_mask[:, None])
+            pointers = output.ptr + (offsets[None, :] + channel[:, None] * output.stride_c)
+            tl.store(pointers, tl.trans(total), mask=pixels.mask[None, :] & channel_mask[:, None])
 
 
 def area_pool2d(x: Tensor, output: Tensor) -> None:
@@ -104,12 +75,32 @@ def _launch(source: Tensor, output: Tensor, norm: tuple[int, int]) -> None:
     chunks = cdiv(channels, channels_pad)
     bin_h, bin_w, static, whole, _ = bins((source_h, source_w), (out_h, out_w))
     tile = tile_shape(32)
-    programs, rows = strips(batch, out_h, out_w, tile)
+    columns, rows = tile_columns(batch, out_h, out_w, tile)
     source_strides = aligned_strides(layout(source))
     output_strides = aligned_strides(layout(output))
+    source_layout = Pooling(
+        CHANNELS=channels,
+        CHANNELS_PAD=channels_pad,
+        CHANNELS_LAST=source_strides.channels_last,
+        ALIGN=source_strides.align,
+        DENSE=source_strides.dense,
+        BIN_H=static,
+        BIN_W=static,
+        BINS_WHOLE=whole,
+        ACC=accumulator(source.dtype),
+    )
+    constants = AreaPool(
+        BLOCK_H=tile[0],
+        BLOCK_W=tile[1],
+        INDEX64=needs_int64([(source_h, out_h), (source_w, out_w)], [layout(source), layout(output)]),
+        ACC=accumulator(source.dtype),
+        SOURCE=source_layout,
+        OUTPUT_CHANNELS_LAST=output_strides.channels_last,
+        OUTPUT_ALIGN=output_strides.align,
+    )
     launch(
         area_pool_kernel,
-        programs * chunks,
+        columns * chunks,
         output.device,
         source_ptr=source,
         source_stride_n=source_strides.n,
@@ -131,26 +122,13 @@ def _launch(source: Tensor, output: Tensor, norm: tuple[int, int]) -> None:
         norm_w=norm[1],
         chunks=chunks,
         rows=rows,
-        CHANNELS=channels,
-        CHANNELS_PAD=channels_pad,
-        SOURCE_CHANNELS_LAST=source_strides.channels_last,
-        SOURCE_ALIGN=source_strides.align,
-        SOURCE_DENSE=source_strides.dense,
-        OUTPUT_CHANNELS_LAST=output_strides.channels_last,
-        OUTPUT_ALIGN=output_strides.align,
-        BIN_H=static,
-        BIN_W=static,
-        WHOLE=whole,
-        ACC=accumulator(source.dtype),
-        INDEX64=needs_int64([(source_h, out_h), (source_w, out_w)], [layout(source), layout(output)]),
-        BLOCK_H=tile[0],
-        BLOCK_W=tile[1],
+        C=constants,
         num_warps=1,
     )
 
 
 def bins(n_in: tuple[int, int], n_out: tuple[int, int]) -> tuple[int, int, int, bool, bool]:
-    """(bin_h, bin_w, BIN_H and BIN_W, WHOLE) as :func:`bin_sum` takes them, and whether bins overlap at most 3 columns.
+    """(bin_h, bin_w, BIN_H and BIN_W, BINS_WHOLE) as :func:`bin_sum` takes them, and whether bins overlap at most 3 columns.
 
     Few in all, since each is one more kernel to compile: bins of exactly 2 x 2 or 1 x 1 pixels are written out without
     weights, those that overlap at most 2 x 2 with weights, and no others.

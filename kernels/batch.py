@@ -9,41 +9,46 @@ from torch import Tensor
 
 from .. import geometry
 from .area_pool import bin_width
+from .groups import Plane, Target
 from .launch import Layout, needs_int64
 
 COLUMNS = tl.constexpr(16)
-"""Of the table, which kernels read by position: a pointer and :class:`Picture`'s fields in order, then padding."""
+"""Of the table, which kernels read by position: a :class:`Plane`'s fields, a :class:`Target`'s, and padding."""
 
 
 @triton.jit
-def picture(
-    n, table_ptr, image_ptr, stride_n, stride_c, stride_h, stride_w, image_h, image_w, out_h, out_w, bin_h, bin_w,
-    INDEX64: tl.constexpr,
-):  # fmt: skip
-    """Pointer, strides and size of image ``n``; size, top and left of its place in the result; rows and columns of its bins.
-
-    From the table if there is one. Else all images are alike, one behind the other, and each fills its result.
-    """
+def image_at(n, table_ptr, images, C: tl.constexpr):
+    """Image ``n``: from the table if there is one; else all images are alike, one behind the other."""
     if table_ptr is None:
-        source_ptr = n  # no pointer, but None cannot be returned, and without an image nobody reads it
-        if image_ptr is not None:
-            source_ptr = image_ptr + n * stride_n
-        return source_ptr, stride_c, stride_h, stride_w, image_h, image_w, out_h, out_w, 0, 0, bin_h, bin_w
+        ptr = n  # no pointer, but None cannot be returned, and without an image it is never read
+        if images.ptr is not None:
+            ptr = images.ptr + n * images.stride_n
+        return Plane(ptr, images.stride_c, images.stride_h, images.stride_w, images.h, images.w)
     else:
-        table_ptr += n * COLUMNS
-        image_ptr = tl.load(table_ptr).to(image_ptr.dtype)
-        return (
-            image_ptr, _field(table_ptr, 1, INDEX64), _field(table_ptr, 2, INDEX64), _field(table_ptr, 3, INDEX64),
-            _field(table_ptr, 4, INDEX64), _field(table_ptr, 5, INDEX64), _field(table_ptr, 6, INDEX64),
-            _field(table_ptr, 7, INDEX64), _field(table_ptr, 8, INDEX64), _field(table_ptr, 9, INDEX64),
-            _field(table_ptr, 10, INDEX64), _field(table_ptr, 11, INDEX64),
+        row_ptr = table_ptr + n * COLUMNS
+        return Plane(
+            tl.load(row_ptr).to(images.ptr.dtype), _field(row_ptr, 1, C), _field(row_ptr, 2, C), _field(row_ptr, 3, C),
+            _field(row_ptr, 4, C), _field(row_ptr, 5, C),
         )  # fmt: skip
 
 
 @triton.jit
-def _field(row_ptr, COLUMN: tl.constexpr, INDEX64: tl.constexpr):
+def target_at(n, table_ptr, target, C: tl.constexpr):
+    """What image ``n`` is resized to: ``target``, unless there is a table."""
+    if table_ptr is None:
+        return target
+    else:
+        row_ptr = table_ptr + n * COLUMNS
+        return Target(
+            _field(row_ptr, 6, C), _field(row_ptr, 7, C), _field(row_ptr, 8, C), _field(row_ptr, 9, C),
+            _field(row_ptr, 10, C), _field(row_ptr, 11, C),
+        )  # fmt: skip
+
+
+@triton.jit
+def _field(row_ptr, COLUMN: tl.constexpr, C: tl.constexpr):
     value = tl.load(row_ptr + COLUMN)
-    return value if INDEX64 else value.to(tl.int32)
+    return value if C.INDEX64 else value.to(tl.int32)
 
 
 def table(images: Sequence[Tensor], size: tuple[int, int], letterboxed: bool) -> Tensor:

@@ -9,8 +9,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import accumulator, cdiv, launch, layout, needs_int64, next_power_of_2, strips, tile_shape
-from .tile import first_tap, gather, gather_backward, strip, tap_offsets, tile_pixels, windows_starting_by
+from .constants import Gather, GatherGradImage
+from .groups import Batch, Elements, Target
+from .launch import accumulator, cdiv, launch, layout, needs_int64, next_power_of_2, tile_columns, tile_shape
+from .tile import first_tap, gather, gather_backward, plane_at, tap_offsets, tile_column, tile_pixels, windows_starting_by
 
 
 @triton.jit(
@@ -23,63 +25,36 @@ from .tile import first_tap, gather, gather_backward, strip, tap_offsets, tile_p
     do_not_specialize_on_alignment=["image_ptr", "coefficients_ptr", "output_ptr"],  # crops and parts of larger tensors
 )  # fmt: skip
 def weighted_gather_kernel(
-    image_ptr,
-    image_stride_n,
-    image_stride_c,
-    image_stride_h,
-    image_stride_w,
-    coefficients_ptr,  # written instead of read if BACKWARD
-    coefficients_stride_n,
-    coefficients_stride_k,
-    coefficients_stride_h,
-    coefficients_stride_w,
-    output_ptr,  # its gradient, read instead of written, if BACKWARD
-    output_stride_n,
-    output_stride_c,
-    output_stride_h,
-    output_stride_w,
-    image_h,
-    image_w,
-    out_h,
-    out_w,
-    rows,
-    CHANNELS: tl.constexpr,
-    TAPS: tl.constexpr,
-    TAPS_PAD: tl.constexpr,
-    BACKWARD: tl.constexpr,
-    ACC: tl.constexpr,
-    INDEX64: tl.constexpr,
-    BLOCK_H: tl.constexpr,
-    BLOCK_W: tl.constexpr,
-):
+    image_ptr, image_stride_n, image_stride_c, image_stride_h, image_stride_w,
+    # Written instead of read if BACKWARD.
+    coefficients_ptr, coefficients_stride_n, coefficients_stride_k, coefficients_stride_h, coefficients_stride_w,
+    # Its gradient, read instead of written, if BACKWARD.
+    output_ptr, output_stride_n, output_stride_c, output_stride_h, output_stride_w,
+    image_h, image_w, out_h, out_w, rows, C: tl.constexpr,
+):  # fmt: skip
     """One program takes ``rows`` tiles of output pixels: their weighted sums, or the gradients to their coefficients."""
-    n, tile_y, tile_x = strip(tl.program_id(0), out_h, out_w, rows, BLOCK_H, BLOCK_W)
-    k = tl.arange(0, TAPS_PAD)[:, None]
-    if INDEX64:
+    images = Batch(image_ptr, image_stride_n, image_stride_c, image_stride_h, image_stride_w, image_h, image_w)
+    target = Target(out_h, out_w, 0, 0, 0, 0)
+    n, tile_y, tile_x = tile_column(tl.program_id(0), out_h, out_w, rows, C)
+    k = tl.arange(0, C.TAPS_PAD)[:, None]
+    if C.INDEX64:
         k = k.to(tl.int64)
-    image_ptr += n * image_stride_n
+    image = plane_at(n, images, 1)
     coefficients_ptr += n * coefficients_stride_n
     output_ptr += n * output_stride_n
     for step in range(rows):
-        y, x, pixel_mask = tile_pixels(tile_y + step, tile_x, out_h, out_w, BLOCK_H, BLOCK_W, INDEX64)
-        mask = pixel_mask[None, :] & (k < TAPS * TAPS)
-        taps = tap_offsets(y, x, image_h, image_w, out_h, out_w, image_stride_h, image_stride_w, TAPS, TAPS_PAD)
-        pixel = y * coefficients_stride_h + x * coefficients_stride_w
-        coefficient_ptrs = coefficients_ptr + (pixel[None, :] + k * coefficients_stride_k)
-        output_offsets = y * output_stride_h + x * output_stride_w
-        if BACKWARD:
-            zeros = tl.zeros([TAPS_PAD, BLOCK_H * BLOCK_W], ACC)
-            grad = gather_backward(
-                image_ptr, taps, mask, image_stride_c, output_ptr, output_offsets, pixel_mask, output_stride_c, zeros,
-                CHANNELS, (),
-            )  # fmt: skip
-            tl.store(coefficient_ptrs, grad, mask=mask)
+        pixels = tile_pixels(tile_y + step, tile_x, out_h, out_w, C)
+        mask = pixels.mask[None, :] & (k < C.TAPS * C.TAPS)
+        taps = Elements(image.ptr, tap_offsets(pixels, image, target, C), mask, image.stride_c)
+        coefficient_offsets = pixels.y * coefficients_stride_h + pixels.x * coefficients_stride_w
+        coefficient_ptrs = coefficients_ptr + (coefficient_offsets[None, :] + k * coefficients_stride_k)
+        output_offsets = pixels.y * output_stride_h + pixels.x * output_stride_w
+        output = Elements(output_ptr, output_offsets, pixels.mask, output_stride_c)
+        if C.BACKWARD:
+            zeros = tl.zeros([C.TAPS_PAD, C.BLOCK_H * C.BLOCK_W], C.ACC)
+            tl.store(coefficient_ptrs, gather_backward(taps, output, zeros, C), mask=mask)
         else:
-            coefficients = tl.load(coefficient_ptrs, mask=mask, other=0.0).to(ACC)
-            gather(
-                image_ptr, taps, mask, image_stride_c, coefficients, output_ptr, output_offsets, pixel_mask,
-                output_stride_c, CHANNELS, (), (),
-            )  # fmt: skip
+            gather(taps, tl.load(coefficient_ptrs, mask=mask, other=0.0).to(C.ACC), output, None, C)
 
 
 @triton.jit
@@ -110,80 +85,58 @@ def _taps_on(i, j, n_in, n_out, TAPS: tl.constexpr):
     do_not_specialize_on_alignment=["grad_output_ptr", "coefficients_ptr", "grad_image_ptr"],
 )  # fmt: skip
 def weighted_gather_grad_image_kernel(
-    grad_output_ptr,
-    grad_output_stride_n,
-    grad_output_stride_c,
-    grad_output_stride_h,
-    grad_output_stride_w,
-    coefficients_ptr,
-    coefficients_stride_n,
-    coefficients_stride_k,
-    coefficients_stride_h,
-    coefficients_stride_w,
-    grad_image_ptr,
-    grad_image_stride_n,
-    grad_image_stride_c,
-    grad_image_stride_h,
-    grad_image_stride_w,
-    image_h,
-    image_w,
-    out_h,
-    out_w,
-    windows_h,
-    windows_w,
-    chunks,
-    rows,
-    CHANNELS: tl.constexpr,
-    CHANNELS_PAD: tl.constexpr,
-    TAPS: tl.constexpr,
-    ACC: tl.constexpr,
-    INDEX64: tl.constexpr,
-    BLOCK_H: tl.constexpr,
-    BLOCK_W: tl.constexpr,
-):
+    grad_output_ptr, grad_output_stride_n, grad_output_stride_c, grad_output_stride_h, grad_output_stride_w,
+    coefficients_ptr, coefficients_stride_n, coefficients_stride_k, coefficients_stride_h, coefficients_stride_w,
+    grad_image_ptr, grad_image_stride_n, grad_image_stride_c, grad_image_stride_h, grad_image_stride_w,
+    image_h, image_w, out_h, out_w, windows_h, windows_w, chunks, rows, C: tl.constexpr,
+):  # fmt: skip
     """One program takes a chunk of channels at ``rows`` tiles of source pixels, and gathers from the windows that read them."""
+    BLOCK: tl.constexpr = C.BLOCK_H * C.BLOCK_W
     pid = tl.program_id(0)
-    tile = pid // chunks
-    channel = (pid - tile * chunks) * CHANNELS_PAD + tl.arange(0, CHANNELS_PAD)
-    channel_mask = channel < CHANNELS
-    if INDEX64:
+    column_index = pid // chunks
+    channel = (pid - column_index * chunks) * C.CHANNELS_PAD + tl.arange(0, C.CHANNELS_PAD)
+    channel_mask = channel < C.CHANNELS
+    if C.INDEX64:
         channel = channel.to(tl.int64)
-    n, tile_y, tile_x = strip(tile, image_h, image_w, rows, BLOCK_H, BLOCK_W)
+    n, tile_y, tile_x = tile_column(column_index, image_h, image_w, rows, C)
     coefficients_ptr += n * coefficients_stride_n
     grad_output_ptr += n * grad_output_stride_n
     grad_image_ptr += n * grad_image_stride_n
     for step in range(rows):
-        y, x, pixel_mask = tile_pixels(tile_y + step, tile_x, image_h, image_w, BLOCK_H, BLOCK_W, INDEX64)
-        first_row = _first_window(y, image_h, out_h, TAPS)
-        first_column = _first_window(x, image_w, out_w, TAPS)
+        pixels = tile_pixels(tile_y + step, tile_x, image_h, image_w, C)
+        y = pixels.y
+        x = pixels.x
+        first_row = _first_window(y, image_h, out_h, C.TAPS)
+        first_column = _first_window(x, image_w, out_w, C.TAPS)
         # Only tiles on an edge hold pixels that one window reads with several taps.
         on_edge_y = tl.max(((y == 0) | (y == image_h - 1)).to(tl.int32), axis=0)
         on_edge_x = tl.max(((x == 0) | (x == image_w - 1)).to(tl.int32), axis=0)
-        repeats_y = 1 + on_edge_y * (TAPS - 1)
-        repeats_x = 1 + on_edge_x * (TAPS - 1)
-        grad = tl.zeros([CHANNELS_PAD, BLOCK_H * BLOCK_W], ACC)
+        repeats_y = 1 + on_edge_y * (C.TAPS - 1)
+        repeats_x = 1 + on_edge_x * (C.TAPS - 1)
+        grad = tl.zeros([C.CHANNELS_PAD, BLOCK], C.ACC)
         for window_y in range(windows_h):
             row = first_row + window_y
-            first_ky, last_ky = _taps_on(y, row, image_h, out_h, TAPS)
+            first_ky, last_ky = _taps_on(y, row, image_h, out_h, C.TAPS)
             for window_x in range(windows_w):
                 column = first_column + window_x
-                first_kx, last_kx = _taps_on(x, column, image_w, out_w, TAPS)
-                window_mask = pixel_mask & (row < out_h) & (column < out_w) & (first_ky <= last_ky) & (first_kx <= last_kx)
+                first_kx, last_kx = _taps_on(x, column, image_w, out_w, C.TAPS)
+                window_mask = pixels.mask & (row < out_h) & (column < out_w)
+                window_mask = window_mask & (first_ky <= last_ky) & (first_kx <= last_kx)
                 pixel = row * coefficients_stride_h + column * coefficients_stride_w
-                coefficient = tl.zeros([BLOCK_H * BLOCK_W], ACC)
+                coefficient = tl.zeros([BLOCK], C.ACC)
                 for repeat_y in range(repeats_y):
                     ky = first_ky + repeat_y
                     for repeat_x in range(repeats_x):
                         kx = first_kx + repeat_x
-                        tap = pixel + (ky * TAPS + kx) * coefficients_stride_k
+                        tap = pixel + (ky * C.TAPS + kx) * coefficients_stride_k
                         tap_mask = window_mask & (ky <= last_ky) & (kx <= last_kx)
-                        coefficient += tl.load(coefficients_ptr + tap, mask=tap_mask, other=0.0).to(ACC)
+                        coefficient += tl.load(coefficients_ptr + tap, mask=tap_mask, other=0.0).to(C.ACC)
                 offsets = row * grad_output_stride_h + column * grad_output_stride_w
                 offsets = offsets[None, :] + channel[:, None] * grad_output_stride_c
                 mask = window_mask[None, :] & channel_mask[:, None]
-                grad += coefficient[None, :] * tl.load(grad_output_ptr + offsets, mask=mask, other=0.0).to(ACC)
+                grad += coefficient[None, :] * tl.load(grad_output_ptr + offsets, mask=mask, other=0.0).to(C.ACC)
         offsets = (y * grad_image_stride_h + x * grad_image_stride_w)[None, :] + channel[:, None] * grad_image_stride_c
-        tl.store(grad_image_ptr + offsets, grad, mask=pixel_mask[None, :] & channel_mask[:, None])
+        tl.store(grad_image_ptr + offsets, grad, mask=pixels.mask[None, :] & channel_mask[:, None])
 
 
 def weighted_gather2d(image: Tensor, coefficients: Tensor, output: Tensor, taps: int) -> None:
@@ -209,9 +162,18 @@ def weighted_gather2d_backward(
 def _launch(image: Tensor, coefficients: Tensor, output: Tensor, taps: int, backward: bool) -> None:
     batch, channels, out_h, out_w = output.shape
     image_h, image_w = image.shape[2:]
-    taps_pad = next_power_of_2(taps * taps)
     tile = tile_shape(32)
-    programs, rows = strips(batch, out_h, out_w, tile)
+    programs, rows = tile_columns(batch, out_h, out_w, tile)
+    constants = Gather(
+        BLOCK_H=tile[0],
+        BLOCK_W=tile[1],
+        INDEX64=needs_int64([(image_h, out_h), (image_w, out_w)], [layout(image), layout(coefficients), layout(output)]),
+        ACC=accumulator(image.dtype),
+        CHANNELS=channels,
+        TAPS=taps,
+        TAPS_PAD=next_power_of_2(taps * taps),
+        BACKWARD=backward,
+    )
     launch(
         weighted_gather_kernel,
         programs,
@@ -236,14 +198,7 @@ def _launch(image: Tensor, coefficients: Tensor, output: Tensor, taps: int, back
         out_h=out_h,
         out_w=out_w,
         rows=rows,
-        CHANNELS=channels,
-        TAPS=taps,
-        TAPS_PAD=taps_pad,
-        BACKWARD=backward,
-        ACC=accumulator(image.dtype),
-        INDEX64=needs_int64([(image_h, out_h), (image_w, out_w)], [layout(image), layout(coefficients), layout(output)]),
-        BLOCK_H=tile[0],
-        BLOCK_W=tile[1],
+        C=constants,
         num_warps=1,
     )
 
@@ -255,10 +210,20 @@ def grad_image_gather(grad_output: Tensor, coefficients: Tensor, grad_image: Ten
     channels_pad = min(16, next_power_of_2(channels))
     chunks = cdiv(channels, channels_pad)
     tile = tile_shape(32)
-    programs, rows = strips(batch, image_h, image_w, tile)
+    columns, rows = tile_columns(batch, image_h, image_w, tile)
+    layouts = [layout(grad_output), layout(coefficients), layout(grad_image)]
+    constants = GatherGradImage(
+        BLOCK_H=tile[0],
+        BLOCK_W=tile[1],
+        INDEX64=needs_int64([(image_h, out_h), (image_w, out_w)], layouts),
+        ACC=accumulator(grad_image.dtype),
+        CHANNELS=channels,
+        CHANNELS_PAD=channels_pad,
+        TAPS=taps,
+    )
     launch(
         weighted_gather_grad_image_kernel,
-        programs * chunks,
+        columns * chunks,
         grad_image.device,
         grad_output_ptr=grad_output,
         grad_output_stride_n=grad_output.stride(0),
@@ -283,15 +248,7 @@ def grad_image_gather(grad_output: Tensor, coefficients: Tensor, grad_image: Ten
         windows_w=_most_windows(image_w, out_w, taps),
         chunks=chunks,
         rows=rows,
-        CHANNELS=channels,
-        CHANNELS_PAD=channels_pad,
-        TAPS=taps,
-        ACC=accumulator(grad_image.dtype),
-        INDEX64=needs_int64(
-            [(image_h, out_h), (image_w, out_w)], [layout(grad_output), layout(coefficients), layout(grad_image)]
-        ),
-        BLOCK_H=tile[0],
-        BLOCK_W=tile[1],
+        C=constants,
         num_warps=1,
     )
 

@@ -22,9 +22,9 @@ def launch(kernel: Any, programs: int, device: torch.device, **arguments: Any) -
 
 
 def launch_with(kernel: Any, programs: int, device: torch.device, arguments: dict[str, Any]) -> None:
-    """The same, for arguments that are a dictionary already: some sixty, which take a microsecond to copy.
+    """The same, for arguments that are a dictionary already.
 
-    One stage: many small programs hide each other's latency, and copies of tiles in shared memory would let fewer of them run.
+    One stage: many small programs hide each other's latency, and pipelining through shared memory would lower occupancy.
     """
     if programs == 0:
         return
@@ -54,16 +54,17 @@ class Launch(NamedTuple):
 
     def key(self) -> tuple[Any, ...]:
         """What decides which compiled kernel it needs, if all tensors start at multiples of 16 bytes."""
-        kept: list[tuple[Any, ...]] = []
-        for name, value in self.arguments.items():
-            if isinstance(value, Tensor):
-                # AMD's compiler wants to know whether 32 bits reach all of it.
-                kept.append((name, value.dtype, value.untyped_storage().nbytes() > MAX_INT32))
-            elif value is None or name.isupper() or name.startswith("num_"):  # a constant or an option
-                kept.append((name, value))
-            else:
-                kept.append((name, abs(value) > MAX_INT32))
-        return (self.kernel.__name__, *kept)
+        return (self.kernel.__name__, *((name, self._decisive(name, value)) for name, value in self.arguments.items()))
+
+    def _decisive(self, name: str, value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple([self._decisive(name, part) for part in value])
+        if isinstance(value, Tensor):
+            # AMD's compiler wants to know whether 32 bits reach all of it.
+            return value.dtype, value.untyped_storage().nbytes() > MAX_INT32
+        if isinstance(value, int) and name in self.kernel.arg_names:
+            return abs(value) > MAX_INT32
+        return value  # constants, an option, or None
 
 
 _recorded: contextvars.ContextVar[list[Launch] | None] = contextvars.ContextVar("recorded", default=None)
@@ -129,8 +130,8 @@ def tiles(batch: int, height: int, width: int, tile: tuple[int, int]) -> int:
     return batch * cdiv(height, tile[0]) * cdiv(width, tile[1])
 
 
-def strips(batch: int, height: int, width: int, tile: tuple[int, int]) -> tuple[int, int]:
-    """(programs, rows): programs that take ``rows`` tiles each, one below the other, to share what these have in common.
+def tile_columns(batch: int, height: int, width: int, tile: tuple[int, int]) -> tuple[int, int]:
+    """(columns, rows): tile columns of ``rows`` tiles each, one below the other. What these have in common is computed once.
 
     Only as many rows as leave all processors several programs, up to eight.
     """

@@ -11,6 +11,7 @@ a product with a tile of positions, columns dx_0, dy_0 and 1, whose own gradient
 import triton
 import triton.language as tl
 
+from .groups import Network
 from .tile import distance_numerator, first_tap, forget_loads
 
 POSITIONS = tl.constexpr(16)
@@ -30,42 +31,41 @@ def relu_backward(grad, z):
 
 
 @triton.jit
-def first_distance(j, n_in, n_out, TAPS: tl.constexpr, ACC: tl.constexpr):
+def first_distance(j, n_in, n_out, C: tl.constexpr):
     """Signed distance of the first tap from target pixel ``j``, in source pixels."""
-    tap = first_tap(j, n_in, n_out, TAPS)
-    return distance_numerator(tap, j, n_in, n_out).to(ACC) * (0.5 / n_out.to(ACC))
+    tap = first_tap(j, n_in, n_out, C.TAPS)
+    return distance_numerator(tap, j, n_in, n_out).to(C.ACC) * (0.5 / n_out.to(C.ACC))
 
 
 @triton.jit
-def position(dy, dx, OPERAND: tl.constexpr, ACC: tl.constexpr):
+def position(dy, dx, C: tl.constexpr):
     """What the distance encoding multiplies, columns [dx, dy, 1] and what half precision rounds off them: [BLOCK, POSITIONS].
 
     In half precision dx = high + low, and so dx * A = high * A_high + low * A_high + high * A_low but for 2^-16 of it.
     Columns lie along registers here, so that choosing among them costs nothing.
     """
     column = tl.arange(0, POSITIONS)[:, None]
-    x_high = dx.to(OPERAND).to(ACC)
-    y_high = dy.to(OPERAND).to(ACC)
+    x_high = dx.to(C.OPERAND).to(C.ACC)
+    y_high = dy.to(C.OPERAND).to(C.ACC)
     values = tl.where((column == 0) | (column == 1), x_high[None, :], 0.0)
     values = tl.where((column == 2) | (column == 3), y_high[None, :], values)
     values = tl.where(column == 4, (dx - x_high)[None, :], values)
     values = tl.where(column == 5, (dy - y_high)[None, :], values)
     values = tl.where((column == 6) | (column == 7), 1.0, values)
-    return tl.trans(values.to(OPERAND))
+    return tl.trans(values.to(C.OPERAND))
 
 
 @triton.jit
-def load_encoding(weight_ptr, bias_ptr, E: tl.constexpr, E_PAD: tl.constexpr, TAPS: tl.constexpr, OPERAND: tl.constexpr,
-                  ACC: tl.constexpr):  # fmt: skip
-    """A_x, A_y and b of the folded encoding in rows that go with the columns of :func:`position`: [POSITIONS, E_PAD]."""
-    channel = tl.arange(0, E_PAD)
-    mask = channel < E
-    vertical = tl.zeros_like(channel).to(ACC)
+def load_encoding(weight_ptr, bias_ptr, C: tl.constexpr):
+    """A_x, A_y and b of the folded encoding in rows that go with the columns of :func:`position`: [POSITIONS, C.E_PAD]."""
+    channel = tl.arange(0, C.E_PAD)
+    mask = channel < C.E
+    vertical = tl.zeros_like(channel).to(C.ACC)
     horizontal = vertical
-    bias = tl.load(bias_ptr + channel, mask=mask, other=0.0).to(ACC)
-    for k in tl.static_range(TAPS):
-        w_y = tl.load(weight_ptr + channel * (2 * TAPS) + k, mask=mask, other=0.0).to(ACC)
-        w_x = tl.load(weight_ptr + channel * (2 * TAPS) + TAPS + k, mask=mask, other=0.0).to(ACC)
+    bias = tl.load(bias_ptr + channel, mask=mask, other=0.0).to(C.ACC)
+    for k in tl.static_range(C.TAPS):
+        w_y = tl.load(weight_ptr + channel * (2 * C.TAPS) + k, mask=mask, other=0.0).to(C.ACC)
+        w_x = tl.load(weight_ptr + channel * (2 * C.TAPS) + C.TAPS + k, mask=mask, other=0.0).to(C.ACC)
         vertical += w_y
         horizontal += w_x
         bias += k * (w_y + w_x)
@@ -73,14 +73,14 @@ def load_encoding(weight_ptr, bias_ptr, E: tl.constexpr, E_PAD: tl.constexpr, TA
     values = tl.where((row == 0) | (row == 1) | (row == 4), horizontal[None, :], 0.0)
     values = tl.where((row == 2) | (row == 3) | (row == 5), vertical[None, :], values)
     values = tl.where((row == 6) | (row == 7), bias[None, :], values)
-    rounded = values.to(OPERAND).to(ACC)
+    rounded = values.to(C.OPERAND).to(C.ACC)
     low = (row == 1) | (row == 3) | (row == 7)
-    return tl.where(low, values - rounded, rounded).to(OPERAND)
+    return tl.where(low, values - rounded, rounded).to(C.OPERAND)
 
 
 @triton.jit
 def encoding_gradients(grad):
-    """Gradients of A_x and A_y, each [E_PAD], from position^T . grad [POSITIONS, E_PAD]."""
+    """Gradients of A_x and A_y, each [E_PAD], from position^T . grad [POSITIONS, C.E_PAD]."""
     row = tl.arange(0, POSITIONS)[:, None]
     horizontal = tl.sum(tl.where((row == 0) | (row == 4), grad, 0.0), axis=0)
     vertical = tl.sum(tl.where((row == 2) | (row == 5), grad, 0.0), axis=0)
@@ -94,34 +94,31 @@ def fold_pixels(x, ROWS: tl.constexpr):
 
 
 @triton.jit
-def prior(i, j, n_in, n_out, PRIOR: tl.constexpr, ACC: tl.constexpr):
+def prior(i, j, n_in, n_out, C: tl.constexpr):
     """max(0, 1 - |d| / support) of source pixel ``i``, the support being a source pixel or, antialiased, a target pixel."""
     distance = tl.abs(distance_numerator(i, j, n_in, n_out))
-    if PRIOR == "antialias":
+    if C.PRIOR == "antialias":
         support = 2 * tl.maximum(n_in, n_out)
         q = tl.where((i >= 0) & (i < n_in), tl.maximum(support - distance, 0), 0)
     else:
         support = 2 * n_out
         q = tl.maximum(support - distance, 0)
-    return q.to(ACC) / support.to(ACC)
+    return q.to(C.ACC) / support.to(C.ACC)
 
 
 @triton.jit
-def softmax(
-    logits, y, x, image_h, image_w, out_h, out_w,
-    PRIOR: tl.constexpr, TAPS: tl.constexpr, TAPS_PAD: tl.constexpr, ACC: tl.constexpr,
-):  # fmt: skip
+def softmax(logits, pixels, image, target, C: tl.constexpr):
     """q . exp(logits) over its sum across the taps: [TAPS_PAD, BLOCK], as ``logits``; zero past the last tap."""
-    k = tl.arange(0, TAPS_PAD)
-    is_tap = (k < TAPS * TAPS)[:, None]
-    if PRIOR == "none":
+    k = tl.arange(0, C.TAPS_PAD)
+    is_tap = (k < C.TAPS * C.TAPS)[:, None]
+    if C.PRIOR == "none":
         weighted = tl.where(is_tap, logits, float("-inf"))
         exponentials = tl.exp(weighted - tl.max(weighted, axis=0)[None, :])
     else:
-        row = first_tap(y, image_h, out_h, TAPS)[None, :] + (k // TAPS)[:, None]
-        column = first_tap(x, image_w, out_w, TAPS)[None, :] + (k % TAPS)[:, None]
-        q_y = prior(row, y[None, :], image_h, out_h, PRIOR, ACC)
-        q_x = prior(column, x[None, :], image_w, out_w, PRIOR, ACC)
+        row = first_tap(pixels.y, image.h, target.h, C.TAPS)[None, :] + (k // C.TAPS)[:, None]
+        column = first_tap(pixels.x, image.w, target.w, C.TAPS)[None, :] + (k % C.TAPS)[:, None]
+        q_y = prior(row, pixels.y[None, :], image.h, target.h, C)
+        q_x = prior(column, pixels.x[None, :], image.w, target.w, C)
         q = tl.where(is_tap, q_y * q_x, 0.0)
         weighted = tl.where(q > 0, logits, float("-inf"))
         exponentials = q * tl.exp(weighted - tl.max(weighted, axis=0)[None, :])
@@ -147,53 +144,46 @@ def load_bias(bias_ptr, OUT: tl.constexpr, OUT_PAD: tl.constexpr, ACC: tl.conste
 
 
 @triton.jit
-def load_network(
-    distance_weight_ptr, distance_bias_ptr, hidden_weight_0_ptr, hidden_bias_0_ptr, hidden_weight_1_ptr,
-    hidden_bias_1_ptr, hidden_weight_2_ptr, hidden_bias_2_ptr, out_weight_ptr, out_bias_ptr,
-    E: tl.constexpr, F: tl.constexpr, M: tl.constexpr, HIDDEN_LAYERS: tl.constexpr,
-    E_PAD: tl.constexpr, F_PAD: tl.constexpr, M_PAD: tl.constexpr, TAPS: tl.constexpr, TAPS_PAD: tl.constexpr,
-    ACC: tl.constexpr, OPERAND: tl.constexpr,
-):  # fmt: skip
-    """All weights as tiles, loaded once per program; the first layer in two parts, for distances and for texture.
+def load_network(weights, C: tl.constexpr):
+    """All weights as tiles, loaded once per program.
 
-    What does not exist (E = 0, F = 0, fewer hidden layers) is some tensor that nobody reads.
+    Absent layers (E = 0, F = 0, fewer hidden layers) are placeholders, never read.
     """
-    TAPS2: tl.constexpr = TAPS * TAPS
-    encoding = tl.zeros([POSITIONS, E_PAD], OPERAND)
-    first_e = tl.zeros([E_PAD, E_PAD], OPERAND)
-    first_p = tl.zeros([F_PAD, F_PAD], OPERAND)
-    hidden_1 = tl.zeros([M_PAD, M_PAD], OPERAND)
-    hidden_1_bias = tl.zeros([M_PAD], ACC)
+    TAPS2: tl.constexpr = C.TAPS * C.TAPS
+    encoding = tl.zeros([POSITIONS, C.E_PAD], C.OPERAND)
+    first_e = tl.zeros([C.E_PAD, C.E_PAD], C.OPERAND)
+    first_p = tl.zeros([C.F_PAD, C.F_PAD], C.OPERAND)
+    hidden_1 = tl.zeros([C.M_PAD, C.M_PAD], C.OPERAND)
+    hidden_1_bias = tl.zeros([C.M_PAD], C.ACC)
     hidden_2 = hidden_1
     hidden_2_bias = hidden_1_bias
     out = hidden_1
     out_bias = hidden_1_bias
-    if HIDDEN_LAYERS > 0:
-        first_bias = load_bias(hidden_bias_0_ptr, M, M_PAD, ACC)
-        out = load_weight(out_weight_ptr, M, TAPS2, M, TAPS_PAD, M_PAD)
-        out_bias = load_bias(out_bias_ptr, TAPS2, TAPS_PAD, ACC)
+    if C.HIDDEN_LAYERS > 0:
+        first_bias = load_bias(weights.hidden_0_bias, C.M, C.M_PAD, C.ACC)
+        out = load_weight(weights.out_weight, C.M, TAPS2, C.M, C.TAPS_PAD, C.M_PAD)
+        out_bias = load_bias(weights.out_bias, TAPS2, C.TAPS_PAD, C.ACC)
     else:
-        first_bias = load_bias(out_bias_ptr, TAPS2, TAPS_PAD, ACC)
-    if E > 0:
-        encoding = load_encoding(distance_weight_ptr, distance_bias_ptr, E, E_PAD, TAPS, OPERAND, ACC)
-        if HIDDEN_LAYERS > 0:
-            first_e = load_weight(hidden_weight_0_ptr, E + F, M, E, M_PAD, E_PAD)
+        first_bias = load_bias(weights.out_bias, TAPS2, C.TAPS_PAD, C.ACC)
+    if C.E > 0:
+        encoding = load_encoding(weights.distance_weight, weights.distance_bias, C)
+        if C.HIDDEN_LAYERS > 0:
+            first_e = load_weight(weights.hidden_0_weight, C.E + C.F, C.M, C.E, C.M_PAD, C.E_PAD)
         else:
-            first_e = load_weight(out_weight_ptr, E + F, TAPS2, E, TAPS_PAD, E_PAD)
-    if F > 0:
-        if HIDDEN_LAYERS > 0:
-            first_p = load_weight(hidden_weight_0_ptr + E, E + F, M, F, M_PAD, F_PAD)
+            first_e = load_weight(weights.out_weight, C.E + C.F, TAPS2, C.E, C.TAPS_PAD, C.E_PAD)
+    if C.F > 0:
+        if C.HIDDEN_LAYERS > 0:
+            first_p = load_weight(weights.hidden_0_weight + C.E, C.E + C.F, C.M, C.F, C.M_PAD, C.F_PAD)
         else:
-            first_p = load_weight(out_weight_ptr + E, E + F, TAPS2, F, TAPS_PAD, F_PAD)
-    if HIDDEN_LAYERS > 1:
-        hidden_1 = load_weight(hidden_weight_1_ptr, M, M, M, M_PAD, M_PAD)
-        hidden_1_bias = load_bias(hidden_bias_1_ptr, M, M_PAD, ACC)
-    if HIDDEN_LAYERS > 2:
-        hidden_2 = load_weight(hidden_weight_2_ptr, M, M, M, M_PAD, M_PAD)
-        hidden_2_bias = load_bias(hidden_bias_2_ptr, M, M_PAD, ACC)
-    return (
-        encoding, first_e, first_p, first_bias,
-        hidden_1, hidden_1_bias, hidden_2, hidden_2_bias, out, out_bias,
+            first_p = load_weight(weights.out_weight + C.E, C.E + C.F, TAPS2, C.F, C.TAPS_PAD, C.F_PAD)
+    if C.HIDDEN_LAYERS > 1:
+        hidden_1 = load_weight(weights.hidden_1_weight, C.M, C.M, C.M, C.M_PAD, C.M_PAD)
+        hidden_1_bias = load_bias(weights.hidden_1_bias, C.M, C.M_PAD, C.ACC)
+    if C.HIDDEN_LAYERS > 2:
+        hidden_2 = load_weight(weights.hidden_2_weight, C.M, C.M, C.M, C.M_PAD, C.M_PAD)
+        hidden_2_bias = load_bias(weights.hidden_2_bias, C.M, C.M_PAD, C.ACC)
+    return Network(
+        encoding, first_e, first_p, first_bias, hidden_1, hidden_1_bias, hidden_2, hidden_2_bias, out, out_bias
     )  # fmt: skip
 
 

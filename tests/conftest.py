@@ -90,6 +90,15 @@ def poison():
     torch.use_deterministic_algorithms(False)
 
 
+@pytest.fixture
+def fresh_plans(monkeypatch):
+    """Every launch is planned anew, for a test that changes what plans are made of."""
+    from tritonds.kernels import plan
+
+    for name in ("forward_plan", "backward_plan", "grad_filter_plan", "grad_image_plan"):
+        monkeypatch.setattr(plan, name, getattr(plan, name).__wrapped__)
+
+
 def pytest_collection_modifyitems(config, items):
     """What the interpreter cannot run is not of its session at all; what a machine lacks is reported as skipped, by name."""
     chosen, others, draws = [], [], config.getoption("draws")

@@ -173,15 +173,14 @@ def test_same_input_same_bits(size, device):
 
 
 @pytest.mark.parametrize("size", [(5, 6), (4, 7)], ids=["halved", "fractional"])
-def test_tiles_do_not_change_the_result(size, device, monkeypatch):
+def test_tiles_do_not_change_the_result(size, device, monkeypatch, fresh_plans):
     from tritonds.kernels import launchers as kernels
 
     inputs = make_image(Case(n=1, size_in=(10, 12)), device)
     grad_output = torch.randn(1, 3, *size, device=device)
     expected = run(from_image, leaves(inputs), size, grad_output, backend="triton")
-    monkeypatch.setattr(kernels.fused, "tile_shape", lambda pixels: (1, 8))
-    monkeypatch.setattr(kernels.fused, "_forward_plan", kernels.fused._forward_plan.__wrapped__)  # not from its cache
-    monkeypatch.setattr(kernels.fused, "MAX_BACKWARD_PROGRAMS", 3)
+    monkeypatch.setattr(kernels.plan, "tile_shape", lambda pixels: (1, 8))
+    monkeypatch.setattr(kernels.plan, "MAX_BACKWARD_PROGRAMS", 3)
     monkeypatch.setattr(kernels.launch, "ENOUGH_PROGRAMS", 4)  # several tiles a program, and fewer in the last of a column
     got = run(from_image, leaves(inputs), size, grad_output, backend="triton")
     for x, y in zip(got, expected, strict=True):
@@ -189,7 +188,7 @@ def test_tiles_do_not_change_the_result(size, device, monkeypatch):
 
 
 @pytest.mark.parametrize("size", [(6, 8), (5, 7)], ids=["halved", "fractional"])
-def test_in_64_bits(size, device, monkeypatch):
+def test_in_64_bits(size, device, monkeypatch, fresh_plans):
     from tritonds.kernels import launchers as kernels
 
     inputs = make_image(Case(size_in=(12, 16), layout="channels_last"), device)
@@ -197,9 +196,8 @@ def test_in_64_bits(size, device, monkeypatch):
     images = images_of(LIST_SIZES, device)
     net = net_of("triton").to(device)
     narrow = [net(images).detach(), *run(from_image, leaves(inputs), size, grad_output, backend="triton")]
-    for module in (kernels.fused, kernels.batch, kernels.gather):
+    for module in (kernels.plan, kernels.batch, kernels.gather):
         monkeypatch.setattr(module, "needs_int64", lambda axes, layouts: True)
-    monkeypatch.setattr(kernels.fused, "_forward_plan", kernels.fused._forward_plan.__wrapped__)  # not from its cache
     wide = [net(images).detach(), *run(from_image, leaves(inputs), size, grad_output, backend="triton")]
     for x, y in zip(narrow, wide, strict=True):
         assert torch.equal(x, y)
@@ -339,14 +337,14 @@ def test_only_the_gradients_that_are_wanted(needs, device, monkeypatch):
 def test_the_layer_fuses_when_it_can(device, monkeypatch):
     from tritonds.kernels import launchers as kernels
 
-    convolved = []
-    monkeypatch.setattr(kernels.launch, "run", lambda kernel, programs, arguments: convolved.append(arguments["CONVOLVED"]))
+    fused = []
+    monkeypatch.setattr(kernels.launch, "run", lambda k, n, arguments: fused.append(arguments["C"].values["FUSED_TEXTURE"]))
     image = torch.rand(1, 3, 12, 16, device=device)
     hooked = net_of("triton").to(device)
     hooked.texture[1].register_forward_hook(lambda *_: None)
     for net in (net_of("triton").to(device), hooked, net_of("triton", texture_layers=2).to(device)):
         net(image)
-    assert convolved == [True, False, False]
+    assert fused == [True, False, False]
 
 
 def test_many_channels_are_not_written_out(device, monkeypatch):
@@ -354,9 +352,12 @@ def test_many_channels_are_not_written_out(device, monkeypatch):
     from tritonds.kernels import launchers as kernels
 
     scales, original = [], kernels.launch.run
-    monkeypatch.setattr(
-        kernels.launch, "run", lambda k, n, arguments: (scales.append(arguments["SCALE"]), original(k, n, arguments))
-    )
+
+    def run(kernel, programs, arguments):
+        scales.append(arguments["C"].values["SCALE"])
+        original(kernel, programs, arguments)
+
+    monkeypatch.setattr(kernels.launch, "run", run)
     images = [torch.randint(256, (40, 5, 6), dtype=torch.uint8, device=device)] * 2
     weights = make(Case(c=40, texture=0), device)[2]
     y, z = (tritonds.downsize_image(images, None, None, weights, (3, 3), backend=b) for b in BACKENDS)

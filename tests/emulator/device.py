@@ -43,7 +43,8 @@ def allocations(names, arguments):
     found = []
     for name, argument in zip(names, arguments, strict=True):
         if isinstance(argument, (tuple, list)):
-            found += allocations([name] * len(argument), argument)
+            parts = getattr(argument, "_fields", range(len(argument)))
+            found += allocations([f"{name}.{part}" for part in parts], argument)
         elif isinstance(argument, torch.Tensor):
             found += _extent(name, argument)
             for index, image in enumerate(getattr(argument, "given", ())):

@@ -154,7 +154,7 @@ def test_same_input_same_bits(case, device):
         assert torch.equal(x, y)
 
 
-def test_tiles_do_not_change_the_result(device, monkeypatch):
+def test_tiles_do_not_change_the_result(device, monkeypatch, fresh_plans):
     """A GPU's small tiles, in the interpreter; there, where they are in use anyway, other ones."""
     from tritonds.kernels import launchers as kernels
 
@@ -162,10 +162,9 @@ def test_tiles_do_not_change_the_result(device, monkeypatch):
     inputs = make(case, device)
     grad_output = torch.randn(2, 3, 9, 11, device=device)
     expected = run(tritonds.downsize, leaves(inputs), case.size_out, grad_output, backend="triton", **case.options)
-    for module in (kernels.fused, kernels.area_pool, kernels.gather):
+    for module in (kernels.plan, kernels.area_pool, kernels.gather):
         monkeypatch.setattr(module, "tile_shape", lambda pixels: (4, 8))
-    monkeypatch.setattr(kernels.fused, "_forward_plan", kernels.fused._forward_plan.__wrapped__)  # not from its cache
-    monkeypatch.setattr(kernels.fused, "MAX_BACKWARD_PROGRAMS", 3)
+    monkeypatch.setattr(kernels.plan, "MAX_BACKWARD_PROGRAMS", 3)
     monkeypatch.setattr(kernels.launch, "ENOUGH_PROGRAMS", 6)  # two tiles a program, and one in the last of a column
     got = run(tritonds.downsize, leaves(inputs), case.size_out, grad_output, backend="triton", **case.options)
     for x, y in zip(got, expected, strict=True):
@@ -175,16 +174,15 @@ def test_tiles_do_not_change_the_result(device, monkeypatch):
 class TestLargeTensors:
     """Beyond 2^31 elements or products: the 64-bit path gives what the 32-bit path gives."""
 
-    def test_forced(self, device, monkeypatch):
+    def test_forced(self, device, monkeypatch, fresh_plans):
         from tritonds.kernels import launchers as kernels
 
         case = Case(taps=3, prior="antialias", layers=2, layout="channels_last")
         inputs = make(case, device)
         grad_output = torch.randn(2, 3, *case.size_out, device=device)
         narrow = run(tritonds.downsize, leaves(inputs), case.size_out, grad_output, backend="triton", **case.options)
-        for module in (kernels.fused, kernels.area_pool, kernels.gather):
+        for module in (kernels.plan, kernels.area_pool, kernels.gather):
             monkeypatch.setattr(module, "needs_int64", lambda axes, layouts: True)
-        monkeypatch.setattr(kernels.fused, "_forward_plan", kernels.fused._forward_plan.__wrapped__)  # not from its cache
         wide = run(tritonds.downsize, leaves(inputs), case.size_out, grad_output, backend="triton", **case.options)
         for x, y in zip(narrow, wide, strict=True):
             assert torch.equal(x, y)
@@ -245,5 +243,5 @@ class TestLargeTensors:
             grads = (torch.empty_like(image), None, torch.empty(145, device="meta"))
             with kernels.launch.record() as launches:
                 kernels.downsize_backward(image, image, None, weights, True, *grads, 8, "none")
-            seen += [launch.arguments["INDEX64"] for launch in launches]
+            seen += [launch.arguments["C"].values["INDEX64"] for launch in launches]
         assert seen == [False, False, True, True]

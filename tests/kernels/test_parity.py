@@ -218,7 +218,9 @@ def test_matrix_products_follow_pytorchs_float32_precision(device, monkeypatch):
     from tritonds.kernels import launchers as kernels
 
     seen = []
-    monkeypatch.setattr(kernels.launch, "run", lambda kernel, programs, arguments: seen.append(arguments["PRECISION"]))
+    monkeypatch.setattr(
+        kernels.launch, "run", lambda kernel, programs, arguments: seen.append(arguments["C"].values["PRECISION"])
+    )
     setting = torch.backends.cuda.matmul.fp32_precision
     try:
         for setting_now, dtype in [("ieee", torch.float32), ("tf32", torch.float32), ("tf32", torch.float64)]:

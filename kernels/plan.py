@@ -1,0 +1,394 @@
+"""The launches of the fused kernels: from what an operator is given to programs, integers and constants.
+
+Plans are kept for what determines them, since making one takes longer than the launch itself.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+import triton.language as tl
+from torch import Tensor
+
+from .area_pool import bins, in_whole_bins
+from .constants import Convolution, ConvolutionGradImage, Downsize, DownsizeBackward, Pooling
+from .convolution import patch_shape
+from .groups import Filters, Weights
+from .launch import (
+    Layout,
+    accumulator,
+    aligned_strides,
+    dot_precision,
+    layout,
+    needs_int64,
+    next_power_of_2,
+    padded,
+    tile_columns,
+    tile_shape,
+)
+
+MAX_BACKWARD_PROGRAMS = 1056
+"""Programs of the backward kernel, each with its own partial weight gradients: eight for each of an H200's 132 processors."""
+
+
+class Call(NamedTuple):
+    """What forward and backward launches of all operators here are given, beside the result or its gradient."""
+
+    image: Tensor | None
+    """(N, C, H, W); any of those in the table; or None if coefficients alone are wanted."""
+    image_size: tuple[int, int]
+    texture: Tensor | None
+    weights: Sequence[Tensor]
+    """Flat: weight and bias of the distance encoding if ``distance``, of each hidden layer, of the output layer."""
+    distance: bool
+    taps: int
+    prior: str
+    filters: Sequence[Tensor] = ()
+    """Weight and bias of the texture's convolution of the image, in place of ``texture``."""
+    table: Tensor | None = None
+    """Of images of different sizes."""
+    index64: bool = False
+    """Whether they need it."""
+    channels_last: bool = False
+    """Whether the images are."""
+    scale: tuple[float, ...] = ()
+    """What the pixels of each channel are multiplied by to be normalised, if they are."""
+    offset: tuple[float, ...] = ()
+    """And what is added then."""
+    fill: float | None = None
+    """With which images that keep their aspect are surrounded; None lets every image fill its result."""
+
+
+def filter_pointers(call: Call) -> Filters:
+    """Weight and bias of the texture's convolution."""
+    weight, bias = call.filters or (None, None)
+    return Filters(weight, None if bias is None else bias.contiguous())
+
+
+def pointers(call: Call) -> dict[str, Any]:
+    """The tensors that forward and backward kernels read, by argument."""
+    weights = [t.contiguous() for t in call.weights]
+    distance = weights[:2] if call.distance else [None, None]
+    hidden = [*weights[2 if call.distance else 0 : -2], *[None] * 6][:6]
+    return {
+        "image_ptr": call.image,
+        "texture_ptr": call.texture,
+        "table_ptr": call.table,
+        "filters": filter_pointers(call),
+        "weights": Weights(*[*distance, *hidden, weights[-2], weights[-1]]),
+    }
+
+
+class Problem(NamedTuple):
+    """Everything that determines a launch, except the tensors. ``output`` may be its gradient."""
+
+    image: Layout | None
+    """None also if there is a table."""
+    channels: int
+    image_size: tuple[int, int]
+    texture: Layout | None
+    filters: Layout | None
+    weights: tuple[tuple[int, ...], ...]
+    distance: bool
+    output: Layout
+    dtype: torch.dtype
+    taps: int
+    prior: str
+    precision: str
+    table: bool
+    index64: bool
+    channels_last: bool
+    scale: tuple[float, ...]
+    offset: tuple[float, ...]
+    fill: float | None
+
+    @property
+    def texture_channels(self) -> int:
+        return self.filters.shape[0] if self.filters else self.texture.shape[1] if self.texture else 0
+
+    @property
+    def texture_size(self) -> tuple[int, int]:
+        return (self.texture.shape[2], self.texture.shape[3]) if self.texture else self.image_size
+
+    @property
+    def output_size(self) -> tuple[int, int]:
+        return self.output.shape[2], self.output.shape[3]
+
+
+def problem_of(call: Call, output: Tensor) -> Problem:
+    image, ragged, weights, filters = call.image, call.table is not None, call.weights, call.filters
+    dtype = weights[-1].dtype
+    shapes = tuple([t.shape for t in weights])  # faster than from a generator
+    return Problem(
+        None if ragged else layout(image), 0 if image is None else image.shape[-3], call.image_size, layout(call.texture),
+        layout(filters[0]) if filters else None, shapes, call.distance, Layout(output.shape, output.stride()), dtype,
+        call.taps, call.prior, dot_precision(dtype), ragged, call.index64, call.channels_last, call.scale, call.offset,
+        call.fill,
+    )  # fmt: skip
+
+
+class Plan(NamedTuple):
+    """A launch but for its tensors."""
+
+    programs: int
+    arguments: dict[str, Any]
+    """Integers, constants and options."""
+
+
+@functools.lru_cache(maxsize=1024)
+def forward_plan(problem: Problem) -> Plan:
+    values = _network_constants(problem)
+    pixels, warps = _forward_shape(values, problem.dtype)
+    tile = tile_shape(pixels)
+    columns, rows = tile_columns(problem.output.shape[0], *problem.output_size, tile)
+    integers = _image_integers(problem) | _texture_integers(problem)
+    return Plan(columns, integers | dict(rows=rows, C=Downsize(**values, **_tile(tile)), num_warps=warps))
+
+
+class BackwardPlan(NamedTuple):
+    programs: int
+    arguments: dict[str, Any]
+    pooled: bool
+    """Whether the gradient to the pooled texture is wanted for itself."""
+    direct: bool
+    """Whether that to the texture is written at once."""
+
+
+@functools.lru_cache(maxsize=1024)
+def backward_plan(problem: Problem, to_image: bool, grad_texture: Layout | None, weights: int) -> BackwardPlan:
+    """``weights``: how many gradients to weights there are, the filters' not counted; 0 if they are not wanted."""
+    values = _network_constants(problem)
+    # Known columns alone are worth a kernel of their own in the forward pass only.
+    values["TEXTURE"] = Pooling(**(values["TEXTURE"].values | {"BIN_W": values["TEXTURE"].values["BIN_H"]}))
+    pixels, warps = _backward_shape(values, problem.dtype)
+    tile = tile_shape(pixels)
+    batch, (out_h, out_w), taps = problem.output.shape[0], problem.output_size, problem.taps
+    total_columns, rows = tile_columns(batch, out_h, out_w, tile)
+    strides = aligned_strides(grad_texture)
+    # Where every source pixel lies in one bin, its gradient is that of the bin over the bin's size: it is written at once.
+    direct = grad_texture is not None and strides.channels_last and in_whole_bins(problem.texture_size, (out_h, out_w))
+    pooled = (grad_texture is not None and not direct) or problem.filters is not None
+    written = [_dense(batch, out_h, out_w, problem.texture_channels)] if pooled else []
+    written += [_dense(batch, out_h, out_w, taps * taps)] if to_image else []
+    values["INDEX64"] |= needs_int64([], [*written, grad_texture])
+    constants = DownsizeBackward(
+        **values,
+        **_tile(tile),
+        WEIGHTS=weights,
+        GRAD_POOLED=pooled,
+        GRAD_TEXTURE=direct,
+        GRAD_TEXTURE_ALIGN=strides.align if direct else 1,
+        COEFFICIENTS=to_image,
+        GRAD_WEIGHTS=weights > 0,
+    )
+    arguments = dict(
+        grad_texture_stride_n=strides.n,
+        grad_texture_stride_h=strides.h,
+        grad_texture_stride_w=strides.w,
+        total_columns=total_columns,
+        rows=rows,
+        C=constants,
+        num_warps=warps,
+    )
+    integers = _image_integers(problem) | _texture_integers(problem)
+    return BackwardPlan(min(total_columns, MAX_BACKWARD_PROGRAMS), integers | arguments, pooled, direct)
+
+
+@functools.lru_cache(maxsize=1024)
+def grad_filter_plan(problem: Problem, index64: bool) -> Plan:
+    """For the gradients to the texture's convolution's weight and bias; ``index64`` is the backward kernel's."""
+    values = _convolution_constants(problem) | {"INDEX64": index64}
+    pixels, warps = _filter_shape(values, problem.dtype)
+    tile = tile_shape(pixels)
+    total_columns, rows = tile_columns(problem.output.shape[0], *problem.output_size, tile)
+    arguments = dict(total_columns=total_columns, rows=rows, C=Convolution(**values, **_tile(tile)), num_warps=warps)
+    return Plan(min(total_columns, MAX_BACKWARD_PROGRAMS), _image_integers(problem) | arguments)
+
+
+@functools.lru_cache(maxsize=1024)
+def grad_image_plan(problem: Problem, grad_image: Layout, index64: bool) -> Plan:
+    """For what reaches the image by way of the texture's convolution; ``index64`` is the backward kernel's."""
+    batch, (out_h, out_w), (image_h, image_w) = problem.output.shape[0], problem.output_size, problem.image_size
+    values = _convolution_constants(problem) | {"BAND": 1}
+    # The bins are those of the gradient's pixels that hold a pixel of the image.
+    bin_h, bin_w, static, whole, _ = bins((out_h, out_w), (image_h, image_w))
+    strides = aligned_strides(_channels_last(batch, out_h, out_w, problem.texture_channels))
+    known = {"ALIGN": strides.align, "DENSE": True, "BIN_H": static, "BIN_W": static, "BINS_WHOLE": whole}
+    values["TEXTURE"] = Pooling(**(values["TEXTURE"].values | known))
+    values["INDEX64"] = index64 or needs_int64([], [grad_image])
+    tile = tile_shape(32)
+    columns, rows = tile_columns(batch, image_h, image_w, tile)
+    arguments = dict(
+        grad_pooled_stride_n=strides.n,
+        grad_pooled_stride_h=strides.h,
+        grad_pooled_stride_w=strides.w,
+        grad_image_stride_n=grad_image.stride[0],
+        grad_image_stride_c=grad_image.stride[1],
+        grad_image_stride_h=grad_image.stride[2],
+        grad_image_stride_w=grad_image.stride[3],
+        bin_h=bin_h,
+        bin_w=bin_w,
+        rows=rows,
+        C=ConvolutionGradImage(**values, **_tile(tile), CHANNELS_PAD=next_power_of_2(problem.channels)),
+        num_warps=1 if problem.dtype.itemsize == 2 else 4,
+    )
+    return Plan(columns, _image_integers(problem) | arguments)
+
+
+def _tile(tile: tuple[int, int]) -> dict[str, Any]:
+    return {"BLOCK_H": tile[0], "BLOCK_W": tile[1]}
+
+
+def _dense(n: int, h: int, w: int, channels: int) -> Layout:
+    """Of a tensor (n, h, w, channels)."""
+    return Layout((n, h, w, channels), (h * w * channels, w * channels, channels, 1))
+
+
+def _channels_last(n: int, h: int, w: int, channels: int) -> Layout:
+    """Of the same as (n, channels, h, w)."""
+    return Layout((n, channels, h, w), (h * w * channels, 1, w * channels, channels))
+
+
+def _texture_bins(problem: Problem) -> tuple[int, int, int, bool, bool]:
+    """As :func:`bins` has them, for bins that all images share: in a table every image has bins of its own."""
+    if problem.table or not (problem.texture or problem.filters):
+        return 0, 0, 0, False, False
+    bin_h, bin_w, static, whole, narrow = bins(problem.texture_size, problem.output_size)
+    if not (whole and static == 2):  # all other scales share a kernel, or two
+        static, whole = 0, False
+    return bin_h, bin_w, static, whole, narrow
+
+
+def _image_integers(problem: Problem) -> dict[str, int]:
+    """Of image, result and bins, by argument."""
+    strides = problem.image.stride if problem.image else (0, 0, 0, 0)
+    bin_h, bin_w, *_ = _texture_bins(problem)
+    return dict(
+        image_stride_n=strides[0],
+        image_stride_c=strides[1],
+        image_stride_h=strides[2],
+        image_stride_w=strides[3],
+        image_h=problem.image_size[0],
+        image_w=problem.image_size[1],
+        out_h=problem.output_size[0],
+        out_w=problem.output_size[1],
+        bin_h=bin_h,
+        bin_w=bin_w,
+    )
+
+
+def _texture_integers(problem: Problem) -> dict[str, int]:
+    """Of texture and result, by argument."""
+    strides = aligned_strides(problem.texture)
+    return dict(
+        texture_stride_n=strides.n,
+        texture_stride_c=strides.c,
+        texture_stride_h=strides.h,
+        texture_stride_w=strides.w,
+        texture_h=problem.texture_size[0],
+        texture_w=problem.texture_size[1],
+        output_stride_n=problem.output.stride[0],
+        output_stride_c=problem.output.stride[1],
+        output_stride_h=problem.output.stride[2],
+        output_stride_w=problem.output.stride[3],
+    )
+
+
+def _convolution_constants(problem: Problem) -> dict[str, Any]:
+    """Those of :class:`Convolution`, but for the tile."""
+    _, _, static, whole, narrow = _texture_bins(problem)
+    strides = aligned_strides(problem.texture)
+    band, patch_pad = patch_shape(problem.channels)
+    channels, acc = problem.texture_channels, accumulator(problem.dtype)
+    axes = [
+        *zip(problem.image_size, problem.output_size, strict=True),
+        *zip(problem.texture_size, problem.output_size, strict=True),
+    ]
+    texture = Pooling(
+        CHANNELS=channels,
+        CHANNELS_PAD=padded(channels),
+        CHANNELS_LAST=strides.channels_last,
+        ALIGN=strides.align,
+        DENSE=strides.dense,
+        BIN_H=static,
+        BIN_W=static or (3 if problem.texture and narrow else 0),
+        BINS_WHOLE=whole,
+        ACC=acc,
+    )
+    return dict(
+        INDEX64=problem.index64 or needs_int64(axes, [problem.image, problem.texture, problem.output]),
+        ACC=acc,
+        CHANNELS=problem.channels,
+        CHANNELS_LAST=problem.channels_last,
+        F=channels,
+        F_PAD=padded(channels),
+        BAND=band,
+        PATCH_PAD=patch_pad,
+        FILTER_STRIDES=problem.filters.stride if problem.filters else (),
+        SCALE=problem.scale,
+        OFFSET=problem.offset,
+        LETTERBOX=problem.fill is not None,
+        TEXTURE=texture,
+        OPERAND=OPERANDS[problem.dtype],
+        PRECISION=problem.precision,
+    )
+
+
+def _network_constants(problem: Problem) -> dict[str, Any]:
+    """Those of :class:`Downsize`, but for the tile."""
+    weights, taps = problem.weights, problem.taps
+    hidden_layers = (len(weights) - 2 - 2 * problem.distance) // 2
+    hidden_channels = weights[-2][1] if hidden_layers else 0
+    distance_channels = weights[0][0] if problem.distance else 0
+    return _convolution_constants(problem) | dict(
+        E=distance_channels,
+        E_PAD=padded(distance_channels),
+        M=hidden_channels,
+        M_PAD=padded(hidden_channels),
+        HIDDEN_LAYERS=hidden_layers,
+        TAPS=taps,
+        TAPS_PAD=next_power_of_2(taps * taps),
+        PRIOR=problem.prior,
+        FUSED_TEXTURE=problem.filters is not None,
+        FILL=problem.fill or 0.0,
+    )
+
+
+OPERANDS = {
+    torch.float16: tl.float16,
+    torch.bfloat16: tl.bfloat16,
+    torch.float32: tl.float32,
+    torch.float64: tl.float64,
+}
+
+
+def _widest(values: dict[str, Any]) -> int:
+    """Channels of the widest tile that a program holds."""
+    return int(max(16, *(values[name] for name in ("E_PAD", "F_PAD", "M_PAD", "TAPS_PAD"))))
+
+
+def _forward_shape(values: dict[str, Any], dtype: torch.dtype) -> tuple[int, int]:
+    """(pixels, warps) of a forward program: as many pixels as fit the registers of an sm_90 without spilling."""
+    if dtype.itemsize == 2:
+        return 32, 1
+    widest = _widest(values)
+    if values["FUSED_TEXTURE"]:
+        return (64 if widest == 16 and dtype == torch.float32 else 32), 4
+    return (128 if widest == 16 and dtype == torch.float32 else 1024 // widest), 4
+
+
+def _backward_shape(values: dict[str, Any], dtype: torch.dtype) -> tuple[int, int]:
+    """(pixels, warps) of a backward program: few warps, since every warp computes all of a program's weight gradients."""
+    half = dtype.itemsize == 2
+    fused = values["FUSED_TEXTURE"]
+    if _widest(values) == 16 and (half or (dtype == torch.float32 and not fused)):
+        return 32, 1 if half and not (fused and not values["TEXTURE"].values["BINS_WHOLE"]) else 2
+    return 32 if half else 16, 4  # wider tiles do not fit the registers of fewer warps
+
+
+def _filter_shape(values: dict[str, Any], dtype: torch.dtype) -> tuple[int, int]:
+    """(pixels, warps) of a program that sums the gradients of the convolution's weights."""
+    if dtype.itemsize > 2:
+        return 16, 4
+    return 32, 4 if values["F_PAD"] > 16 else 1 if values["TEXTURE"].values["BINS_WHOLE"] else 2
