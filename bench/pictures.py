@@ -49,7 +49,7 @@ def detail() -> Figure:
     _show(axes[0, 0], image, WORDS, size_in)
     _outline(axes[0, 0], first[1], first[0], 4)
     axes[0, 0].set_title(f"source, {size_in[1]}x{size_in[0]}")
-    axes[1, 0].imshow(image[0, 0, first[0] : first[0] + 4, first[1] : first[1] + 4], cmap="gray", vmin=0, vmax=1)
+    axes[1, 0].imshow(image[0, 0, first[0] : first[0] + 4, first[1] : first[1] + 4].numpy(), cmap="gray", vmin=0, vmax=1)
     axes[1, 0].set_title("4x4 source pixels of one result pixel", fontsize="medium")
     for at, (name, title) in enumerate(SHOWN.items(), start=1):
         result = methods.get(name)(image, size)
@@ -57,12 +57,20 @@ def detail() -> Figure:
         _show(axes[0, at], result, WORDS, size_in)
         _outline(axes[0, at], column, row, 1)
         axes[0, at].set_title(f"{title}\n{size[1]}x{size[0]}, {_psnr(restored, image):.1f} dB")
-        axes[1, at].imshow(grids[name], vmin=0, vmax=0.3, cmap="Blues")
+        axes[1, at].imshow(grids[name].numpy(), vmin=0, vmax=0.3, cmap="Blues")
         for (y, x), value in np.ndenumerate(grids[name].numpy()):
             axes[1, at].text(x, y, f"{value:.2f}", ha="center", va="center", color="white" if value > 0.18 else "black")
         beyond = " (it reads 6x6)" if name == "bilinear-aa" else ""
         axes[1, at].set_title(f"their coefficients{beyond}", fontsize="medium")
     return figure
+
+
+def decibels() -> dict[str, float]:
+    """How near every method's shrunken page, enlarged again by bicubic interpolation, comes to the page: PSNR by method."""
+    image = _photograph("page")
+    size = (round(image.shape[2] / SCALE), round(image.shape[3] / SCALE))
+    results = {name: methods.get(name)(image, size) for name in methods.NAMES}
+    return {name: _psnr(F.interpolate(result, image.shape[2:], mode="bicubic"), image) for name, result in results.items()}
 
 
 def _middle(coefficients: Tensor) -> Tensor:
@@ -124,9 +132,9 @@ def batch() -> Figure:
     figure = Figure(figsize=(5.6, 3.5), layout="constrained")
     axes = figure.subplots(2, len(images))
     for column, image in enumerate(images):
-        axes[0, column].imshow(image.permute(1, 2, 0))
+        axes[0, column].imshow(image.permute(1, 2, 0).numpy())
         axes[0, column].set_title(f"{image.shape[2]}x{image.shape[1]}, uint8", fontsize="small")
-        axes[1, column].imshow(result.images[column].permute(1, 2, 0).clamp(0, 1))
+        axes[1, column].imshow(result.images[column].permute(1, 2, 0).clamp(0, 1).numpy())
         axes[1, column].set_title(f"[{column}]: 224x224, scale {result.scale[column, 0]:.2f}", fontsize="small")
     return figure
 
@@ -146,7 +154,7 @@ def _show(axis: Axes, image: Tensor, box: Box, size_in: tuple[int, int], **optio
     """The pixels of ``image`` that hold ``box`` of the photograph of ``size_in`` that it was made of, each a square."""
     h, w = image.shape[2:]
     pixels = image[0].permute(1, 2, 0).clamp(0, 1) if image.shape[1] == 3 else image[0, 0]
-    panel = axis.imshow(pixels, interpolation="nearest", **options)
+    panel = axis.imshow(pixels.numpy(), interpolation="nearest", **options)
     top, left, bottom, right = box
     axis.set_xlim(left * w / size_in[1] - 0.5, right * w / size_in[1] - 0.5)
     axis.set_ylim(bottom * h / size_in[0] - 0.5, top * h / size_in[0] - 0.5)
@@ -175,3 +183,5 @@ def draw(folder: pathlib.Path) -> list[pathlib.Path]:
 if __name__ == "__main__":
     for path in draw(FOLDER):
         print(f"wrote {path.relative_to(ROOT)}")
+    with torch.no_grad():
+        print(", ".join(f"{name} {value:.1f} dB" for name, value in decibels().items()))
