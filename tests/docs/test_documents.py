@@ -111,6 +111,7 @@ def files(tmp_path, monkeypatch):
 
 # PyTorch says so of any weight that is channels-last, as the texture's is, and writes it whole.
 @pytest.mark.filterwarnings("ignore:No complete tensor found in the group:UserWarning")
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # the command line draws tensors
 @pytest.mark.parametrize("page", [page for page in PAGES if re.search("```(python|sh)", (ROOT / page).read_text())])
 def test_code_runs(page, names, files, monkeypatch):
     monkeypatch.setattr(transformers.SegformerForSemanticSegmentation, "from_pretrained", segformer)
