@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test compiled check kernels speed gpu accuracy clean
+.PHONY: demo test compiled check docs kernels speed gpu accuracy clean
 
 demo: $(VENV)/ready  ## every method on a real photograph, and photographs of several sizes to one batch: pictures and tables
 	TRITON_INTERPRET=1 $(BIN)/tritonds compare --out demo/compare.png
@@ -34,6 +34,14 @@ check: $(VENV)/ready  ## lint, format, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(VENV)-docs/ready  ## README and docs as a site, in site/
+	NO_MKDOCS_2_WARNING=1 $(VENV)-docs/bin/mkdocs build --strict
+
+$(VENV)-docs/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)-docs
+	$(VENV)-docs/bin/pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	touch $@
+
 kernels: $(VENV)/ready  ## what the compiler makes of the kernels, and what that should cost on a GPU; needs none
 	$(BIN)/python -m bench.compile
 
@@ -58,4 +66,4 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist demo *.egg-info
+	rm -rf $(VENV) $(VENV)-docs build dist demo site *.egg-info

@@ -100,17 +100,17 @@ def plot(
 
 @app.command()
 def tables(
-    check: Annotated[bool, typer.Option("--check", help="change nothing; exit with 1 if README.md is out of date")] = False,
+    check: Annotated[bool, typer.Option("--check", help="change nothing; exit with 1 if the page is out of date")] = False,
 ) -> None:
-    """Write the newest results into README.md, between its speed markers."""
-    readme = measure.ROOT / "README.md"
-    old = readme.read_text()
+    """Write the newest results into docs/results/speed.md, between its speed markers."""
+    page = measure.ROOT / "docs" / "results" / "speed.md"
+    old = page.read_text()
     new = report.with_tables(old, RESULTS)
     if check and new != old:
-        console.print("README.md is out of date: python -m bench tables", style="red")
+        console.print("docs/results/speed.md is out of date: python -m bench tables", style="red")
         raise typer.Exit(1)
     if not check:
-        readme.write_text(new)
+        page.write_text(new)
 
 
 def _summary(row: measure.Row) -> str:

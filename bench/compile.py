@@ -3,7 +3,7 @@
 Ends with an error if an operand of a matrix product lies in registers such that it may be multiplied wrongly.
 
     python -m bench.compile                     the default network's kernels, as a table
-    python -m bench.compile --json > bench/results/kernels/sm_90.json       what the README's predictions are written from
+    python -m bench.compile --json > bench/results/kernels/sm_90.json       what the docs predict from
     python -m bench.compile --cover --part 0/3  the first third of two sets that cover every pair of choices, as a table
 
 Launchers are called with tensors on PyTorch's meta device; each launch is recorded instead of run. So what is compiled is

@@ -1,4 +1,4 @@
-"""What comes of the measurements: tables in the terminal and in the README, and plots."""
+"""What comes of the measurements: tables in the terminal and in the docs, and plots."""
 
 import json
 import pathlib
@@ -32,6 +32,9 @@ NOT_MEASURED = {
     "cpu": "not measured yet: `python -m bench` fills this table.",
     "gpu": "not measured yet: `make gpu` on a machine with a GPU fills this table.",
 }
+
+PLOTS = "https://github.com/tritonds/tritonds/tree/main/bench/results"
+"""Where the pages of the docs find what lies outside them."""
 
 Group = dict[str, Row]
 """Rows of one workload and mode, by provider."""
@@ -134,8 +137,8 @@ def times(ratio: float | None) -> str:
     return "" if ratio is None else f"{digits(ratio)}x"
 
 
-def with_tables(readme: str, results: pathlib.Path) -> str:
-    """The text of a README with its sections ``<!-- speed:cpu -->``, ``speed:gpu`` and ``speed:predicted`` written anew.
+def with_tables(page: str, results: pathlib.Path) -> str:
+    """The text of a page with its sections ``<!-- speed:cpu -->``, ``speed:gpu`` and ``speed:predicted`` written anew.
 
     The first two show the newest result of their kind in the folder ``results``; quick ones do not count. The last shows
     what ``bench.compile`` predicts.
@@ -154,8 +157,8 @@ def with_tables(readme: str, results: pathlib.Path) -> str:
     if predicted.exists():
         texts["predicted"] = _predicted_table(json.loads(predicted.read_text()))
     for name, text in texts.items():
-        readme = with_section(readme, f"speed:{name}", text)
-    return readme
+        page = with_section(page, f"speed:{name}", text)
+    return page
 
 
 def with_section(document: str, name: str, text: str) -> str:
@@ -273,7 +276,7 @@ def _origin(result: dict[str, Any]) -> str:
         f"{name} {m[key]}" for name, key in (("PyTorch", "torch"), ("Triton", "triton"), ("driver", "driver")) if m[key]
     ]
     commit = f"commit {m['commit']}" if m["commit"] else "commit unknown"
-    plots = f" [Plots](bench/results/{result['plots']})." if result["plots"] else ""
+    plots = f" [Plots]({PLOTS}/{result['plots']})." if result["plots"] else ""
     return f"{device}; {', '.join(versions)}; {commit}; {result['date'][:10]}; `{result['command']}`.{plots}"
 
 

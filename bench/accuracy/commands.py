@@ -91,10 +91,10 @@ def _show(progress: Progress, task: TaskID, run: plan.Run, row: train.Row | Exce
 def tables(
     check: Annotated[bool, typer.Option("--check", help="change nothing; exit with 1 if a document is out of date")] = False,
 ) -> None:
-    """Write the committed results into README.md and the model card, between their accuracy marks."""
+    """Write the committed results into docs/results/accuracy.md and the model card, between their accuracy marks."""
     outdated = []
     for path, written in (
-        (measure.ROOT / "README.md", report.readme),
+        (measure.ROOT / "docs" / "results" / "accuracy.md", report.readme),
         (measure.ROOT / "tritonds/weights/README.md", report.card),
     ):
         old = path.read_text()

@@ -14,7 +14,7 @@ from bench import measure, report
 pytestmark = pytest.mark.usefixtures("tiny")
 
 
-README = (
+PAGE = (
     "before\n<!-- speed:cpu -->\n<!-- /speed:cpu -->\nbetween\n<!-- speed:gpu -->\nold\n<!-- /speed:gpu -->\n"
     "<!-- speed:predicted -->\n<!-- /speed:predicted -->\nafter\n"
 )
@@ -41,9 +41,9 @@ def results(measured, tmp_path):
 
 def test_tables_of_each_machine_go_between_their_marks(results):
     (results / "plots" / "cpu").mkdir(parents=True)
-    text = report.with_tables(README, results)
+    text = report.with_tables(PAGE, results)
     assert report.with_tables(text, results) == text
-    assert text.count("[Plots](bench/results/plots/cpu).") == text.count("[Plots]") == 1  # none drawn of the GPU's
+    assert text.count(f"[Plots]({report.PLOTS}/plots/cpu).") == text.count("[Plots]") == 1  # none drawn of the GPU's
     cpu, gpu = text.partition("between")[::2]
     assert "| poster160, K=2, channels-last | " in cpu
     assert "| poster160, forward | " in gpu
@@ -61,7 +61,7 @@ def test_images_have_tables_of_their_own(results):
         milliseconds = {provider: 2.0, "image-composed": 6.0, "image-bilinear-aa": 4.0, "image-copy": 0.5}
         result["rows"] += [like | {"provider": p, "median_ms": ms} for p, ms in milliseconds.items()]
         measure.write(result, results / f"{name}.json")
-    cpu, gpu = report.with_tables(README, results).partition("between")[::2]
+    cpu, gpu = report.with_tables(PAGE, results).partition("between")[::2]
     assert "| ms, forward | image-eager | image-bilinear-aa | image-copy |" in cpu
     assert "| poster160, K=2, channels-last | 2.00 | 4.00 | 0.500 |" in cpu
     assert "| poster160, forward | 2.00 | 4.00x | 3.00x | 2.00x | 3.00 | 3.00 | 7 | 12.5 |" in gpu
@@ -93,7 +93,7 @@ def test_predicted_passes_are_sums_of_their_kernels(tmp_path):
         row("downsize_image", "downsize_kernel", 100.0, 100.0, image="bf16", letterbox=False),
     ]
     measure.write({"triton": "9.9", "date": "2030-01-02", "rows": rows}, tmp_path / "kernels" / "sm_90.json")
-    text = report.with_tables(README, tmp_path)
+    text = report.with_tables(PAGE, tmp_path)
     assert "| hd, K=2, forward | 10.0 | 3.00 | 1.00 | 5.00 | 5.00 |" in text
     assert "| hd, K=2, backward | 20.0 | 11.0 | 2.00 | 8.00 | 13.0 |" in text
     assert "Triton 9.9, sm_90, 2030-01-02" in text
@@ -103,7 +103,7 @@ def test_predicted_passes_are_sums_of_their_kernels(tmp_path):
 
 
 def test_tables_without_results_say_so(tmp_path):
-    text = report.with_tables(README, tmp_path)
+    text = report.with_tables(PAGE, tmp_path)
     assert report.NOT_MEASURED["cpu"] in text
     assert report.NOT_MEASURED["gpu"] in text
     assert report.NOT_MEASURED["predicted"] in text
@@ -111,20 +111,21 @@ def test_tables_without_results_say_so(tmp_path):
         report.with_tables("no sections", tmp_path)
 
 
-def test_tables_check_finds_an_outdated_readme(results, tmp_path):
-    readme = tmp_path / "README.md"
-    readme.write_text(README)
+def test_tables_check_finds_an_outdated_page(results, tmp_path):
+    page = tmp_path / "docs" / "results" / "speed.md"
+    page.parent.mkdir(parents=True)
+    page.write_text(PAGE)
     assert run("tables", "--check").exit_code == 1
-    assert readme.read_text() == README
+    assert page.read_text() == PAGE
     assert run("tables").exit_code == 0
     assert run("tables", "--check").exit_code == 0
     (results / "gpu.json").unlink()
     assert run("tables", "--check").exit_code == 1
 
 
-def test_quick_results_stay_out_of_the_readme(measured, tmp_path):
+def test_quick_results_stay_out_of_the_page(measured, tmp_path):
     measure.write(copy.deepcopy(measured), tmp_path / "quick.json")
-    assert report.with_tables(README, tmp_path) == report.with_tables(README, tmp_path / "empty")
+    assert report.with_tables(PAGE, tmp_path) == report.with_tables(PAGE, tmp_path / "empty")
 
 
 def test_each_sweep_and_headline_has_a_plot(results, tmp_path):
