@@ -38,12 +38,12 @@ def check_channels(image: Tensor | Sequence[Tensor], channels: int) -> None:
 def check_image(image: Tensor | Sequence[Tensor], parameter: Tensor) -> None:
     """Raise unless ``image`` is (N, C, H, W) or a list of (C, H, W), on the device of ``parameter``, and of uint8 or its dtype.
 
-    Under autocast any floating dtype is fine.
+    Under autocast any floating dtype is fine, and any device if the parameter is on none, since it is offloaded.
     """
     images = check_images(image)
-    if autocasts(images[0].device.type) and images[0].dtype != torch.uint8:
+    if (autocasts(images[0].device.type) or parameter.is_meta) and images[0].dtype != torch.uint8:
         check_dtype("image", images[0])
-    else:
+    elif not parameter.is_meta:
         check_like_weights(images[0], parameter)
 
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from . import checks, functional, geometry, pretrained
+from . import checks, functional, geometry, pretrained, submodules
 from .batches import Letterboxed, letterboxed, normalize, to_batch
 from .coefficient_weights import CoefficientWeights
 
@@ -39,7 +39,12 @@ class DownsizeNet(nn.Module):
     averages its taps.
 
     With one convolution this is :func:`tritonds.downsize_image`, for which the Triton backend needs one launch. With more, with
-    hooks on the texture's modules, or with others in their place, PyTorch convolves first; the same up to rounding.
+    hooks on the texture's modules, or with others in their place, PyTorch convolves first; the same up to rounding. ``texture``
+    may be any module from (N, C, H, W) to (N, F, h, w), of any h and w.
+
+    Wherever ``distance``, ``out`` or a module of ``hidden`` has a hook, is wrapped (an adapter, ``torch.compile``) or replaced
+    (quantised), all of these are called, with a row for each target pixel, and PyTorch computes the coefficients.
+    Parametrisations of :mod:`torch.nn.utils.parametrizations` change nothing of that: their weights are read as they come out.
 
     Args:
         size: (h, w) of the result, in pixels; may be given to :meth:`forward` instead.
@@ -116,16 +121,12 @@ class DownsizeNet(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     def weights(self) -> CoefficientWeights:
-        """The parameters of the coefficient network, as :func:`tritonds.downsize` takes them."""
-        hidden = cast(list[nn.Linear], list(self.hidden))
-        return CoefficientWeights(
-            None if self.distance is None else self.distance.weight,
-            None if self.distance is None else self.distance.bias,
-            tuple(layer.weight for layer in hidden),
-            tuple(layer.bias for layer in hidden),
-            self.out.weight,
-            self.out.bias,
-        )
+        """The parameters of the coefficient network, as :func:`tritonds.downsize` takes them.
+
+        Raises:
+            ValueError: ``distance``, ``hidden`` or ``out`` is wrapped, hooked or replaced.
+        """
+        return submodules.weights(self)
 
     def forward(
         self,
@@ -143,17 +144,20 @@ class DownsizeNet(nn.Module):
         size = self._size_or(size)
         checks.check_channels(image, self.in_channels)
         options: dict[str, Any] = {"taps": self.taps, "prior": self.prior, "backend": self.backend}
-        if self._is_plain():
+        called = submodules.changed_linear(self) is not None
+        if not called and self.texture_layers == 1 and submodules.changed_texture(self) is None:
             convolution = None if self.texture is None else cast(nn.Conv2d, self.texture[0])
             weight, bias = (None, None) if convolution is None else (convolution.weight, convolution.bias)
             options |= {"mean": self.mean, "std": self.std, "out_dtype": self.out_dtype, "letterbox": letterbox, "fill": fill}
             return functional.downsize_image(image, weight, bias, self.weights(), size, **options)
-        checks.check_image(image, self.out.weight)
-        checks.check_fill(fill, self.out_dtype or self.out.weight.dtype)
+        parameter = self._parameter()
+        checks.check_image(image, parameter)
+        checks.check_fill(fill, self.out_dtype or parameter.dtype)
 
         def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
-            x = self._normalized(x)
-            texture = None if self.texture is None else self.texture(x)
+            x, texture = self._with_texture(x)
+            if called:
+                return submodules.downsize(self, x, texture, size)
             return functional.downsize(x, texture, self.weights(), size, **options)
 
         result = to_batch(image, size, letterbox, fill, resize)
@@ -165,10 +169,11 @@ class DownsizeNet(nn.Module):
         if not isinstance(image, Tensor):
             raise TypeError(f"image: expected a torch.Tensor, got {type(image).__name__}")
         size = self._size_or(size)
-        checks.check_image(image, self.out.weight)
+        checks.check_image(image, self._parameter())
         checks.check_channels(image, self.in_channels)
-        image = self._normalized(image)
-        texture = None if self.texture is None else self.texture(image)
+        image, texture = self._with_texture(image)
+        if submodules.changed_linear(self) is not None:
+            return submodules.coefficients(self, image, texture, size)
         return functional.coefficients(
             image, texture, self.weights(), size, taps=self.taps, prior=self.prior, backend=self.backend
         )
@@ -180,20 +185,16 @@ class DownsizeNet(nn.Module):
             raise ValueError("size: expected (height, width) here or when the layer was made, got neither")
         return geometry.check_size("size", size)
 
-    def _is_plain(self) -> bool:
-        """Whether the texture is one convolution and ReLU as the layer made them, so that the kernel may stand in for both."""
-        if self.texture is None:
-            return True
-        parts = list(self.texture)
-        if len(parts) != 2 or type(parts[0]) is not nn.Conv2d or type(parts[1]) is not nn.ReLU:
-            return False
-        return _is_plain_convolution(parts[0]) and not any(_has_hooks(module) for module in (self.texture, *parts))
+    def _parameter(self) -> Tensor:
+        """One whose dtype and device images are expected to have; on the meta device if the network's are on none."""
+        return next(self.parameters(), torch.empty(0, dtype=torch.float32, device="meta"))
 
-    def _normalized(self, image: Tensor) -> Tensor:
-        if self.mean is None and self.std is None and image.dtype != torch.uint8:
-            return image
-        dtype = self.out.weight.dtype if image.dtype == torch.uint8 else image.dtype
-        return normalize(image, self.mean, self.std, dtype)
+    def _with_texture(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
+        """``image`` normalised, and its texture features."""
+        if self.mean is not None or self.std is not None or image.dtype == torch.uint8:
+            dtype = self._parameter().dtype if image.dtype == torch.uint8 else image.dtype
+            image = normalize(image, self.mean, self.std, dtype)
+        return image, None if self.texture is None else self.texture(image)
 
     def options(self) -> dict[str, Any]:
         """The arguments that make a network like this one, but for the backend."""
@@ -203,9 +204,15 @@ class DownsizeNet(nn.Module):
         """Write options and parameters to ``model.safetensors`` in ``directory``, which is made, for :meth:`from_pretrained`.
 
         Raises:
-            ValueError: modules were replaced, parameters are of several dtypes, or not finite; nothing is written then.
+            ValueError: a module is wrapped, hooked, replaced or set otherwise than the layer made it; parameters are of several
+                dtypes, or not finite. Nothing is written then.
         """
         path = Path(directory) / pretrained.FILE
+        changed = submodules.changed_linear(self) or submodules.changed_texture(self)
+        if changed is not None:
+            raise ValueError(
+                f"{changed}: expected it as DownsizeNet made it, since a file holds no more than options and parameters"
+            )
         state = self.state_dict()
         with torch.device("meta"):
             expected = DownsizeNet(**self.options()).state_dict()
@@ -279,17 +286,6 @@ class DownsizeNet(nn.Module):
         given = {name: getattr(self, name) for name in ("mean", "std", "out_dtype")}
         pixels = "".join(f", {name}={value}" for name, value in given.items() if value is not None)
         return f"size={self.size}, taps={self.taps}, prior={self.prior!r}, backend={self.backend!r}{pixels}"
-
-
-def _is_plain_convolution(layer: nn.Conv2d) -> bool:
-    sizes = (layer.kernel_size, layer.padding, layer.stride, layer.dilation, layer.groups)
-    plain = sizes == ((3, 3), (1, 1), (1, 1), (1, 1), 1) and layer.padding_mode == "zeros" and layer.bias is not None
-    return plain and "forward" not in vars(layer)
-
-
-def _has_hooks(module: nn.Module) -> bool:
-    """Whether ``module`` has hooks of its own. Global hooks, which profilers and FLOP counters set, do not count."""
-    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks)
 
 
 def _texture_cnn(in_channels: int, channels: int, layers: int) -> nn.Sequential | None:

@@ -120,11 +120,25 @@ def infer_coefficients(
         inputs.append(pool(texture.to(dtype), *size))
     for weight, bias in zip(weights.hidden_weights, weights.hidden_biases, strict=True):
         inputs = [_linear(inputs, weight, bias).relu_()]
-    logits = _linear(inputs, weights.out_weight, weights.out_bias)
+    return constrain(_linear(inputs, weights.out_weight, weights.out_bias), image, size, taps, prior)
+
+
+def constrain(logits: Tensor, image: Tensor, size: tuple[int, int], taps: int, prior: str | None) -> Tensor:
+    """q . exp(logits) over its sum across the taps, in the compute dtype: (N, K*K, h, w), as ``logits``."""
+    logits = logits.to(compute_dtype(image.dtype))
     if prior is None:
         return logits.softmax(dim=1)
     q = _prior(image, size, taps, prior)
     return torch.where(q > 0, logits + q.log(), -torch.inf).softmax(dim=1)
+
+
+def tap_distances(image: Tensor, size: tuple[int, int], taps: int) -> Tensor:
+    """Distances of every target pixel's taps, vertical ones first, in source pixels and the compute dtype: (h * w, 2K)."""
+    dtype = compute_dtype(image.dtype)
+    dy = _tap_distances(image.shape[2], size[0], taps, image.device, dtype).T
+    dx = _tap_distances(image.shape[3], size[1], taps, image.device, dtype).T
+    rows, columns = dy[:, None].expand(-1, size[1], -1), dx[None].expand(size[0], -1, -1)
+    return torch.cat((rows, columns), dim=2).flatten(0, 1)
 
 
 def _encode_distances(image: Tensor, weight: Tensor, bias: Tensor, size: tuple[int, int], taps: int) -> Tensor:
