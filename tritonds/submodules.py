@@ -94,8 +94,8 @@ def weights(net: "DownsizeNet") -> CoefficientWeights:
 def coefficients(net: "DownsizeNet", image: Tensor, texture: Tensor | None, size: tuple[int, int]) -> Tensor:
     """The coefficients (N, K*K, h, w) of ``image`` (N, C, H, W), inferred by calling each module.
 
-    A module is given one row a target pixel: (h * w, 2K) distances, in source pixels, for ``distance``; (N * h * w, channels) for
-    the others.
+    Modules are given one row a target pixel. For ``distance`` it holds 2K distances, in source pixels: (h * w, 2K). For the
+    others it holds channels: (N * h * w, channels).
 
     Raises:
         ValueError: ``out`` does not give K*K numbers a row.
