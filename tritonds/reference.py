@@ -177,7 +177,7 @@ def _prior_axis(n_in: int, n_out: int, taps: int, prior: str, device: torch.devi
     """
     i, j = _taps(n_in, n_out, taps, device)
     antialias = prior == "antialias"
-    support = 2 * max(n_in, n_out) if antialias else 2 * n_out
+    support = 2 * torch.sym_max(n_in, n_out) if antialias else 2 * n_out
     q = (support - geometry.distance_numerator(i, j, n_in, n_out).abs()).clamp(min=0)
     if antialias:
         q = torch.where((i >= 0) & (i < n_in), q, 0)
@@ -205,6 +205,8 @@ def _tap_distances(n_in: int, n_out: int, taps: int, device: torch.device, dtype
 def _pool_axis(x: Tensor, n_out: int, dim: int) -> Tensor:
     """Mean over the fractional bins along one axis."""
     n_in = x.shape[dim]
+    if torch.compiler.is_exporting():
+        return (x.movedim(dim, -1) @ _overlaps(n_in, n_out, x).T).movedim(-1, dim)
     if n_in % n_out == 0:
         width = n_in // n_out
         return functools.reduce(torch.add, x.unfold(dim, width, width).unbind(-1)) / width
@@ -220,3 +222,15 @@ def _pool_axis(x: Tensor, n_out: int, dim: int) -> Tensor:
         total = term if total is None else total + term
     assert total is not None
     return total
+
+
+def _overlaps(n_in: int, n_out: int, x: Tensor) -> Tensor:
+    """Each source pixel's share of each bin's mean, as a matrix (n_out, n_in) of the dtype of ``x``.
+
+    What is exported pools by products with it: they are the same for all sizes, whereas the sum over a bin's pixels has as many
+    terms as the bins of the traced size have.
+    """
+    i = torch.arange(n_in, device=x.device)
+    j = torch.arange(n_out, device=x.device)[:, None]
+    overlap = torch.minimum((i + 1) * n_out, (j + 1) * n_in) - torch.maximum(i * n_out, j * n_in)
+    return overlap.clamp(min=0).to(x.dtype) / n_in
