@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from . import checks, functional, geometry, pretrained, submodules
 from .batches import Letterboxed, letterboxed, normalize, to_batch
 from .coefficient_weights import CoefficientWeights
+from .dtypes import trainable
 
 OPTIONS = (
     "size",
@@ -47,7 +48,7 @@ class DownsizeNet(nn.Module):
     Parametrisations of :mod:`torch.nn.utils.parametrizations` change nothing of that: their weights are read as they come out.
 
     Args:
-        size: (h, w) of the result, in pixels; may be given to :meth:`forward` instead.
+        size: (h, w) of the result, in pixels, or one number for both; may be given to :meth:`forward` instead.
         in_channels: C of the images.
         taps: K, source pixels read per axis: 1 to 8.
         prior: None, "bilinear" or "antialias".
@@ -73,7 +74,7 @@ class DownsizeNet(nn.Module):
 
     def __init__(
         self,
-        size: tuple[int, int] | None = None,
+        size: int | tuple[int, int] | None = None,
         *,
         in_channels: int = 3,
         taps: int = 2,
@@ -90,13 +91,14 @@ class DownsizeNet(nn.Module):
     ) -> None:
         super().__init__()
         checks.check_options(size, taps, prior, backend)
-        checks.check_count("in_channels", in_channels, 1)
-        checks.check_count("texture_channels", texture_channels, 0)
-        checks.check_count("texture_layers", texture_layers, 1)
-        checks.check_count("distance_channels", distance_channels, 0)
-        checks.check_count("hidden_channels", hidden_channels, 1)
-        checks.check_count("hidden_layers", hidden_layers, 0, checks.MAX_HIDDEN_LAYERS)
-        checks.check_normalization(in_channels, mean, std, out_dtype)
+        taps = checks.check_taps(taps)
+        in_channels = checks.check_count("in_channels", in_channels, 1)
+        texture_channels = checks.check_count("texture_channels", texture_channels, 0)
+        texture_layers = checks.check_count("texture_layers", texture_layers, 1)
+        distance_channels = checks.check_count("distance_channels", distance_channels, 0)
+        hidden_channels = checks.check_count("hidden_channels", hidden_channels, 1)
+        hidden_layers = checks.check_count("hidden_layers", hidden_layers, 0, checks.MAX_HIDDEN_LAYERS)
+        self.mean, self.std = checks.check_normalization(in_channels, mean, std, out_dtype)
         if texture_channels + distance_channels == 0:
             raise ValueError("texture_channels, distance_channels: expected at least one above 0, got 0 and 0")
         self.size = None if size is None else geometry.check_size("size", size)
@@ -108,8 +110,6 @@ class DownsizeNet(nn.Module):
         self.distance_channels = distance_channels
         self.hidden_channels = hidden_channels
         self.hidden_layers = hidden_layers
-        self.mean: list[float] | None = None if mean is None else [float(m) for m in mean]
-        self.std: list[float] | None = None if std is None else [float(s) for s in std]
         self.out_dtype = out_dtype
         self.backend = backend
         self.texture = _texture_cnn(in_channels, texture_channels, texture_layers)
@@ -131,7 +131,7 @@ class DownsizeNet(nn.Module):
     def forward(
         self,
         image: Tensor | Sequence[Tensor],
-        size: tuple[int, int] | None = None,
+        size: int | tuple[int, int] | None = None,
         *,
         letterbox: bool = False,
         fill: float = 0.0,
@@ -152,7 +152,7 @@ class DownsizeNet(nn.Module):
             return functional.downsize_image(image, weight, bias, self.weights(), size, **options)
         parameter = self._parameter()
         checks.check_image(image, parameter)
-        checks.check_fill(fill, self.out_dtype or parameter.dtype)
+        fill = checks.check_fill(fill, self.out_dtype or parameter.dtype)
 
         def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
             x, texture = self._with_texture(x)
@@ -164,13 +164,13 @@ class DownsizeNet(nn.Module):
         result = result if self.out_dtype is None else result.to(self.out_dtype)
         return letterboxed(result, image, size) if letterbox else result
 
-    def coefficients(self, image: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        """The coefficients (N, K*K, h, w) with which :meth:`forward` resizes the batch ``image`` (N, C, H, W)."""
-        if not isinstance(image, Tensor):
-            raise TypeError(f"image: expected a torch.Tensor, got {type(image).__name__}")
+    def coefficients(self, image: Tensor | Sequence[Tensor], size: int | tuple[int, int] | None = None) -> Tensor:
+        """The coefficients (N, K*K, h, w) with which :meth:`forward` resizes ``image``, a batch or a list without letterbox."""
         size = self._size_or(size)
         checks.check_image(image, self._parameter())
         checks.check_channels(image, self.in_channels)
+        if not isinstance(image, Tensor):
+            return torch.cat([self.coefficients(x.unsqueeze(0), size) for x in image])
         image, texture = self._with_texture(image)
         if submodules.changed_linear(self) is not None:
             return submodules.coefficients(self, image, texture, size)
@@ -178,7 +178,7 @@ class DownsizeNet(nn.Module):
             image, texture, self.weights(), size, taps=self.taps, prior=self.prior, backend=self.backend
         )
 
-    def _size_or(self, size: tuple[int, int] | None) -> tuple[int, int]:
+    def _size_or(self, size: int | tuple[int, int] | None) -> tuple[int, int]:
         """``size``, or the layer's own."""
         size = self.size if size is None else size
         if size is None:
@@ -190,11 +190,12 @@ class DownsizeNet(nn.Module):
         return next(self.parameters(), torch.empty(0, dtype=torch.float32, device="meta"))
 
     def _with_texture(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
-        """``image`` normalised, and its texture features."""
+        """``image`` normalised, and its texture features. These are made channels-last, which the kernels read fastest."""
         if self.mean is not None or self.std is not None or image.dtype == torch.uint8:
             dtype = self._parameter().dtype if image.dtype == torch.uint8 else image.dtype
             image = normalize(image, self.mean, self.std, dtype)
-        return image, None if self.texture is None else self.texture(image)
+        (image,) = trainable([image])
+        return image, None if self.texture is None else self.texture(image.contiguous(memory_format=torch.channels_last))
 
     def options(self) -> dict[str, Any]:
         """The arguments that make a network like this one, but for the backend."""
@@ -202,6 +203,9 @@ class DownsizeNet(nn.Module):
 
     def save_pretrained(self, directory: str | PathLike[str]) -> None:
         """Write options and parameters to ``model.safetensors`` in ``directory``, which is made, for :meth:`from_pretrained`.
+
+        Where parameters are sharded over processes (FSDP), all of these call it, since it gathers them; each writes the same
+        file, so that every machine has one.
 
         Raises:
             ValueError: a module is wrapped, hooked, replaced or set otherwise than the layer made it; parameters are of several
@@ -213,7 +217,7 @@ class DownsizeNet(nn.Module):
             raise ValueError(
                 f"{changed}: expected it as DownsizeNet made it, since a file holds no more than options and parameters"
             )
-        state = self.state_dict()
+        state = pretrained.gathered(self.state_dict())
         with torch.device("meta"):
             expected = DownsizeNet(**self.options()).state_dict()
         pretrained.check_state(path, state, expected)
@@ -224,7 +228,7 @@ class DownsizeNet(nn.Module):
         cls,
         name_or_path: str | PathLike[str],
         *,
-        size: tuple[int, int] | None = None,
+        size: int | tuple[int, int] | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         out_dtype: torch.dtype | None = None,
@@ -289,14 +293,14 @@ class DownsizeNet(nn.Module):
 
 
 def _texture_cnn(in_channels: int, channels: int, layers: int) -> nn.Sequential | None:
-    """The 3x3 convolutions. Their weights are channels-last, so that features are, too, which the kernels read fastest."""
+    """The 3x3 convolutions. Their weights are contiguous, as FSDP demands."""
     if channels == 0:
         return None
     widths = [in_channels] + [channels] * layers
     parts: list[nn.Module] = []
     for i, o in itertools.pairwise(widths):
         parts += [nn.Conv2d(i, o, kernel_size=3, padding=1), nn.ReLU()]
-    return nn.Sequential(*parts).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return nn.Sequential(*parts)
 
 
 @torch.no_grad()
@@ -305,10 +309,9 @@ def _renormalize(convolution: nn.Conv2d, old: DownsizeNet, new: DownsizeNet) -> 
 
     With x = (image - mean) / std, x_old = x_new * std_new / std_old + (mean_new - mean_old) / std_old.
     """
-    zeros, ones = [0.0] * old.in_channels, [1.0] * old.in_channels
-    old_mean, new_mean = (torch.tensor(net.mean or zeros, dtype=torch.float64) for net in (old, new))
-    old_std, new_std = (torch.tensor(net.std or ones, dtype=torch.float64) for net in (old, new))
-    weight = convolution.weight.double()
+    zeros, ones, weight = [0.0] * old.in_channels, [1.0] * old.in_channels, convolution.weight.double()
+    old_mean, new_mean = (weight.new_tensor(net.mean or zeros) for net in (old, new))
+    old_std, new_std = (weight.new_tensor(net.std or ones) for net in (old, new))
     summand = (weight.sum(dim=(2, 3)) * ((new_mean - old_mean) / old_std)).sum(dim=1)
     assert convolution.bias is not None
     convolution.bias.copy_(convolution.bias + summand)
