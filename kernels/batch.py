@@ -57,7 +57,7 @@ def table(images: Sequence[Tensor], size: tuple[int, int], letterboxed: bool) ->
     device = images[0].device
     if device.type != "cuda":
         return torch.tensor(rows, dtype=torch.int64, device=device)
-    host = torch.tensor(rows, dtype=torch.int64, pin_memory=True)
+    host = torch.tensor(rows, dtype=torch.int64, device="cpu", pin_memory=True)
     if torch.cuda.is_current_stream_capturing():
         _captured.append(host)
     return host.to(device, non_blocking=True)

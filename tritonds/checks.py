@@ -19,7 +19,7 @@ SMALLEST_STD = 1e-30
 """Least deviation that images are divided by: float32 holds its inverse, and the products of pixels with that."""
 
 
-def check_options(size: tuple[int, int] | None, taps: int, prior: str | None, backend: str) -> None:
+def check_options(size: int | tuple[int, int] | None, taps: int, prior: str | None, backend: str) -> None:
     """Raise what :func:`downsize` would raise for these arguments, before there is an image."""
     if size is not None:
         check_size(size)
@@ -38,42 +38,50 @@ def check_channels(image: Tensor | Sequence[Tensor], channels: int) -> None:
 def check_image(image: Tensor | Sequence[Tensor], parameter: Tensor) -> None:
     """Raise unless ``image`` is (N, C, H, W) or a list of (C, H, W), on the device of ``parameter``, and of uint8 or its dtype.
 
-    Under autocast any floating dtype is fine.
+    Under autocast any floating dtype is fine, and any device if the parameter is on none, since it is offloaded.
     """
     images = check_images(image)
-    if autocasts(images[0].device.type) and images[0].dtype != torch.uint8:
+    if (autocasts(images[0].device.type) or parameter.is_meta) and images[0].dtype != torch.uint8:
         check_dtype("image", images[0])
-    else:
+    elif not parameter.is_meta:
         check_like_weights(images[0], parameter)
 
 
 def check_normalization(
     channels: int, mean: Sequence[float] | None, std: Sequence[float] | None, out_dtype: torch.dtype | None
-) -> None:
-    """Raise unless there is a number for each channel, or none, and results can be of ``out_dtype``."""
-    for name, values in (("mean", mean), ("std", std)):
-        if values is None:
-            continue
-        if not isinstance(values, (tuple, list)) or not all(type(v) is float or isinstance(v, numbers.Real) for v in values):
-            raise TypeError(f"{name}: expected a list of numbers, got {values!r}")
-        # Comparisons, and no function of ``math``: torch.compile may see these numbers as symbols.
-        if len(values) != channels or not all(-math.inf < v < math.inf for v in values):
-            raise ValueError(f"{name}: expected {channels} finite numbers, one for each channel, got {values!r}")
-        if name == "std" and not all(v > SMALLEST_STD for v in values):
-            raise ValueError(f"std: expected numbers above {SMALLEST_STD}, got {values!r}")
+) -> tuple[list[float] | None, list[float] | None]:
+    """``mean`` and ``std`` as lists, with a number for each channel. Raise, too, unless results can be of ``out_dtype``."""
+    mean, std = _channel_numbers("mean", mean, channels), _channel_numbers("std", std, channels)
+    # Comparisons, and no function of ``math``: torch.compile may see these numbers as symbols.
+    if std is not None and not all(v > SMALLEST_STD for v in std):
+        raise ValueError(f"std: expected numbers above {SMALLEST_STD}, got {std!r}")
     if out_dtype is not None and not isinstance(out_dtype, torch.dtype):
         raise TypeError(f"out_dtype: expected a torch.dtype, got {out_dtype!r}")
     if out_dtype is not None and out_dtype not in DTYPES:
         raise TypeError(f"out_dtype: expected float16, bfloat16, float32 or float64, got {out_dtype}")
+    return mean, std
 
 
-def check_fill(fill: float, dtype: torch.dtype) -> None:
-    """Raise unless ``fill`` is a number that ``dtype`` holds."""
+def _channel_numbers(name: str, values: Sequence[float] | None, channels: int) -> list[float] | None:
+    """``values`` as a list; tensors and NumPy's arrays are converted."""
+    if values is None:
+        return None
+    plain = values.tolist() if hasattr(values, "tolist") else values
+    if not isinstance(plain, (tuple, list)) or not all(type(v) is float or isinstance(v, numbers.Real) for v in plain):
+        raise TypeError(f"{name}: expected a list of numbers, got {values!r}")
+    if len(plain) != channels or not all(-math.inf < v < math.inf for v in plain):
+        raise ValueError(f"{name}: expected {channels} finite numbers, one for each channel, got {values!r}")
+    return [v if type(v) is float else float(v) for v in plain]
+
+
+def check_fill(fill: float, dtype: torch.dtype) -> float:
+    """``fill`` as a float. Raise unless it is a number that ``dtype`` holds."""
     if type(fill) is not float and (not isinstance(fill, numbers.Real) or isinstance(fill, bool)):
         raise TypeError(f"fill: expected a number, got {fill!r}")
     most = torch.finfo(dtype).max
     if not -most <= fill <= most:
         raise ValueError(f"fill: expected a finite number of {dtype}, got {fill!r}")
+    return fill if type(fill) is float else float(fill)
 
 
 def check_tensor(name: str, x: Tensor) -> None:
@@ -130,19 +138,20 @@ def check_like_weights(image: Tensor, weight: Tensor) -> None:
         raise ValueError(f"image: expected the weights' device, {weight.device}, got {image.device}")
 
 
-def check_size(size: tuple[int, int]) -> tuple[int, int]:
-    """``size`` as two integers, each at least 1."""
+def check_size(size: int | tuple[int, int]) -> tuple[int, int]:
+    """``size`` as two integers, each at least 1; one number stands for both."""
     if type(size) is tuple and len(size) == 2 and type(size[0]) is type(size[1]) is int and min(size) >= 1:
         return size  # the fast path
     return geometry.check_size("size", size)
 
 
-def check_taps(taps: int) -> None:
-    """Raise unless ``taps`` is one of 1 to 8."""
-    if not isinstance(taps, int) or isinstance(taps, bool):
-        raise TypeError(f"taps: expected an integer, got {taps!r}")
+def check_taps(taps: int) -> int:
+    """``taps`` as an integer. Raise unless it is one of 1 to 8."""
+    if type(taps) is not int:
+        taps = geometry.integer("taps", taps, "an integer")
     if not 1 <= taps <= MAX_TAPS:
         raise ValueError(f"taps: expected 1 to {MAX_TAPS}, got {taps}")
+    return taps
 
 
 def check_prior(prior: str | None) -> None:
@@ -234,30 +243,36 @@ def check_all_alike(name: str, tensors: Sequence[Tensor], other_name: str, other
 
 
 def check_dense(name: str, x: Tensor) -> None:
-    """Raise unless ``x`` is a tensor, and not sparse."""
+    """Raise unless ``x`` is a tensor, and neither sparse nor nested nor quantised."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{name}: expected a torch.Tensor, got {type(x).__name__}")
     if x.layout != torch.strided:
         raise TypeError(f"{name}: expected a dense tensor, got layout {x.layout}")
+    if x.is_nested or x.is_quantized:
+        raise TypeError(f"{name}: expected a dense tensor, got a {'nested' if x.is_nested else 'quantised'} one")
 
 
-def check_count(name: str, value: int, least: int, most: int | None = None) -> None:
-    """Raise unless ``value`` is an integer, at least ``least`` and, if given, at most ``most``."""
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name}: expected an integer, got {value!r}")
+def check_count(name: str, value: int, least: int, most: int | None = None) -> int:
+    """``value`` as an integer. Raise unless it is at least ``least`` and, if given, at most ``most``."""
+    if type(value) is not int:
+        value = geometry.integer(name, value, "an integer")
     if value < least or (most is not None and value > most):
         expected = f"at least {least}" if most is None else f"{least} to {most}"
         raise ValueError(f"{name}: expected {expected}, got {value}")
+    return value
 
 
-def check_label(fill: float, dtype: torch.dtype) -> None:
-    """Raise unless ``dtype`` holds the label ``fill``: PyTorch would make 255 of -1 in uint8, and True of 255 in bool."""
+def check_label(fill: float, dtype: torch.dtype) -> float:
+    """The label ``fill`` as Python's number. Raise unless ``dtype`` holds it: PyTorch would make 255 of -1 in uint8."""
     if not isinstance(fill, numbers.Real):
         raise TypeError(f"fill: expected a number, got {fill!r}")
     if dtype.is_floating_point or dtype.is_complex:
-        fits = not torch.finfo(dtype).max < abs(fill) < math.inf
+        fits = abs(fill) <= torch.finfo(dtype).max or torch.tensor(float(fill), device="cpu").to(dtype).isnan() == (
+            fill != fill
+        )
     else:
         low, high = (0, 1) if dtype == torch.bool else (torch.iinfo(dtype).min, torch.iinfo(dtype).max)
         fits = low <= fill <= high and fill == int(fill)
     if not fits:
         raise ValueError(f"fill: expected a value of {dtype}, got {fill!r}")
+    return float(fill) if dtype.is_floating_point or dtype.is_complex else int(fill)

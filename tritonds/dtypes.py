@@ -1,4 +1,4 @@
-"""Dtypes of tensors: those that are taken, the one that arithmetic runs in, and autocast's."""
+"""Dtypes of tensors: those that are taken, the one that arithmetic runs in, and autocast's; and what autograd takes."""
 
 import torch
 from torch import Tensor
@@ -22,3 +22,10 @@ def autocast(tensors: list[Tensor], device_type: str) -> list[Tensor]:
         return tensors
     dtype = torch.get_autocast_dtype(device_type)
     return [t.to(dtype) if t.is_floating_point() and t.dtype != torch.float64 else t for t in tensors]
+
+
+def trainable(tensors: list[Tensor]) -> list[Tensor]:
+    """``tensors``; those made in inference mode are copied where gradients are on, since autograd saves none of them."""
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
+        return tensors
+    return [t.clone() if t.is_inference() else t for t in tensors]

@@ -1,7 +1,7 @@
 """The public functions: they check their arguments once, choose a backend, and call it."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, overload
 
 import torch
 import torch.nn.functional as F
@@ -9,8 +9,9 @@ from torch import Tensor
 
 from . import checks, ops, reference
 from .batches import Letterboxed, letterboxed, normalization_terms, normalize, to_batch
-from .coefficient_weights import CoefficientWeights, flatten, unflatten
-from .dtypes import autocast, autocasts
+from .calls import ImageCall, checked, image_call
+from .coefficient_weights import CoefficientWeights, unflatten
+from .dtypes import autocast, trainable
 
 MAX_FUSED_CHANNELS = 64
 """Widest E, F or M that one program holds in its registers in half precision; half as many otherwise."""
@@ -22,7 +23,7 @@ def downsize(
     image: Tensor,
     texture: Tensor | None,
     weights: CoefficientWeights,
-    size: tuple[int, int],
+    size: int | tuple[int, int],
     *,
     taps: int = 2,
     prior: str | None = None,
@@ -36,7 +37,7 @@ def downsize(
         image: (N, C, H, W), any strides; float16, bfloat16, float32 or float64. An empty batch is fine.
         texture: texture features (N, F, Ht, Wt) of any size, or None to infer from distances alone. Channels-last is fastest.
         weights: the sub-network's weights, each of the image's dtype.
-        size: (h, w) of the result, in pixels, each at least 1; larger than the image is allowed.
+        size: (h, w) of the result, in pixels, each at least 1, or one number for both; larger than the image is allowed.
         taps: K, source pixels read per axis: 1 to 8.
         prior: what the coefficients are a multiple of: None for none (the poster's plain softmax), "bilinear", or "antialias".
             With an output layer of zeros the result then is ``F.interpolate(mode="bilinear", antialias=...)``, given 2 taps,
@@ -63,8 +64,8 @@ def downsize(
     >>> downsize(torch.ones(1, 3, 8, 8), torch.ones(1, 1, 8, 8), weights, (4, 4)).shape
     torch.Size([1, 3, 4, 4])
     """
-    image, texture, weights, flat, size = _prepare(image, texture, weights, size, taps, prior)
-    if not _use_triton(backend, image):
+    image, texture, weights, flat, size, taps = checked(image, texture, weights, size, taps, prior)
+    if not _use_triton(backend, image, image.dtype):
         return reference.downsize(image, texture, weights, size, taps=taps, prior=prior)
     if _fits_one_launch(0 if texture is None else texture.shape[1], flat):
         distance = weights.distance_weight is not None
@@ -72,12 +73,63 @@ def downsize(
     return ops.weighted_gather2d(image, _coefficients_in_steps(image, texture, weights, size, taps, prior), taps)
 
 
+@overload
 def downsize_image(
     image: Tensor | Sequence[Tensor],
     texture_weight: Tensor | None,
     texture_bias: Tensor | None,
     weights: CoefficientWeights,
-    size: tuple[int, int],
+    size: int | tuple[int, int],
+    *,
+    taps: int = ...,
+    prior: str | None = ...,
+    mean: Sequence[float] | None = ...,
+    std: Sequence[float] | None = ...,
+    out_dtype: torch.dtype | None = ...,
+    letterbox: Literal[False] = ...,
+    fill: float = ...,
+    backend: str = ...,
+) -> Tensor: ...
+@overload
+def downsize_image(
+    image: Tensor | Sequence[Tensor],
+    texture_weight: Tensor | None,
+    texture_bias: Tensor | None,
+    weights: CoefficientWeights,
+    size: int | tuple[int, int],
+    *,
+    taps: int = ...,
+    prior: str | None = ...,
+    mean: Sequence[float] | None = ...,
+    std: Sequence[float] | None = ...,
+    out_dtype: torch.dtype | None = ...,
+    letterbox: Literal[True],
+    fill: float = ...,
+    backend: str = ...,
+) -> Letterboxed: ...
+@overload
+def downsize_image(
+    image: Tensor | Sequence[Tensor],
+    texture_weight: Tensor | None,
+    texture_bias: Tensor | None,
+    weights: CoefficientWeights,
+    size: int | tuple[int, int],
+    *,
+    taps: int = ...,
+    prior: str | None = ...,
+    mean: Sequence[float] | None = ...,
+    std: Sequence[float] | None = ...,
+    out_dtype: torch.dtype | None = ...,
+    letterbox: bool = ...,
+    fill: float = ...,
+    backend: str = ...,
+) -> Tensor | Letterboxed: ...
+def downsize_image(
+    image: Tensor | Sequence[Tensor],
+    texture_weight: Tensor | None,
+    texture_bias: Tensor | None,
+    weights: CoefficientWeights,
+    size: int | tuple[int, int],
     *,
     taps: int = 2,
     prior: str | None = None,
@@ -127,64 +179,13 @@ def downsize_image(
     >>> downsize_image(images, torch.zeros(1, 3, 3, 3), torch.zeros(1), weights, (1, 1))[:, 0].flatten().tolist()
     [1.0, 0.0]
     """
-    call = _checked_call(image, texture_weight, texture_bias, weights, size, taps, prior, mean, std, out_dtype, letterbox, fill)
-    result = _downsize_image_triton(call) if _use_triton(backend, call.first) else _downsize_image_torch(call)
+    call = image_call(image, texture_weight, texture_bias, weights, size, taps, prior, mean, std, out_dtype, letterbox, fill)
+    run = _downsize_image_triton if _use_triton(backend, call.first, call.weights[0].dtype) else _downsize_image_torch
+    result = run(call)
     return letterboxed(result, call.image, call.size) if letterbox else result
 
 
-class _ImageCall(NamedTuple):
-    """The arguments of :func:`downsize_image`, checked, and cast under autocast."""
-
-    image: Tensor | list[Tensor]
-    texture_weights: list[Tensor]
-    """Weight and bias of the texture's convolution, or none."""
-    weights: list[Tensor]
-    """The coefficient network's, as :func:`flatten` gives them."""
-    distance: bool
-    size: tuple[int, int]
-    taps: int
-    prior: str | None
-    mean: Sequence[float] | None
-    std: Sequence[float] | None
-    dtype: torch.dtype
-    """Of the result."""
-    letterbox: bool
-    fill: float
-
-    first: Tensor
-    """The batch, or the first image of several."""
-
-
-def _checked_call(
-    image: Tensor | Sequence[Tensor], texture_weight: Tensor | None, texture_bias: Tensor | None,
-    weights: CoefficientWeights, size: tuple[int, int], taps: int, prior: str | None, mean: Sequence[float] | None,
-    std: Sequence[float] | None, out_dtype: torch.dtype | None, letterbox: bool, fill: float,
-) -> _ImageCall:  # fmt: skip
-    images = checks.check_images(image)
-    channels = images[0].shape[-3]
-    size = checks.check_size(size)
-    checks.check_taps(taps)
-    checks.check_prior(prior)
-    checks.check_normalization(channels, mean, std, out_dtype)
-    texture_weights = checks.check_texture_weights(texture_weight, texture_bias, channels)
-    checks.check_weights(weights, texture_weights[0].shape[0] if texture_weights else 0, taps)
-    device_type = images[0].device.type
-    images, texture_weights, flat = (autocast(x, device_type) for x in (images, texture_weights, flatten(weights)))
-    checks.check_dtype("weights", flat[0])
-    checks.check_all_alike("weights", flat, "the first of them", flat[0])
-    for name, tensor in zip(("texture_weight", "texture_bias"), texture_weights, strict=False):
-        checks.check_alike(name, tensor, "the weights", flat[0])
-    checks.check_like_weights(images[0], flat[0])  # the other images' dtype and device are those of the first
-    dtype = out_dtype or flat[0].dtype
-    checks.check_fill(fill, dtype)
-    given = images[0] if isinstance(image, Tensor) else images
-    distance = weights.distance_weight is not None
-    return _ImageCall(
-        given, texture_weights, flat, distance, size, taps, prior, mean, std, dtype, letterbox, fill, images[0]
-    )  # fmt: skip
-
-
-def _downsize_image_torch(call: _ImageCall) -> Tensor:
+def _downsize_image_torch(call: ImageCall) -> Tensor:
     weight, bias = call.texture_weights or (None, None)
     return reference.downsize_image(
         call.image, weight, bias, unflatten(call.weights, call.distance), call.size, taps=call.taps, prior=call.prior,
@@ -192,7 +193,7 @@ def _downsize_image_torch(call: _ImageCall) -> Tensor:
     )  # fmt: skip
 
 
-def _downsize_image_triton(call: _ImageCall) -> Tensor:
+def _downsize_image_triton(call: ImageCall) -> Tensor:
     """One launch, if it holds the network and no gradients to several images are wanted."""
     image, channels = call.image, call.first.shape[-3]
     factors, summands = normalization_terms(call.first, call.mean, call.std)
@@ -217,12 +218,13 @@ def _downsize_image_triton(call: _ImageCall) -> Tensor:
     return launch(image, call.size, call.fill if call.letterbox else None)
 
 
-def _in_steps(call: _ImageCall, x: Tensor, size: tuple[int, int]) -> Tensor:
+def _in_steps(call: ImageCall, x: Tensor, size: tuple[int, int]) -> Tensor:
     """Normalise and convolve by PyTorch, then downsize given the texture."""
     x = normalize(x, call.mean, call.std, call.weights[0].dtype)
     texture = None
     if call.texture_weights:
         weight, bias = call.texture_weights
+        weight = weight.contiguous(memory_format=torch.channels_last)  # features are then, too, which the kernels read fastest
         texture = F.conv2d(x, weight, bias, padding=1).relu()
     weights = unflatten(call.weights, call.distance)
     return downsize(x, texture, weights, size, taps=call.taps, prior=call.prior, backend="triton").to(call.dtype)
@@ -232,7 +234,7 @@ def coefficients(
     image: Tensor,
     texture: Tensor | None,
     weights: CoefficientWeights,
-    size: tuple[int, int],
+    size: int | tuple[int, int],
     *,
     taps: int = 2,
     prior: str | None = None,
@@ -253,8 +255,8 @@ def coefficients(
     >>> coefficients(torch.ones(1, 3, 4, 4), torch.ones(1, 1, 4, 4), weights, (1, 1)).flatten().tolist()
     [0.25, 0.25, 0.25, 0.25]
     """
-    image, texture, weights, flat, size = _prepare(image, texture, weights, size, taps, prior)
-    if not _use_triton(backend, image):
+    image, texture, weights, flat, size, taps = checked(image, texture, weights, size, taps, prior)
+    if not _use_triton(backend, image, image.dtype):
         return reference.coefficients(image, texture, weights, size, taps=taps, prior=prior)
     if _fits_one_launch(0 if texture is None else texture.shape[1], flat):
         n, _, image_h, image_w = image.shape
@@ -263,7 +265,7 @@ def coefficients(
     return _coefficients_in_steps(image, texture, weights, size, taps, prior).contiguous()
 
 
-def area_pool2d(x: Tensor, size: tuple[int, int], *, backend: str = "auto") -> Tensor:
+def area_pool2d(x: Tensor, size: int | tuple[int, int], *, backend: str = "auto") -> Tensor:
     """Average over bins with fractional edges, for any real scale: area interpolation proper.
 
     Along each axis ``y[j]`` is the mean of ``x`` over ``[j * n_in / n_out, (j + 1) * n_in / n_out)``, pixels cut by an edge
@@ -287,7 +289,7 @@ def area_pool2d(x: Tensor, size: tuple[int, int], *, backend: str = "auto") -> T
     """
     checks.check_tensor("x", x)
     size = checks.check_size(size)
-    (x,) = autocast([x], x.device.type)
+    (x,) = trainable(autocast([x], x.device.type))
     checks.check_dtype("x", x)
     if _use_triton(backend, x):
         return ops.area_pool2d(x, *size)
@@ -295,7 +297,7 @@ def area_pool2d(x: Tensor, size: tuple[int, int], *, backend: str = "auto") -> T
 
 
 def weighted_gather2d(
-    image: Tensor, coefficients: Tensor, size: tuple[int, int], *, taps: int = 2, backend: str = "auto"
+    image: Tensor, coefficients: Tensor, size: int | tuple[int, int], *, taps: int = 2, backend: str = "auto"
 ) -> Tensor:
     """Sum each target pixel's K*K taps, weighted by coefficients of your own (any values, also negative).
 
@@ -321,48 +323,16 @@ def weighted_gather2d(
     checks.check_tensor("image", image)
     checks.check_tensor("coefficients", coefficients)
     size = checks.check_size(size)
-    checks.check_taps(taps)
+    taps = checks.check_taps(taps)
     expected = (image.shape[0], taps * taps, *size)
     if tuple(coefficients.shape) != expected:
         raise ValueError(f"coefficients: expected shape {expected} (N, taps*taps, h, w), got {tuple(coefficients.shape)}")
-    image, coefficients = autocast([image, coefficients], image.device.type)
+    image, coefficients = trainable(autocast([image, coefficients], image.device.type))
     checks.check_dtype("image", image)
     checks.check_alike("coefficients", coefficients, "image", image)
     if _use_triton(backend, image):
         return ops.weighted_gather2d(image, coefficients, taps)
     return reference.weighted_gather2d(image, coefficients, size, taps=taps)
-
-
-def _prepare(
-    image: Tensor,
-    texture: Tensor | None,
-    weights: CoefficientWeights,
-    size: tuple[int, int],
-    taps: int,
-    prior: str | None,
-) -> tuple[Tensor, Tensor | None, CoefficientWeights, list[Tensor], tuple[int, int]]:
-    """Check everything but the backend; cast under autocast; give the weights as they came and as a flat list."""
-    checks.check_tensor("image", image)
-    if texture is not None:
-        checks.check_tensor("texture", texture)
-        if texture.shape[0] != image.shape[0]:
-            raise ValueError(f"texture: expected the image's batch size {image.shape[0]}, got {texture.shape[0]}")
-    size = checks.check_size(size)
-    checks.check_taps(taps)
-    checks.check_prior(prior)
-    checks.check_weights(weights, 0 if texture is None else texture.shape[1], taps)
-    flat = flatten(weights)
-    if autocasts(image.device.type):
-        device_type = image.device.type
-        flat = autocast(flat, device_type)
-        weights = unflatten(flat, weights.distance_weight is not None)
-        (image,) = autocast([image], device_type)
-        texture = None if texture is None else autocast([texture], device_type)[0]
-    checks.check_dtype("image", image)
-    if texture is not None:
-        checks.check_alike("texture", texture, "image", image)
-    checks.check_all_alike("weights", flat, "image", image)
-    return image, texture, weights, flat, size
 
 
 def _coefficients_in_steps(
@@ -373,18 +343,19 @@ def _coefficients_in_steps(
     return a.to(image.dtype).expand(image.shape[0], -1, -1, -1)
 
 
-def _use_triton(backend: str, x: Tensor) -> bool:
-    """Whether ``backend`` means Triton for ``x``."""
+def _use_triton(backend: str, x: Tensor, network: torch.dtype | None = None) -> bool:
+    """Whether ``backend`` means Triton for ``x``, and for a network of that dtype."""
     checks.check_backend(backend)
-    if backend == "auto":
-        # While tracing, check only that Triton is installed. The operator checks the rest when it runs.
-        return x.is_cuda and (ops.HAS_TRITON if torch.compiler.is_compiling() else ops.why_no_triton("cuda") is None)
-    if backend == "torch":
+    if backend == "torch" or (backend == "auto" and not x.is_cuda):
         return False
-    reason = None if torch.compiler.is_compiling() else ops.why_no_triton(x.device.type)
-    if reason is not None:
-        raise RuntimeError(f'backend="triton" cannot run here: {reason}')
-    return True
+    if torch.compiler.is_compiling():  # whether Triton is installed; the operator checks the rest when it runs
+        return backend == "triton" or ops.HAS_TRITON
+    reason = ops.why_no_triton(x.device.type) or (None if network is None else ops.why_not_in(network, x.device))
+    if reason is None and torch._C._are_functorch_transforms_active():
+        reason = "torch.func's transforms know nothing of the kernels"
+    if reason is not None and backend == "triton":
+        raise RuntimeError(f'backend="triton" cannot run here: {reason}; use backend="torch"')
+    return reason is None
 
 
 def _fits_one_launch(texture_channels: int, flat: list[Tensor]) -> bool:

@@ -113,14 +113,27 @@ def place(size_in: tuple[int, int], size_out: tuple[int, int], keep_aspect: bool
     return letterbox(size_in, size_out) if keep_aspect else (size_out, (0, 0))
 
 
-def check_size(name: str, size: tuple[int, int]) -> tuple[int, int]:
-    """``size`` as two integers; those of other libraries, such as NumPy, are converted."""
-    if not isinstance(size, (tuple, list)) or len(size) != 2:
-        raise TypeError(f"{name}: expected a pair of integers (height, width), got {size!r}")
-    for value in size:
-        if isinstance(value, bool) or not (isinstance(value, (int, torch.SymInt)) or hasattr(value, "__index__")):
-            raise TypeError(f"{name}: expected a pair of integers (height, width), got {size!r}")
-        if value < 1:
-            raise ValueError(f"{name}: expected height and width of at least 1, got {tuple(size)}")
-    h, w = (value if isinstance(value, (int, torch.SymInt)) else operator.index(value) for value in size)
+def check_size(name: str, size: int | tuple[int, int]) -> tuple[int, int]:
+    """``size`` as two integers, each at least 1; one number stands for both. NumPy's and tensors' integers are converted."""
+    expected = "a pair of integers (height, width), or one for both"
+    pair = size if isinstance(size, (tuple, list)) else (size, size)
+    if len(pair) != 2:
+        raise TypeError(f"{name}: expected {expected}, got {size!r}")
+    h, w = (integer(name, value, expected, size) for value in pair)
+    if h < 1 or w < 1:
+        raise ValueError(f"{name}: expected height and width of at least 1, got {size!r}")
     return h, w
+
+
+def integer(name, value, expected, given=None):
+    """``value`` as an integer, whichever library it is from. Raise TypeError unless it is one: no bool, no float."""
+    if isinstance(value, (int, torch.SymInt)) and not isinstance(value, bool):
+        return value
+    try:
+        index = operator.index(value)
+    except (TypeError, ValueError, RuntimeError):
+        index = None
+    # Python makes integers of True and of tensors of bool.
+    if index is None or isinstance(value, bool) or getattr(value, "dtype", None) == torch.bool:
+        raise TypeError(f"{name}: expected {expected}, got {value if given is None else given!r}")
+    return index

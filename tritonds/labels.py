@@ -28,7 +28,7 @@ def map_boxes(
 
     Raises:
         TypeError: boxes that are no tensor of a dtype above; a size that is no pair of integers.
-        ValueError: a last dimension that is not 4; a size below 1.
+        ValueError: a last dimension that is not 4; a size below 1; torchvision's BoundingBoxes of a format other than XYXY.
 
     Computed in float32 (float64 for float64), and rounded once to half precision, which tells no neighbouring pixels apart
     above 2,048 (float16) or 256 (bfloat16). Differentiable in ``boxes``.
@@ -39,6 +39,10 @@ def map_boxes(
     tensor([[  0.,  28., 224., 196.]])
     """
     check_dense("boxes", boxes)
+    # torchvision's BoundingBoxes, without importing it.
+    form = getattr(boxes, "format", None)
+    if form is not None and getattr(form, "name", form) != "XYXY":
+        raise ValueError(f"boxes: expected the format XYXY, got {getattr(form, 'name', form)}")
     if boxes.dtype not in DTYPES:
         raise TypeError(
             f"boxes: expected float16, bfloat16, float32 or float64, got {boxes.dtype}; convert integers by boxes.float()"
@@ -85,7 +89,7 @@ def map_masks(masks: Tensor, size_out: tuple[int, int], *, letterbox: bool = Fal
     check_dense("masks", masks)
     if masks.dim() < 2 or masks.shape[-2] < 1 or masks.shape[-1] < 1:
         raise ValueError(f"masks: expected shape (..., H, W), each at least 1, got {tuple(masks.shape)}")
-    check_label(fill, masks.dtype)
+    fill = check_label(fill, masks.dtype)
     (in_h, in_w), size_out = masks.shape[-2:], check_size("size_out", size_out)
     (region_h, region_w), (top, left) = place((in_h, in_w), size_out, letterbox)
     # One tap is under the target pixel's centre, so never outside the image: nothing to clamp.

@@ -9,9 +9,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from . import checks, functional, geometry, pretrained
+from . import checks, functional, geometry, pretrained, submodules
 from .batches import Letterboxed, letterboxed, normalize, to_batch
 from .coefficient_weights import CoefficientWeights
+from .dtypes import trainable
 
 OPTIONS = (
     "size",
@@ -39,10 +40,15 @@ class DownsizeNet(nn.Module):
     averages its taps.
 
     With one convolution this is :func:`tritonds.downsize_image`, for which the Triton backend needs one launch. With more, with
-    hooks on the texture's modules, or with others in their place, PyTorch convolves first; the same up to rounding.
+    hooks on the texture's modules, or with others in their place, PyTorch convolves first; the same up to rounding. ``texture``
+    may be any module from (N, C, H, W) to (N, F, h, w), of any h and w.
+
+    Wherever ``distance``, ``out`` or a module of ``hidden`` has a hook, is wrapped (an adapter, ``torch.compile``) or replaced
+    (quantised), all of these are called, with a row for each target pixel, and PyTorch computes the coefficients.
+    Parametrisations of :mod:`torch.nn.utils.parametrizations` change nothing of that: their weights are read as they come out.
 
     Args:
-        size: (h, w) of the result, in pixels; may be given to :meth:`forward` instead.
+        size: (h, w) of the result, in pixels, or one number for both; may be given to :meth:`forward` instead.
         in_channels: C of the images.
         taps: K, source pixels read per axis: 1 to 8.
         prior: None, "bilinear" or "antialias".
@@ -68,7 +74,7 @@ class DownsizeNet(nn.Module):
 
     def __init__(
         self,
-        size: tuple[int, int] | None = None,
+        size: int | tuple[int, int] | None = None,
         *,
         in_channels: int = 3,
         taps: int = 2,
@@ -85,13 +91,14 @@ class DownsizeNet(nn.Module):
     ) -> None:
         super().__init__()
         checks.check_options(size, taps, prior, backend)
-        checks.check_count("in_channels", in_channels, 1)
-        checks.check_count("texture_channels", texture_channels, 0)
-        checks.check_count("texture_layers", texture_layers, 1)
-        checks.check_count("distance_channels", distance_channels, 0)
-        checks.check_count("hidden_channels", hidden_channels, 1)
-        checks.check_count("hidden_layers", hidden_layers, 0, checks.MAX_HIDDEN_LAYERS)
-        checks.check_normalization(in_channels, mean, std, out_dtype)
+        taps = checks.check_taps(taps)
+        in_channels = checks.check_count("in_channels", in_channels, 1)
+        texture_channels = checks.check_count("texture_channels", texture_channels, 0)
+        texture_layers = checks.check_count("texture_layers", texture_layers, 1)
+        distance_channels = checks.check_count("distance_channels", distance_channels, 0)
+        hidden_channels = checks.check_count("hidden_channels", hidden_channels, 1)
+        hidden_layers = checks.check_count("hidden_layers", hidden_layers, 0, checks.MAX_HIDDEN_LAYERS)
+        self.mean, self.std = checks.check_normalization(in_channels, mean, std, out_dtype)
         if texture_channels + distance_channels == 0:
             raise ValueError("texture_channels, distance_channels: expected at least one above 0, got 0 and 0")
         self.size = None if size is None else geometry.check_size("size", size)
@@ -103,8 +110,6 @@ class DownsizeNet(nn.Module):
         self.distance_channels = distance_channels
         self.hidden_channels = hidden_channels
         self.hidden_layers = hidden_layers
-        self.mean: list[float] | None = None if mean is None else [float(m) for m in mean]
-        self.std: list[float] | None = None if std is None else [float(s) for s in std]
         self.out_dtype = out_dtype
         self.backend = backend
         self.texture = _texture_cnn(in_channels, texture_channels, texture_layers)
@@ -116,21 +121,17 @@ class DownsizeNet(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     def weights(self) -> CoefficientWeights:
-        """The parameters of the coefficient network, as :func:`tritonds.downsize` takes them."""
-        hidden = cast(list[nn.Linear], list(self.hidden))
-        return CoefficientWeights(
-            None if self.distance is None else self.distance.weight,
-            None if self.distance is None else self.distance.bias,
-            tuple(layer.weight for layer in hidden),
-            tuple(layer.bias for layer in hidden),
-            self.out.weight,
-            self.out.bias,
-        )
+        """The parameters of the coefficient network, as :func:`tritonds.downsize` takes them.
+
+        Raises:
+            ValueError: ``distance``, ``hidden`` or ``out`` is wrapped, hooked or replaced.
+        """
+        return submodules.weights(self)
 
     def forward(
         self,
         image: Tensor | Sequence[Tensor],
-        size: tuple[int, int] | None = None,
+        size: int | tuple[int, int] | None = None,
         *,
         letterbox: bool = False,
         fill: float = 0.0,
@@ -143,57 +144,58 @@ class DownsizeNet(nn.Module):
         size = self._size_or(size)
         checks.check_channels(image, self.in_channels)
         options: dict[str, Any] = {"taps": self.taps, "prior": self.prior, "backend": self.backend}
-        if self._is_plain():
+        called = submodules.changed_linear(self) is not None
+        if not called and self.texture_layers == 1 and submodules.changed_texture(self) is None:
             convolution = None if self.texture is None else cast(nn.Conv2d, self.texture[0])
             weight, bias = (None, None) if convolution is None else (convolution.weight, convolution.bias)
             options |= {"mean": self.mean, "std": self.std, "out_dtype": self.out_dtype, "letterbox": letterbox, "fill": fill}
             return functional.downsize_image(image, weight, bias, self.weights(), size, **options)
-        checks.check_image(image, self.out.weight)
-        checks.check_fill(fill, self.out_dtype or self.out.weight.dtype)
+        parameter = self._parameter()
+        checks.check_image(image, parameter)
+        fill = checks.check_fill(fill, self.out_dtype or parameter.dtype)
 
         def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
-            x = self._normalized(x)
-            texture = None if self.texture is None else self.texture(x)
+            x, texture = self._with_texture(x)
+            if called:
+                return submodules.downsize(self, x, texture, size)
             return functional.downsize(x, texture, self.weights(), size, **options)
 
         result = to_batch(image, size, letterbox, fill, resize)
         result = result if self.out_dtype is None else result.to(self.out_dtype)
         return letterboxed(result, image, size) if letterbox else result
 
-    def coefficients(self, image: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        """The coefficients (N, K*K, h, w) with which :meth:`forward` resizes the batch ``image`` (N, C, H, W)."""
-        if not isinstance(image, Tensor):
-            raise TypeError(f"image: expected a torch.Tensor, got {type(image).__name__}")
+    def coefficients(self, image: Tensor | Sequence[Tensor], size: int | tuple[int, int] | None = None) -> Tensor:
+        """The coefficients (N, K*K, h, w) with which :meth:`forward` resizes ``image``, a batch or a list without letterbox."""
         size = self._size_or(size)
-        checks.check_image(image, self.out.weight)
+        checks.check_image(image, self._parameter())
         checks.check_channels(image, self.in_channels)
-        image = self._normalized(image)
-        texture = None if self.texture is None else self.texture(image)
+        if not isinstance(image, Tensor):
+            return torch.cat([self.coefficients(x.unsqueeze(0), size) for x in image])
+        image, texture = self._with_texture(image)
+        if submodules.changed_linear(self) is not None:
+            return submodules.coefficients(self, image, texture, size)
         return functional.coefficients(
             image, texture, self.weights(), size, taps=self.taps, prior=self.prior, backend=self.backend
         )
 
-    def _size_or(self, size: tuple[int, int] | None) -> tuple[int, int]:
+    def _size_or(self, size: int | tuple[int, int] | None) -> tuple[int, int]:
         """``size``, or the layer's own."""
         size = self.size if size is None else size
         if size is None:
             raise ValueError("size: expected (height, width) here or when the layer was made, got neither")
         return geometry.check_size("size", size)
 
-    def _is_plain(self) -> bool:
-        """Whether the texture is one convolution and ReLU as the layer made them, so that the kernel may stand in for both."""
-        if self.texture is None:
-            return True
-        parts = list(self.texture)
-        if len(parts) != 2 or type(parts[0]) is not nn.Conv2d or type(parts[1]) is not nn.ReLU:
-            return False
-        return _is_plain_convolution(parts[0]) and not any(_has_hooks(module) for module in (self.texture, *parts))
+    def _parameter(self) -> Tensor:
+        """One whose dtype and device images are expected to have; on the meta device if the network's are on none."""
+        return next(self.parameters(), torch.empty(0, dtype=torch.float32, device="meta"))
 
-    def _normalized(self, image: Tensor) -> Tensor:
-        if self.mean is None and self.std is None and image.dtype != torch.uint8:
-            return image
-        dtype = self.out.weight.dtype if image.dtype == torch.uint8 else image.dtype
-        return normalize(image, self.mean, self.std, dtype)
+    def _with_texture(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
+        """``image`` normalised, and its texture features. These are made channels-last, which the kernels read fastest."""
+        if self.mean is not None or self.std is not None or image.dtype == torch.uint8:
+            dtype = self._parameter().dtype if image.dtype == torch.uint8 else image.dtype
+            image = normalize(image, self.mean, self.std, dtype)
+        (image,) = trainable([image])
+        return image, None if self.texture is None else self.texture(image.contiguous(memory_format=torch.channels_last))
 
     def options(self) -> dict[str, Any]:
         """The arguments that make a network like this one, but for the backend."""
@@ -202,11 +204,20 @@ class DownsizeNet(nn.Module):
     def save_pretrained(self, directory: str | PathLike[str]) -> None:
         """Write options and parameters to ``model.safetensors`` in ``directory``, which is made, for :meth:`from_pretrained`.
 
+        Where parameters are sharded over processes (FSDP), all of these call it, since it gathers them; each writes the same
+        file, so that every machine has one.
+
         Raises:
-            ValueError: modules were replaced, parameters are of several dtypes, or not finite; nothing is written then.
+            ValueError: a module is wrapped, hooked, replaced or set otherwise than the layer made it; parameters are of several
+                dtypes, or not finite. Nothing is written then.
         """
         path = Path(directory) / pretrained.FILE
-        state = self.state_dict()
+        changed = submodules.changed_linear(self) or submodules.changed_texture(self)
+        if changed is not None:
+            raise ValueError(
+                f"{changed}: expected it as DownsizeNet made it, since a file holds no more than options and parameters"
+            )
+        state = pretrained.gathered(self.state_dict())
         with torch.device("meta"):
             expected = DownsizeNet(**self.options()).state_dict()
         pretrained.check_state(path, state, expected)
@@ -217,7 +228,7 @@ class DownsizeNet(nn.Module):
         cls,
         name_or_path: str | PathLike[str],
         *,
-        size: tuple[int, int] | None = None,
+        size: int | tuple[int, int] | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         out_dtype: torch.dtype | None = None,
@@ -281,26 +292,15 @@ class DownsizeNet(nn.Module):
         return f"size={self.size}, taps={self.taps}, prior={self.prior!r}, backend={self.backend!r}{pixels}"
 
 
-def _is_plain_convolution(layer: nn.Conv2d) -> bool:
-    sizes = (layer.kernel_size, layer.padding, layer.stride, layer.dilation, layer.groups)
-    plain = sizes == ((3, 3), (1, 1), (1, 1), (1, 1), 1) and layer.padding_mode == "zeros" and layer.bias is not None
-    return plain and "forward" not in vars(layer)
-
-
-def _has_hooks(module: nn.Module) -> bool:
-    """Whether ``module`` has hooks of its own. Global hooks, which profilers and FLOP counters set, do not count."""
-    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks)
-
-
 def _texture_cnn(in_channels: int, channels: int, layers: int) -> nn.Sequential | None:
-    """The 3x3 convolutions. Their weights are channels-last, so that features are, too, which the kernels read fastest."""
+    """The 3x3 convolutions. Their weights are contiguous, as FSDP demands."""
     if channels == 0:
         return None
     widths = [in_channels] + [channels] * layers
     parts: list[nn.Module] = []
     for i, o in itertools.pairwise(widths):
         parts += [nn.Conv2d(i, o, kernel_size=3, padding=1), nn.ReLU()]
-    return nn.Sequential(*parts).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return nn.Sequential(*parts)
 
 
 @torch.no_grad()
@@ -309,10 +309,9 @@ def _renormalize(convolution: nn.Conv2d, old: DownsizeNet, new: DownsizeNet) -> 
 
     With x = (image - mean) / std, x_old = x_new * std_new / std_old + (mean_new - mean_old) / std_old.
     """
-    zeros, ones = [0.0] * old.in_channels, [1.0] * old.in_channels
-    old_mean, new_mean = (torch.tensor(net.mean or zeros, dtype=torch.float64) for net in (old, new))
-    old_std, new_std = (torch.tensor(net.std or ones, dtype=torch.float64) for net in (old, new))
-    weight = convolution.weight.double()
+    zeros, ones, weight = [0.0] * old.in_channels, [1.0] * old.in_channels, convolution.weight.double()
+    old_mean, new_mean = (weight.new_tensor(net.mean or zeros) for net in (old, new))
+    old_std, new_std = (weight.new_tensor(net.std or ones) for net in (old, new))
     summand = (weight.sum(dim=(2, 3)) * ((new_mean - old_mean) / old_std)).sum(dim=1)
     assert convolution.bias is not None
     convolution.bias.copy_(convolution.bias + summand)

@@ -50,14 +50,25 @@ def why_no_triton(device_type: str) -> str | None:
 
     if tuple(int(part) for part in triton.__version__.split(".")[:2]) < (3, 6):
         return f"Triton {triton.__version__} is installed; 3.6 or later is needed"
-    if device_type == "cuda":
-        return None
-    from triton.runtime.interpreter import InterpretedFunction
-
-    # Not the environment variable: what counts is how Triton was imported.
-    if isinstance(triton.language.cdiv, InterpretedFunction):
+    if device_type == "cuda" or is_interpreted():
         return None
     return "CPU tensors need Triton's interpreter, which is slow and for tests: set TRITON_INTERPRET=1 before starting"
+
+
+@functools.cache
+def is_interpreted() -> bool:
+    """Whether Triton was imported as its own interpreter; the environment variable may have changed since."""
+    import triton
+    from triton.runtime.interpreter import InterpretedFunction
+
+    return isinstance(triton.language.cdiv, InterpretedFunction)
+
+
+def why_not_in(dtype: torch.dtype, device: torch.device) -> str | None:
+    """Why networks of ``dtype`` cannot run on ``device`` where others can, or None if they can."""
+    if dtype == torch.bfloat16 and device.type == "cpu" and is_interpreted():
+        return "Triton's interpreter multiplies bfloat16 matrices wrongly (triton-lang/triton issue 11584); use another dtype"
+    return None
 
 
 def _kernels(device: torch.device) -> Any:

@@ -251,7 +251,7 @@ def _representatives(inputs: Ranges, outputs: Ranges) -> list[tuple[Size, Size]]
 def _pairs(inputs: range, outputs: range) -> list[tuple[int, int]]:
     """(n_in, n_out) along one axis: of every class the smallest and largest of both."""
     size_class = ops.import_kernels().area_pool.size_class
-    lengths = torch.tensor(inputs)
+    lengths = torch.tensor(inputs, device="cpu")
     alike: dict[int, list[tuple[int, int]]] = {}
     for n_out in outputs:
         classes = size_class(lengths, n_out) * 1000 + size_class(n_out, lengths)

@@ -59,6 +59,11 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise ValueError(f"{path}: expected a safetensors file, got: {error}") from error
 
 
+def gathered(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """``state`` with each tensor whole: those that are sharded over processes are gathered, by all of them together."""
+    return {name: value.full_tensor() if hasattr(value, "full_tensor") else value for name, value in state.items()}
+
+
 def write(path: Path, options: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
     """The file with these options and tensors, replaced at once, so that it is never half written; its folder is made."""
     dtype = options["out_dtype"]

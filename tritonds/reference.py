@@ -96,7 +96,8 @@ def downsize_image(
         x = normalize(x, mean, std, dtype)
         texture = None
         if texture_weight is not None and texture_bias is not None:
-            texture = F.conv2d(x, texture_weight.to(dtype), texture_bias.to(dtype), padding=1).relu()
+            weight = texture_weight.to(dtype).contiguous(memory_format=torch.channels_last)  # features are then, too: faster
+            texture = F.conv2d(x, weight, texture_bias.to(dtype), padding=1).relu()
         return downsize(x, texture, weights, size, taps=taps, prior=prior)
 
     return to_batch(image, size, letterbox, fill, one).to(out_dtype or weights.out_weight.dtype)
@@ -120,11 +121,25 @@ def infer_coefficients(
         inputs.append(pool(texture.to(dtype), *size))
     for weight, bias in zip(weights.hidden_weights, weights.hidden_biases, strict=True):
         inputs = [_linear(inputs, weight, bias).relu_()]
-    logits = _linear(inputs, weights.out_weight, weights.out_bias)
+    return constrain(_linear(inputs, weights.out_weight, weights.out_bias), image, size, taps, prior)
+
+
+def constrain(logits: Tensor, image: Tensor, size: tuple[int, int], taps: int, prior: str | None) -> Tensor:
+    """q . exp(logits) over its sum across the taps, in the compute dtype: (N, K*K, h, w), as ``logits``."""
+    logits = logits.to(compute_dtype(image.dtype))
     if prior is None:
         return logits.softmax(dim=1)
     q = _prior(image, size, taps, prior)
     return torch.where(q > 0, logits + q.log(), -torch.inf).softmax(dim=1)
+
+
+def tap_distances(image: Tensor, size: tuple[int, int], taps: int) -> Tensor:
+    """Distances of every target pixel's taps, vertical ones first, in source pixels and the compute dtype: (h * w, 2K)."""
+    dtype = compute_dtype(image.dtype)
+    dy = _tap_distances(image.shape[2], size[0], taps, image.device, dtype).T
+    dx = _tap_distances(image.shape[3], size[1], taps, image.device, dtype).T
+    rows, columns = dy[:, None].expand(-1, size[1], -1), dx[None].expand(size[0], -1, -1)
+    return torch.cat((rows, columns), dim=2).flatten(0, 1)
 
 
 def _encode_distances(image: Tensor, weight: Tensor, bias: Tensor, size: tuple[int, int], taps: int) -> Tensor:
@@ -163,7 +178,7 @@ def _prior_axis(n_in: int, n_out: int, taps: int, prior: str, device: torch.devi
     """
     i, j = _taps(n_in, n_out, taps, device)
     antialias = prior == "antialias"
-    support = 2 * max(n_in, n_out) if antialias else 2 * n_out
+    support = 2 * torch.sym_max(n_in, n_out) if antialias else 2 * n_out
     q = (support - geometry.distance_numerator(i, j, n_in, n_out).abs()).clamp(min=0)
     if antialias:
         q = torch.where((i >= 0) & (i < n_in), q, 0)
@@ -191,6 +206,8 @@ def _tap_distances(n_in: int, n_out: int, taps: int, device: torch.device, dtype
 def _pool_axis(x: Tensor, n_out: int, dim: int) -> Tensor:
     """Mean over the fractional bins along one axis."""
     n_in = x.shape[dim]
+    if torch.compiler.is_exporting():
+        return (x.movedim(dim, -1) @ _overlaps(n_in, n_out, x).T).movedim(-1, dim)
     if n_in % n_out == 0:
         width = n_in // n_out
         return functools.reduce(torch.add, x.unfold(dim, width, width).unbind(-1)) / width
@@ -206,3 +223,15 @@ def _pool_axis(x: Tensor, n_out: int, dim: int) -> Tensor:
         total = term if total is None else total + term
     assert total is not None
     return total
+
+
+def _overlaps(n_in: int, n_out: int, x: Tensor) -> Tensor:
+    """Each source pixel's share of each bin's mean, as a matrix (n_out, n_in) of the dtype of ``x``.
+
+    What is exported pools by products with it: they are the same for all sizes, whereas the sum over a bin's pixels has as many
+    terms as the bins of the traced size have.
+    """
+    i = torch.arange(n_in, device=x.device)
+    j = torch.arange(n_out, device=x.device)[:, None]
+    overlap = torch.minimum((i + 1) * n_out, (j + 1) * n_in) - torch.maximum(i * n_out, j * n_in)
+    return overlap.clamp(min=0).to(x.dtype) / n_in

@@ -1,0 +1,92 @@
+"""Nothing depends on the default device or dtype: all of it under "meta" and float64, as inside a model being loaded."""
+
+import contextlib
+
+import pytest
+import torch
+from cases import each_backend, images_of, net_of
+
+import tritonds
+from tritonds import DownsizeNet, labels
+
+
+@contextlib.contextmanager
+def strange_defaults():
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("options", [{}, {"mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2]}])
+def test_files_are_read(options, tmp_path):
+    expected = DownsizeNet.from_pretrained("natural-k4", **options)
+    with strange_defaults():
+        net = DownsizeNet.from_pretrained("natural-k4", **options)
+        net.save_pretrained(tmp_path)
+        again = DownsizeNet.from_pretrained(tmp_path)
+    for x, y, z in zip(net.parameters(), expected.parameters(), again.parameters(), strict=True):
+        assert torch.equal(x, y)
+        assert torch.equal(x, z)
+        assert x.dtype == torch.float32
+
+
+@each_backend
+def test_results_are_the_same(backend):
+    net, images = net_of(backend, prior="antialias"), images_of([(9, 12), (7, 5)], "cpu")
+    batch = torch.rand(2, 3, 9, 12)
+
+    def results():
+        boxed = net(images, letterbox=True)
+        loss = boxed.images.square().sum() + net(images).sum()
+        return [
+            *boxed,
+            net(batch),
+            net.coefficients(batch),
+            *torch.autograd.grad(loss, list(net.parameters())),
+            tritonds.area_pool2d(batch, (4, 5), backend=backend),
+            labels.map_boxes(batch[0, 0, :, :4], (9, 12), (6, 8), letterbox=True),
+            labels.map_masks(batch[0] > 0.5, (6, 8), letterbox=True),
+        ]
+
+    expected = results()
+    with strange_defaults():
+        got = results()
+    for x, y in zip(got, expected, strict=True):
+        assert x.device.type == "cpu"
+        assert x.dtype == y.dtype
+        assert torch.equal(x, y)
+
+
+@each_backend
+def test_images_made_in_inference_mode_train(backend):
+    for options in ({}, {"texture_layers": 2}, {"texture_channels": 0}, {"hidden_channels": 80}):
+        net = DownsizeNet((4, 5), backend=backend, **options)
+        with torch.inference_mode():
+            batch, images = torch.rand(2, 3, 9, 8), [torch.rand(3, 7, 6), torch.rand(3, 9, 9)]
+        for given in (batch, images):
+            parameters = [p for p in net.parameters()]
+            grads = torch.autograd.grad(net(given).square().sum(), parameters)
+            again = torch.autograd.grad(
+                net(given.clone() if given is batch else [x.clone() for x in images]).square().sum(), parameters
+            )
+            assert all(torch.equal(x, y) for x, y in zip(grads, again, strict=True))
+    net = DownsizeNet((4, 5), backend=backend)
+    net.out.register_forward_hook(lambda *_: None)
+    net(batch).square().sum().backward()
+
+
+@each_backend
+def test_transforms_of_torch_func_name_the_way_out(backend):
+    image = torch.rand(2, 3, 9, 8)
+    net = DownsizeNet((4, 5), backend=backend)
+    if backend == "torch":
+        assert torch.func.vmap(lambda x: net(x.unsqueeze(0))[0])(image).shape == (2, 3, 4, 5)
+        torch.func.grad(lambda x: net(x).square().sum())(image)
+    else:
+        with pytest.raises(RuntimeError, match='use backend="torch"'):
+            torch.func.grad(lambda x: net(x).square().sum())(image)
+        with pytest.raises(RuntimeError, match='use backend="torch"'):
+            torch.func.vmap(lambda x: net(x.unsqueeze(0))[0])(image)
