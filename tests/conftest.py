@@ -19,6 +19,9 @@ import hypothesis
 import pytest
 
 
+collect_ignore_glob = ["*conftest.py"]  # of doctests, which would import several modules of that one name
+
+
 def pytest_addoption(parser):
     parser.addoption(
         "--kernels", choices=["interpreted", "emulated"], default="interpreted", help="how kernels run without a GPU"

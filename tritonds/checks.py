@@ -267,9 +267,9 @@ def check_label(fill: float, dtype: torch.dtype) -> float:
     if not isinstance(fill, numbers.Real):
         raise TypeError(f"fill: expected a number, got {fill!r}")
     if dtype.is_floating_point or dtype.is_complex:
-        fits = abs(fill) <= torch.finfo(dtype).max or torch.tensor(float(fill), device="cpu").to(dtype).isnan() == (
-            fill != fill
-        )
+        held = torch.tensor(float(fill), dtype=torch.float64, device="cpu").to(dtype).to(torch.float64).item()
+        kept = held == fill or (math.isnan(held) and math.isnan(fill))  # some dtypes have no infinity
+        fits = abs(fill) <= torch.finfo(dtype).max if math.isfinite(fill) else kept
     else:
         low, high = (0, 1) if dtype == torch.bool else (torch.iinfo(dtype).min, torch.iinfo(dtype).max)
         fits = low <= fill <= high and fill == int(fill)

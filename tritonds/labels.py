@@ -40,9 +40,9 @@ def map_boxes(
     """
     check_dense("boxes", boxes)
     # torchvision's BoundingBoxes, without importing it.
-    form = getattr(boxes, "format", None)
-    if form is not None and getattr(form, "name", form) != "XYXY":
-        raise ValueError(f"boxes: expected the format XYXY, got {getattr(form, 'name', form)}")
+    form = getattr(getattr(boxes, "format", None), "name", "XYXY")
+    if form != "XYXY":
+        raise ValueError(f"boxes: expected the format XYXY, got {form}; convert them by torchvision first")
     if boxes.dtype not in DTYPES:
         raise TypeError(
             f"boxes: expected float16, bfloat16, float32 or float64, got {boxes.dtype}; convert integers by boxes.float()"

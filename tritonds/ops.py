@@ -55,7 +55,6 @@ def why_no_triton(device_type: str) -> str | None:
     return "CPU tensors need Triton's interpreter, which is slow and for tests: set TRITON_INTERPRET=1 before starting"
 
 
-@functools.cache
 def is_interpreted() -> bool:
     """Whether Triton was imported as its own interpreter; the environment variable may have changed since."""
     import triton

@@ -67,7 +67,7 @@ def test_images_made_in_inference_mode_train(backend):
         with torch.inference_mode():
             batch, images = torch.rand(2, 3, 9, 8), [torch.rand(3, 7, 6), torch.rand(3, 9, 9)]
         for given in (batch, images):
-            parameters = [p for p in net.parameters()]
+            parameters = list(net.parameters())
             grads = torch.autograd.grad(net(given).square().sum(), parameters)
             again = torch.autograd.grad(
                 net(given.clone() if given is batch else [x.clone() for x in images]).square().sum(), parameters

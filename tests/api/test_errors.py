@@ -1,7 +1,9 @@
 """Every refusal, by its message: what was wrong, what came, what was expected."""
 
 import re
+from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 
@@ -32,9 +34,9 @@ BAD_ARGUMENTS = [
     (dict(texture=TEXTURE.to("meta")), ValueError, "texture: expected the device of image, cpu, got meta"),
     (dict(texture=TEXTURE[:, :3]), ValueError, "weights: expected hidden[0] weight of shape (out, 8)"),
     (dict(texture=None), ValueError, "weights: expected hidden[0] weight of shape (out, 5)"),
-    (dict(size=5), TypeError, "size: expected a pair of integers (height, width), got 5"),
-    (dict(size=(5, 4, 3)), TypeError, "size: expected a pair of integers (height, width), got (5, 4, 3)"),
-    (dict(size=(5, 4.0)), TypeError, "size: expected a pair of integers (height, width), got (5, 4.0)"),
+    (dict(size=5.0), TypeError, "size: expected a pair of integers (height, width), or one for both, got 5.0"),
+    (dict(size=(5, 4, 3)), TypeError, "size: expected a pair of integers (height, width), or one for both, got (5, 4, 3)"),
+    (dict(size=(5, 4.0)), TypeError, "size: expected a pair of integers (height, width), or one for both, got (5, 4.0)"),
     (dict(size=(5, True)), TypeError, "size: expected a pair of integers"),
     (dict(size=(0, 4)), ValueError, "size: expected height and width of at least 1, got (0, 4)"),
     (dict(size=(4, -1)), ValueError, "size: expected height and width of at least 1, got (4, -1)"),
@@ -49,7 +51,7 @@ BAD_ARGUMENTS = [
     (dict(weights=weights(distance_weight=torch.rand(5, 3))), ValueError, "distance weight of shape (out, 4)"),
     (dict(weights=weights(distance_bias=torch.rand(4))), ValueError, "distance bias of shape (5,), got (4,)"),
     (dict(image=IMAGE.to_sparse()), TypeError, "image: expected a dense tensor, got layout torch.sparse_coo"),
-    (dict(size=("5", 4)), TypeError, "size: expected a pair of integers (height, width), got ('5', 4)"),
+    (dict(size=("5", 4)), TypeError, "size: expected a pair of integers (height, width), or one for both, got ('5', 4)"),
     (dict(prior=["bilinear"]), ValueError, "prior: expected None or one of"),
     (dict(backend=None), ValueError, "backend: expected one of"),
     (dict(weights=weights(hidden_weights=None)), TypeError, "expected hidden_weights to be a tuple of tensors, got NoneType"),
@@ -74,6 +76,36 @@ def test_downsize_and_coefficients(changes, error, message, function):
     arguments = {"image": IMAGE, "texture": TEXTURE, "weights": WEIGHTS, "size": (4, 4)} | changes
     with pytest.raises(error, match=re.escape(message)):
         function(**arguments)
+
+
+def test_numbers_of_other_libraries(monkeypatch):
+    """Those of NumPy, of tensors, and fractions; and one number for a square."""
+    expected = downsize(IMAGE, TEXTURE, WEIGHTS, (4, 4), taps=2)
+    for size in (4, np.int64(4), (np.int32(4), torch.tensor(4)), [4, 4]):
+        assert torch.equal(downsize(IMAGE, TEXTURE, WEIGHTS, size, taps=np.int64(2)), expected)
+    plain = DownsizeNet((4, 4), mean=[0.5, 0.25, 0.75], std=[0.5, 0.5, 0.25])
+    mean, std = torch.tensor([0.5, 0.25, 0.75]), np.array([0.5, 0.5, 0.25])
+    net = DownsizeNet(4, taps=np.int64(2), texture_channels=torch.tensor(16), mean=mean, std=std)
+    assert net.options() == plain.options()
+    assert [type(value) for value in net.options().values()] == [type(value) for value in plain.options().values()]
+    images = [torch.rand(3, 5, 9), torch.rand(3, 7, 3)]
+    half = net(images, letterbox=True, fill=Fraction(1, 2)).images
+    assert torch.equal(half, net(images, letterbox=True, fill=0.5).images)
+    assert torch.equal(net.coefficients(images), torch.cat([net.coefficients(x[None]) for x in images]))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs no GPU: bfloat16 is right on a GPU")
+def test_bfloat16_is_refused_in_the_interpreter():
+    """Whose products of it are wrong; float32 networks may still write it."""
+    with pytest.raises(RuntimeError, match='backend="triton" cannot run here: Triton\'s interpreter multiplies bfloat16'):
+        DownsizeNet((4, 4), backend="triton").bfloat16()(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
+    with pytest.raises(RuntimeError, match='backend="triton" cannot run here: Triton\'s interpreter multiplies bfloat16'):
+        DownsizeNet((4, 4), backend="triton", texture_layers=2).bfloat16()(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
+    image = torch.randint(256, (1, 3, 8, 8), dtype=torch.uint8)
+    net = DownsizeNet((4, 4), out_dtype=torch.bfloat16)
+    expected = net(image)
+    net.backend = "triton"
+    torch.testing.assert_close(net(image), expected)
 
 
 BAD_IMAGES = [
@@ -187,8 +219,8 @@ def test_layer_and_its_images():
         DownsizeNet((4, 4))(torch.zeros(1, 3, 8, 8, dtype=torch.int64))
     with pytest.raises(ValueError, match="image: expected 3 channels"):
         DownsizeNet((4, 4))([torch.zeros(1, 8, 8)])
-    with pytest.raises(TypeError, match=r"image: expected a torch\.Tensor, got list"):
-        DownsizeNet((4, 4)).coefficients([torch.zeros(3, 8, 8)])
+    with pytest.raises(TypeError, match=r"image: expected a torch\.Tensor or a list of them, got int"):
+        DownsizeNet((4, 4)).coefficients(3)
     with pytest.raises(TypeError, match="fill: expected a number"):
         DownsizeNet((4, 4), texture_layers=2)(torch.zeros(1, 3, 8, 8), letterbox=True, fill="black")
 
@@ -242,7 +274,7 @@ def test_triton_refuses_forward_mode(device):
     def pool(x):
         return area_pool2d(x, (4, 4), backend="triton")
 
-    with pytest.raises(RuntimeError, match="no forward-mode derivatives"):
+    with pytest.raises(RuntimeError, match=r"torch\.func's transforms know nothing of the kernels; use backend"):
         torch.func.jvp(pool, (image,), (torch.ones_like(image),))
     with torch.autograd.forward_ad.dual_level():
         dual = torch.autograd.forward_ad.make_dual(image, torch.ones_like(image))

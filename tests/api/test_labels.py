@@ -3,6 +3,7 @@
 import itertools
 import math
 import re
+import warnings
 from fractions import Fraction
 
 import hypothesis
@@ -191,7 +192,16 @@ def test_masks_do_not_share_memory():
     assert not masks.any()
 
 
-@pytest.mark.parametrize("fill", [-100, -100.0, np.int64(-100)])
+def test_boxes_of_torchvisions_own_format():
+    assert torch.equal(map_boxes(boxes_of_format("XYXY"), (7, 7), (14, 7)), map_boxes(BOXES, (7, 7), (14, 7)))
+
+
+def test_one_number_is_a_square():
+    assert letterbox(7, np.int64(9)) == letterbox((7, 7), (9, 9)) == letterbox(torch.tensor([7]), (torch.tensor(9), 9))
+    assert torch.equal(map_masks(MASKS, 5), map_masks(MASKS, (5, 5)))
+
+
+@pytest.mark.parametrize("fill", [-100, -100.0, np.int64(-100), Fraction(-200, 2)])
 def test_fill_of_any_kind_of_number(fill):
     assert map_masks(torch.zeros(1, 2, dtype=torch.int64), (2, 2), letterbox=True, fill=fill).tolist() == [[0, 0], [-100, -100]]
 
@@ -226,11 +236,33 @@ def test_masks_and_boxes_agree(size_in, size_out, boxed, data):
 
 BOXES = torch.rand(5, 4)
 MASKS = torch.zeros(2, 6, 7, dtype=torch.uint8)
-PAIR = "expected a pair of integers (height, width), got "
+PAIR = "expected a pair of integers (height, width), or one for both, got "
 BELOW = "expected height and width of at least 1, got "
 
+
+def boxes_of_format(name):
+    """As torchvision's BoundingBoxes, which have their format beside them."""
+    boxes = BOXES.clone()
+    boxes.format = type("BoundingBoxFormat", (), {"name": name})
+    return boxes
+
+
+def nested(tensors):
+    with warnings.catch_warnings(action="ignore"):  # a prototype
+        return torch.nested.nested_tensor(tensors)
+
+
+def quantised(x):
+    with warnings.catch_warnings(action="ignore"):  # PyTorch is about to move it elsewhere
+        return torch.quantize_per_tensor(x.float(), 1.0, 0, torch.quint8)
+
+
 ERRORS = [
-    (lambda: letterbox(7, (7, 7)), TypeError, f"size_in: {PAIR}7"),
+    (lambda: letterbox(7.0, (7, 7)), TypeError, f"size_in: {PAIR}7.0"),
+    (lambda: letterbox((7, torch.tensor(7.0)), (7, 7)), TypeError, f"size_in: {PAIR}(7, tensor(7.))"),
+    (lambda: letterbox((7, torch.tensor(True)), (7, 7)), TypeError, f"size_in: {PAIR}(7, tensor(True))"),
+    (lambda: letterbox((torch.tensor([8, 9]), 7), (7, 7)), TypeError, f"size_in: {PAIR}(tensor([8, 9]), 7)"),
+    (lambda: letterbox((np.bool_(True), 7), (7, 7)), TypeError, f"size_in: {PAIR}(np.True_, 7)"),
     (lambda: letterbox((7, 7), (7, 7, 7)), TypeError, f"size_out: {PAIR}(7, 7, 7)"),
     (lambda: letterbox((7, 7.0), (7, 7)), TypeError, f"size_in: {PAIR}(7, 7.0)"),
     (lambda: letterbox((7, True), (7, 7)), TypeError, f"size_in: {PAIR}(7, True)"),
@@ -259,7 +291,17 @@ ERRORS = [
     ),
     (lambda: map_boxes(BOXES, (7, 0), (7, 7)), ValueError, f"size_in: {BELOW}(7, 0)"),
     (lambda: map_boxes(BOXES, (7, 7), (0, 7)), ValueError, f"size_out: {BELOW}(0, 7)"),
-    (lambda: map_boxes(BOXES, (7, 7), 7, letterbox=True), TypeError, f"size_out: {PAIR}7"),
+    (lambda: map_boxes(BOXES, (7, 7), "7", letterbox=True), TypeError, f"size_out: {PAIR}'7'"),
+    (
+        lambda: map_boxes(torch.nested.nested_tensor([BOXES, BOXES[:2]], layout=torch.jagged), (7, 7), (7, 7)),
+        TypeError,
+        "boxes: expected a dense tensor, got layout torch.jagged",
+    ),
+    (
+        lambda: map_boxes(boxes_of_format("XYWH"), (7, 7), (7, 7)),
+        ValueError,
+        "boxes: expected the format XYXY, got XYWH; convert them by torchvision first",
+    ),
     (lambda: map_masks(np.zeros((6, 7)), (7, 7)), TypeError, "masks: expected a torch.Tensor, got ndarray"),
     (lambda: map_masks(MASKS.to_sparse(), (7, 7)), TypeError, "masks: expected a dense tensor, got layout torch.sparse_coo"),
     (lambda: map_masks(MASKS[0, 0], (7, 7)), ValueError, "masks: expected shape (..., H, W), each at least 1, got (7,)"),
@@ -269,7 +311,18 @@ ERRORS = [
         ValueError,
         "masks: expected shape (..., H, W), each at least 1, got (2, 6, 0)",
     ),
-    (lambda: map_masks(MASKS, 7), TypeError, f"size_out: {PAIR}7"),
+    (lambda: map_masks(MASKS, 7.5), TypeError, f"size_out: {PAIR}7.5"),
+    (
+        lambda: map_masks(nested([MASKS[0], MASKS[0, :2]]), (7, 7)),
+        TypeError,
+        "masks: expected a dense tensor, got a nested one",
+    ),
+    (lambda: map_masks(quantised(MASKS), (7, 7)), TypeError, "masks: expected a dense tensor, got a quantised one"),
+    (
+        lambda: map_masks(MASKS.to(torch.float8_e4m3fn), (7, 7), fill=math.inf),
+        ValueError,
+        "fill: expected a value of torch.float8_e4m3fn, got inf",
+    ),
     (lambda: map_masks(MASKS, (7, 0)), ValueError, f"size_out: {BELOW}(7, 0)"),
     (lambda: map_masks(MASKS, (7, 7), fill=None), TypeError, "fill: expected a number, got None"),
     (lambda: map_masks(MASKS, (7, 7), fill=-1), ValueError, "fill: expected a value of torch.uint8, got -1"),

@@ -213,8 +213,8 @@ def test_saving_refuses_what_loading_would(tmp_path):
     replaced.texture[0] = torch.nn.Conv2d(3, 16, 5, padding=2)
     mixed.out.half()
     torch.nn.init.constant_(diverged.out.bias, torch.nan)
-    for net, message in [(replaced, "texture.0.weight: expected shape"), (mixed, "the same for all"), (diverged, "finite")]:
-        with pytest.raises(ValueError, match=rf"{FILE}.*{message}"):
+    for net, message in [(replaced, "texture.0: expected it as"), (mixed, "the same for all"), (diverged, "finite")]:
+        with pytest.raises(ValueError, match=message):
             net.save_pretrained(tmp_path / "net")
     assert not (tmp_path / "net").exists()
 
