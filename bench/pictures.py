@@ -24,7 +24,7 @@ SCALE = 2.5
 """Source pixels per result pixel: the largest scale that the shipped weights were trained at."""
 WORDS: Box = (66, 70, 118, 160)
 """Of scikit-image's ``page``, which no training saw."""
-SHOWN = {"bilinear": "bilinear", "bilinear-aa": "antialiased bilinear", "downsizenet-k4": "DownsizeNet (natural-k4)"}
+SHOWN = {"bilinear": "bilinear", "bilinear-aa": "antialiased bilinear", "natural-k4": "DownsizeNet (natural-k4)"}
 
 
 def detail() -> Figure:
@@ -35,14 +35,14 @@ def detail() -> Figure:
     image = _photograph("page")
     size_in = (image.shape[2], image.shape[3])
     size = (round(size_in[0] / SCALE), round(size_in[1] / SCALE))
-    net = methods.network("downsizenet-k4")
+    net = methods.network("natural-k4")
     start = DownsizeNet(taps=4, prior="antialias").coefficients(image, size)
     learned = net.coefficients(image, size)
     row, column = _largest((learned - start).abs().sum(dim=1)[0], WORDS, SCALE)
     first = [geometry.first_tap(j, n_in, n, 4) for j, n_in, n in zip((row, column), size_in, size, strict=True)]
     networks = {"bilinear": DownsizeNet(prior="bilinear"), "bilinear-aa": DownsizeNet(taps=6, prior="antialias")}
     grids = {name: _middle(network.coefficients(image, size)[0, :, row, column]) for name, network in networks.items()}
-    grids["downsizenet-k4"] = _middle(learned[0, :, row, column])
+    grids["natural-k4"] = _middle(learned[0, :, row, column])
 
     figure = Figure(figsize=(12, 4.8), layout="constrained")
     axes = figure.subplots(2, 1 + len(SHOWN), height_ratios=(1, 0.95))

@@ -18,7 +18,6 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without which som
 import hypothesis
 import pytest
 
-
 collect_ignore_glob = ["*conftest.py"]  # of doctests, which would import several modules of that one name
 
 

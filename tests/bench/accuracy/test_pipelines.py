@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from bench.accuracy import pipelines
-from bench.accuracy.pipelines import PIPELINES, build
+from bench.accuracy.pipelines import PIPELINES, base, build, detection
+from bench.accuracy.pipelines.boxes import DETECTIONS, best, generalised_iou, iou, suppress
 from bench.accuracy.samples import IGNORED, Batch, Sample, collate
 
 CLASSES = 4
@@ -97,7 +97,7 @@ def test_predictions_at_any_size(name, size, device):
 def check_detection(found, size):
     boxes, scores, labels = found
     h, w = size
-    assert 0 < len(boxes) <= pipelines.DETECTIONS
+    assert 0 < len(boxes) <= DETECTIONS
     assert boxes.shape == (len(scores), 4)
     assert labels.shape == scores.shape
     assert (boxes.dtype, scores.dtype, labels.dtype) == (torch.float32, torch.float32, torch.int64)
@@ -170,31 +170,31 @@ def test_sizes_have_the_ratio_of_the_full_ones():
 def test_enlarge_is_bilinear_interpolation(size):
     x = torch.rand(2, 3, *size[0], dtype=torch.float64)
     expected = F.interpolate(x, size=size[1], mode="bilinear", align_corners=False)
-    torch.testing.assert_close(pipelines.enlarge(x, size[1]), expected)
+    torch.testing.assert_close(base.enlarge(x, size[1]), expected)
 
 
 def test_iou_by_hand():
     a = torch.tensor([[0.0, 0, 2, 2], [1, 1, 1, 1], [5, 5, 9, 9]])
     b = torch.tensor([[1.0, 0, 3, 2], [0, 0, 2, 2]])
-    torch.testing.assert_close(pipelines.iou(a, b), torch.tensor([[1 / 3, 1], [0, 0], [0, 0]]))
+    torch.testing.assert_close(iou(a, b), torch.tensor([[1 / 3, 1], [0, 0], [0, 0]]))
     # Overlap 2 of 6, in a hull of 6; apart: a hull of 9 * 9, of which 4 + 16 are covered.
-    pairs = pipelines.generalised_iou(a[[0, 0]], torch.stack((b[0], a[2])))
+    pairs = generalised_iou(a[[0, 0]], torch.stack((b[0], a[2])))
     torch.testing.assert_close(pairs, torch.tensor([1 / 3, -61 / 81]))
 
 
 def test_cells_find_the_boxes_whose_middle_they_are_near():
     centres = torch.tensor([(x, 2.0) for x in (2.0, 6, 10, 14, 18)])
     boxes = torch.tensor([[0.0, 0, 20, 4], [13, 1, 14, 2], [30, 0, 31, 1]])
-    cells, objects = pipelines.assign(centres, boxes, stride=4)
+    cells, objects = detection.assign(centres, boxes, stride=4)
     # The wide box has the cells within 6 of 10; one of those is the nearest of the tiny box; the last box is outside.
     assert dict(zip(cells.tolist(), objects.tolist(), strict=True)) == {1: 0, 2: 0, 3: 1, 4: 2}
-    assert [len(part) for part in pipelines.assign(centres, torch.zeros(0, 4), stride=4)] == [0, 0]
+    assert [len(part) for part in detection.assign(centres, torch.zeros(0, 4), stride=4)] == [0, 0]
 
 
 def test_what_overlaps_something_better_of_its_class_is_suppressed():
     boxes = torch.tensor([[0.0, 0, 10, 10], [1, 0, 10, 10], [1, 0, 10, 10], [5, 0, 15, 10], [2, 0, 12, 10]])
-    found = pipelines.Detection(boxes, torch.tensor([0.9, 0.8, 0.7, 0.6, 0.5]), torch.tensor([1, 1, 2, 1, 1]))
-    kept = pipelines.suppress(found)
+    found = base.Detection(boxes, torch.tensor([0.9, 0.8, 0.7, 0.6, 0.5]), torch.tensor([1, 1, 2, 1, 1]))
+    kept = suppress(found)
     # 1 and 4 overlap 0 by 0.9 and 8 / 12; 2 is of another class; 3 overlaps by 5 / 15
     assert [round(score, 1) for score in kept.scores.tolist()] == [0.9, 0.7, 0.6]
     assert kept.labels.tolist() == [1, 2, 1]
@@ -202,7 +202,7 @@ def test_what_overlaps_something_better_of_its_class_is_suppressed():
 
 def test_the_best_are_chosen_over_all_classes():
     scores = torch.tensor([[0.1, 0.9], [0.8, 0.2]])
-    found = pipelines.best(scores, torch.tensor([[0.0, 0, 1, 1], [0, 0, 2, 2]]))
+    found = best(scores, torch.tensor([[0.0, 0, 1, 1], [0, 0, 2, 2]]))
     torch.testing.assert_close(found.scores, torch.tensor([0.9, 0.8, 0.2, 0.1]))
     assert found.labels.tolist() == [2, 1, 2, 1]
     assert found.boxes[:, 2].tolist() == [1, 2, 2, 1]
