@@ -181,7 +181,7 @@ def _from_image(variant: Variant, parts: bool) -> list[Launch]:
     workload = NAMED[variant.workload]
     images = _images(variant)
     output = _tensor(variant, workload.batch, 3, *workload.size, dtype=variant.out)
-    filter = _tensor(variant, variant.channels, 3, 3, 3).contiguous(memory_format=torch.channels_last)  # as the layer has it
+    filter = _tensor(variant, variant.channels, 3, 3, 3).contiguous()  # as the layer has it
     filters = [filter, _tensor(variant, variant.channels)] if variant.texture else []
     weights = _weights(variant)
     normalized = variant.image == "u8"

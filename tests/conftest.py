@@ -25,7 +25,9 @@ def pytest_addoption(parser):
     parser.addoption(
         "--kernels", choices=["interpreted", "emulated"], default="interpreted", help="how kernels run without a GPU"
     )
-    parser.addoption("--draws", type=int, help="of each test that has draws of random cases, how many; all if not given")
+    parser.addoption(
+        "--draws", type=int, help="of each test that has draws of random cases, how many, and no long tests; all if not given"
+    )
     parser.addoption("--strict-skips", action="store_true", help="fail if a test was skipped for anything but a GPU")
     parser.addoption("--capability", type=int, choices=[80, 90], default=90, help="of the emulated GPU")
 
@@ -109,6 +111,8 @@ def pytest_collection_modifyitems(config, items):
         fits = {"gpu": True, "emulated": compiled, "interpreted": not compiled}[config.kernels]
         if item.get_closest_marker("sm_80") and config.kernels == "emulated":
             fits = fits and config.getoption("capability") == 80
+        if draws is not None and item.get_closest_marker("long"):
+            fits = False
         if draws is not None and "draw" in getattr(item, "fixturenames", ()):
             fits = fits and int(item.callspec.id.partition("-")[0]) < draws
         (chosen if fits else others).append(item)

@@ -1,5 +1,6 @@
 """Programs of the PyTorch backend for images of any height, width and batch, as they run elsewhere: at sizes never traced."""
 
+import onnxruntime
 import pytest
 import torch
 from torch import nn
@@ -56,18 +57,16 @@ def test_program_for_one_size():
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")  # the exporter's own
 def test_onnx(tmp_path):
-    runtime = pytest.importorskip("onnxruntime")
     net, path = network(), tmp_path / "net.onnx"
     torch.onnx.export(net, (images(2, 23, 31),), path, dynamo=True, dynamic_shapes=(DYNAMIC["automatic"],), verbose=False)
-    session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     (name,) = [x.name for x in session.get_inputs()]
     assert_equal_at_all_sizes(lambda x: torch.from_numpy(session.run(None, {name: x.numpy()})[0]), net)
 
 
-# Counted from 1: make test, which takes one draw of each test, has no minute for a C++ compiler.
-@pytest.mark.parametrize("draw", [1])
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")  # the compiler's own
-def test_aotinductor(draw, tmp_path):
+def test_aotinductor(tmp_path):
     net = network()
     path = torch._inductor.aoti_compile_and_package(exported(net), package_path=str(tmp_path / "net.pt2"))
     assert_equal_at_all_sizes(torch._inductor.aoti_load_package(path), net)

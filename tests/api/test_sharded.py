@@ -61,7 +61,13 @@ def in_process(rank, kind, backend, folder):
 
 
 @pytest.mark.parametrize(
-    ("kind", "backend"), [("ddp", "triton"), ("ddp", "torch"), ("sharded", "triton"), ("each module sharded", "torch")]
+    ("kind", "backend"),
+    [
+        ("ddp", "triton"),
+        pytest.param("ddp", "torch", marks=pytest.mark.long),
+        ("sharded", "triton"),
+        pytest.param("each module sharded", "torch", marks=pytest.mark.long),
+    ],
 )
 def test_one_step_is_that_of_one_process(kind, backend, tmp_path):
     mp.start_processes(in_process, args=(kind, backend, tmp_path), nprocs=WORLD, start_method="spawn")

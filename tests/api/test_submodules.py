@@ -2,6 +2,8 @@
 
 import copy
 
+import accelerate
+import peft
 import pytest
 import torch
 from cases import BACKENDS, net_of
@@ -29,7 +31,6 @@ def with_weight(net, target, weight):
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("target", TARGETS)
 def test_adapters_are_those_of_the_merged_network(target, backend):
-    peft = pytest.importorskip("peft")
     net, image = given(backend)
     adapted = peft.get_peft_model(copy.deepcopy(net), peft.LoraConfig(r=2, target_modules=[target], init_lora_weights=False))
     result = adapted(image)
@@ -111,7 +112,6 @@ def test_quantised_linear_layers():
 
 @pytest.mark.parametrize("target", [*TARGETS, "texture.0"])
 def test_weights_that_are_offloaded(target):
-    accelerate = pytest.importorskip("accelerate")
     net, image = given()
     expected = net(image)
     accelerate.cpu_offload(net, execution_device=torch.device("cpu"))

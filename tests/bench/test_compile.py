@@ -84,15 +84,16 @@ def test_a_slower_kernel_is_seen(figure, factor, more):
     assert list(slower([row], committed[:5])) == [f"{identity(row)} is not in the table"]
 
 
-@pytest.mark.parametrize("draw", range(6))
-def test_the_default_network_neither_spills_nor_loads_narrowly_nor_is_slower_than_committed(draw):
-    rows = compiled("--part", f"{draw}/6")
+@pytest.mark.long
+@pytest.mark.parametrize("part", range(6))
+def test_the_default_network_neither_spills_nor_loads_narrowly_nor_is_slower_than_committed(part):
+    rows = compiled("--part", f"{part}/6")
     assert len(rows) > 8
     table = json.loads(COMMITTED.read_text())
     if metadata.version("triton") == table["triton"]:
         # Each part has the partial operators of its first variant; the table has them of its own first one alone.
         whole = ("downsize", "downsize_backward")
-        both = [row for row in rows if draw == 0 or row["variant"]["image"] or row["operator"] in whole]
+        both = [row for row in rows if part == 0 or row["variant"]["image"] or row["operator"] in whole]
         found = list(slower(both, table["rows"]))
         assert not found, "\n".join([*found, f"to accept: python -m bench.compile --json > {COMMITTED.relative_to(ROOT)}"])
     for row in rows:
@@ -111,22 +112,22 @@ def test_the_default_network_neither_spills_nor_loads_narrowly_nor_is_slower_tha
             assert moved == pytest.approx(workload.necessary_bytes(kind, "forward"), rel=1e-3)
 
 
-# Counted from 1: make test, which takes one draw of each test, leaves these to make compiled.
-@pytest.mark.parametrize("draw", range(1, 7))
-def test_every_pair_of_choices_compiles_for_sm_90(draw):
-    assert {row["name"] for row in compiled("--cover", "--part", f"{draw - 1}/6")} >= {
+@pytest.mark.long
+@pytest.mark.parametrize("part", range(6))
+def test_every_pair_of_choices_compiles_for_sm_90(part):
+    assert {row["name"] for row in compiled("--cover", "--part", f"{part}/6")} >= {
         "downsize_kernel",
         "downsize_backward_kernel",
     }
 
 
 # The first part has a table of images, the second an image's gradient. One process for two targets: starting takes seconds.
-@pytest.mark.parametrize("draw", [1, 2])
-def test_some_of_each_kernel_compile_elsewhere(draw):
-    part, targets = [("0/18", {"sm_80", "gfx942"}), ("9/18", {"sm_100", "gfx942"})][draw - 1]
+@pytest.mark.long
+@pytest.mark.parametrize(("part", "targets"), [("0/18", {"sm_80", "gfx942"}), ("9/18", {"sm_100", "gfx942"})])
+def test_some_of_each_kernel_compile_elsewhere(part, targets):
     rows = compiled("--cover", "--part", part, *(argument for target in sorted(targets) for argument in ("--target", target)))
     assert {row["target"] for row in rows} == targets
     for target in targets:
         names = {row["name"] for row in rows if row["target"] == target}
         assert names >= KERNELS - {"texture_grad_image_kernel"}
-        assert ("texture_grad_image_kernel" in names) == (draw == 2)
+        assert ("texture_grad_image_kernel" in names) == (part == "9/18")

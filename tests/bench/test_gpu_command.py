@@ -6,11 +6,14 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from bench import gpu
 
 ROOT = pathlib.Path(__file__).parents[2]
 
 
+@pytest.mark.long
 def test_make_gpu_rehearsed(tmp_path):
     command = ["make", "gpu", f"PYTHON={sys.executable}", f"RESULTS={tmp_path}", "REHEARSE=--rehearse"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
