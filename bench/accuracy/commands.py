@@ -62,7 +62,7 @@ def run(
     with Progress(*COLUMNS, console=console) as progress:
         task = progress.add_task("training", total=len(chosen), completed=len(chosen) - len(waiting))
         try:
-            for done, row in runner.do(job, waiting, jobs=jobs, budget=budget):
+            for done, row in runner.run_job(job, waiting, jobs=jobs, budget=budget):
                 _show(progress, task, done, row)
         except OSError as error:
             raise typer.BadParameter(str(error), param_hint="--out") from error
@@ -95,7 +95,7 @@ def tables(
     outdated = []
     for path, written in (
         (measure.ROOT / "docs" / "results" / "accuracy.md", report.readme),
-        (measure.ROOT / "tritonds/weights/README.md", report.card),
+        (measure.ROOT / "tritonds/weights/README.md", report.with_model_card),
     ):
         old = path.read_text()
         new = written(old, RESULTS)
@@ -131,9 +131,9 @@ def time(out: Folder = None) -> None:
 
 @app.command(name="learned")
 def look(out: Folder = None) -> None:
-    """Say what trained downsizers came to: how far each chooses one pixel, and how far the image has a say."""
+    """Say what trained downsizers learned: how far each chooses one pixel, and how far the image has a say."""
     folder = out or RESULTS / _profile(tiny=False)
-    result = learned.look(_results(folder), folder)
+    result = learned.summarize(_results(folder), folder)
     if not result["rows"]:
         raise typer.BadParameter(f"{folder} holds no trained downsizers: they are where the runs were done")
     measure.write(result, folder / "learned.json")

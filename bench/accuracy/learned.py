@@ -1,4 +1,4 @@
-"""What trained downsizers came to: how far their coefficients choose one pixel, and how far the image has a say in them."""
+"""What trained downsizers learned: how far their coefficients choose one pixel, and how far the image has a say in them."""
 
 import dataclasses
 import datetime
@@ -28,7 +28,7 @@ IMAGES = 32
 
 
 @torch.no_grad()
-def look(result: dict[str, Any], folder: pathlib.Path) -> dict[str, Any]:
+def summarize(result: dict[str, Any], folder: pathlib.Path) -> dict[str, Any]:
     """Describe the coefficients of every downsizer that was trained into the folder of a result, and is still there."""
     rows = []
     for row in result["rows"]:

@@ -239,7 +239,7 @@ def readme(document: str, results: pathlib.Path) -> str:
     return document
 
 
-def card(document: str, results: pathlib.Path) -> str:
+def with_model_card(document: str, results: pathlib.Path) -> str:
     """The text of the model card with its section ``accuracy:shipped`` written anew.
 
     Raises:

@@ -71,7 +71,7 @@ def remaining(job: Job, runs: Sequence[Run]) -> list[Run]:
     return [run for run in runs if run not in done]
 
 
-def do(job: Job, runs: Sequence[Run], *, jobs: int, budget: float) -> Iterator[tuple[Run, Row | Exception]]:
+def run_job(job: Job, runs: Sequence[Run], *, jobs: int, budget: float) -> Iterator[tuple[Run, Row | Exception]]:
     """Train, ``jobs`` at once in processes of their own, for ``budget`` seconds; yield each row after it was written.
 
     Where a run fails, the exception takes the place of its row, and the others go on. What was begun when the time is over is

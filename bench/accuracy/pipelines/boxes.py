@@ -48,7 +48,7 @@ def iou(a: Tensor, b: Tensor) -> Tensor:
     return overlap / union.clamp(min=torch.finfo(a.dtype).tiny)
 
 
-def best(scores: Tensor, boxes: Tensor) -> Detection:
+def best_detections(scores: Tensor, boxes: Tensor) -> Detection:
     """The :data:`DETECTIONS` best of (n, classes - 1) scores and (n, 4) boxes; a box may be there once per class."""
     values, order = scores.flatten().sort(descending=True, stable=True)
     values, order = values[:DETECTIONS], order[:DETECTIONS]

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..samples import Batch
 from .base import Detection, Pipeline, Width, normalise, pad, reset_batch_norms
-from .boxes import best, clip, generalised_iou, sides, suppress, to_centres, to_corners
+from .boxes import best_detections, clip, generalised_iou, sides, suppress, to_centres, to_corners
 
 
 class SetDetector(Pipeline):
@@ -45,7 +45,7 @@ class SetDetector(Pipeline):
         padded = pad(normalise(images), self.multiple)
         found = self.network(padded)
         boxes = clip(to_corners(found.pred_boxes) * sides(padded), images)
-        return [best(*each) for each in zip(found.logits.sigmoid(), boxes, strict=True)]
+        return [best_detections(*each) for each in zip(found.logits.sigmoid(), boxes, strict=True)]
 
 
 def rtdetr(classes: int, size: tuple[int, int], width: Width) -> Pipeline:
@@ -150,7 +150,7 @@ class DenseDetector(Pipeline):
     @torch.no_grad()
     def predict(self, images: Tensor, source: tuple[int, int]) -> list[Detection]:
         logits, boxes, _ = self(images)
-        return [suppress(best(*each)) for each in zip(logits.sigmoid(), clip(boxes, images), strict=True)]
+        return [suppress(best_detections(*each)) for each in zip(logits.sigmoid(), clip(boxes, images), strict=True)]
 
 
 def _conv_block(channels: int) -> tuple[nn.Module, ...]:

@@ -16,21 +16,21 @@ def test_coefficients_are_described():
     """Of two images at two places, four taps: one place has the first pixel in both, the other one each."""
     chosen = torch.tensor([[0, 1], [0, 2]])
     one_pixel = F.one_hot(chosen, 4).double().movedim(2, 1)[..., None]
-    assert learned.describe(one_pixel) == {"largest": 1.0, "by_image": 0.25}  # 0 and 1 deviate by a half
+    assert learned.summarize(one_pixel) == {"largest": 1.0, "by_image": 0.25}  # 0 and 1 deviate by a half
     mean = torch.full((2, 4, 2, 1), 0.25)
-    assert learned.describe(mean) == {"largest": 0.25, "by_image": 0.0}
+    assert learned.summarize(mean) == {"largest": 0.25, "by_image": 0.0}
 
 
 def test_what_was_learned_is_told_apart_from_the_prior(tmp_path, in_this_process):
     job = runner.Job(TINY, "scenes", tmp_path, CPU, 1)
     runs = [Run("segformer", method, 1) for method in ("bilinear", "downsizenet-k2", "downsizenet-k4")]
-    assert len(list(runner.do(job, runs, jobs=1, budget=math.inf))) == 3
+    assert len(list(runner.run_job(job, runs, jobs=1, budget=math.inf))) == 3
     net = tritonds.DownsizeNet.from_pretrained(train.trained(tmp_path, runs[1]))
     with torch.no_grad():
         net.out.weight.zero_()
         net.out.bias.copy_(torch.tensor([0.0, 0.0, 99.0, 0.0]))  # the third pixel, whatever is there
     net.save_pretrained(train.trained(tmp_path, runs[1]))
-    k2, k4 = learned.look(runner.read(job.results), tmp_path)["rows"]
+    k2, k4 = learned.summarize(runner.read(job.results), tmp_path)["rows"]
     assert [row["method"] for row in (k2, k4)] == ["downsizenet-k2", "downsizenet-k4"]
     assert k2["largest"] > 0.95  # all but the few places where its prior is 0
     assert k2["by_image"] == pytest.approx(0, abs=1e-6)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from bench.accuracy.pipelines import PIPELINES, base, build, detection
-from bench.accuracy.pipelines.boxes import DETECTIONS, best, generalised_iou, iou, suppress
+from bench.accuracy.pipelines.boxes import DETECTIONS, best_detections, generalised_iou, iou, suppress
 from bench.accuracy.samples import IGNORED, Batch, Sample, collate
 
 CLASSES = 4
@@ -202,7 +202,7 @@ def test_what_overlaps_something_better_of_its_class_is_suppressed():
 
 def test_the_best_are_chosen_over_all_classes():
     scores = torch.tensor([[0.1, 0.9], [0.8, 0.2]])
-    found = best(scores, torch.tensor([[0.0, 0, 1, 1], [0, 0, 2, 2]]))
+    found = best_detections(scores, torch.tensor([[0.0, 0, 1, 1], [0, 0, 2, 2]]))
     torch.testing.assert_close(found.scores, torch.tensor([0.9, 0.8, 0.2, 0.1]))
     assert found.labels.tolist() == [2, 1, 2, 1]
     assert found.boxes[:, 2].tolist() == [1, 2, 2, 1]

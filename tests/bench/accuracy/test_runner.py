@@ -77,8 +77,8 @@ def test_a_finished_run_leaves_no_checkpoint(tmp_path, in_this_process):
 def test_one_process_a_folder(tmp_path):
     job = runner.Job(TINY, "scenes", tmp_path, CPU, 1)
     with runner._alone(tmp_path), pytest.raises(BlockingIOError, match=f"another process works in {tmp_path}"):
-        list(runner.do(job, [], jobs=1, budget=1))
-    assert list(runner.do(job, [], jobs=1, budget=1)) == []
+        list(runner.run_job(job, [], jobs=1, budget=1))
+    assert list(runner.run_job(job, [], jobs=1, budget=1)) == []
 
 
 def test_a_frozen_run_waits_for_its_source(tmp_path):

@@ -171,12 +171,12 @@ def test_tables_go_into_documents(tmp_path):
 
 def test_the_model_card_has_the_shipped_weights_alone(tmp_path):
     document = "<!-- accuracy:shipped -->\n<!-- /accuracy:shipped -->\n"
-    assert "not measured yet" in report.card(document, tmp_path)
+    assert "not measured yet" in report.with_model_card(document, tmp_path)
     job = runner.Job(plan.PROFILES["cpu"], "scenes", tmp_path / "cpu", CPU, 1)
     where = plan.SHIPPED_IN[0]
     for row in rows_of({(where, "natural-k2"): [31.0, 33.0], (where, "bilinear"): [30.0, 31.0], (where, "area"): [1.0]}):
         append(job, row, "2026-11-22 10:00")
-    text = report.card(document, tmp_path)
+    text = report.with_model_card(document, tmp_path)
     assert f"| {where}, PSNR | natural-k2 | 32.00 ± 1.41 (2) | +1.50 ± 6.35 (2) |  |" in text
     assert "area" not in text
 

@@ -30,7 +30,7 @@ def outcome(row):
 def started(tmp_path, runs):
     """What comes of runs, in processes, where RuntimeError and death are what some methods do."""
     job = runner.Job(plan.PROFILES["tiny"], "scenes", tmp_path, CPU, 1)
-    return job, dict(runner.do(job, [Run(*run) for run in runs], jobs=1, budget=math.inf))
+    return job, dict(runner.run_job(job, [Run(*run) for run in runs], jobs=1, budget=math.inf))
 
 
 def rows_of(values):
