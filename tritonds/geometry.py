@@ -129,11 +129,12 @@ def integer(name, value, expected, given=None):
     """``value`` as an integer, whichever library it is from. Raise TypeError unless it is one: no bool, no float."""
     if isinstance(value, (int, torch.SymInt)) and not isinstance(value, bool):
         return value
+    # Python makes integers of True, and of tensors' and some NumPys' bool.
+    is_bool = isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool")
     try:
-        index = operator.index(value)
+        index = None if is_bool else operator.index(value)
     except (TypeError, ValueError, RuntimeError):
         index = None
-    # Python makes integers of True and of tensors of bool.
-    if index is None or isinstance(value, bool) or getattr(value, "dtype", None) == torch.bool:
-        raise TypeError(f"{name}: expected {expected}, got {value if given is None else given!r}")
+    if index is None:
+        raise TypeError(f"{name}: expected {expected}, got {(value if given is None else given)!r}")
     return index

@@ -248,12 +248,14 @@ def boxes_of_format(name):
 
 
 def nested(tensors):
-    with warnings.catch_warnings(action="ignore"):  # a prototype
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a prototype
         return torch.nested.nested_tensor(tensors)
 
 
 def quantised(x):
-    with warnings.catch_warnings(action="ignore"):  # PyTorch is about to move it elsewhere
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch is about to move it elsewhere
         return torch.quantize_per_tensor(x.float(), 1.0, 0, torch.quint8)
 
 
@@ -262,7 +264,7 @@ ERRORS = [
     (lambda: letterbox((7, torch.tensor(7.0)), (7, 7)), TypeError, f"size_in: {PAIR}(7, tensor(7.))"),
     (lambda: letterbox((7, torch.tensor(True)), (7, 7)), TypeError, f"size_in: {PAIR}(7, tensor(True))"),
     (lambda: letterbox((torch.tensor([8, 9]), 7), (7, 7)), TypeError, f"size_in: {PAIR}(tensor([8, 9]), 7)"),
-    (lambda: letterbox((np.bool_(True), 7), (7, 7)), TypeError, f"size_in: {PAIR}(np.True_, 7)"),
+    (lambda: letterbox((np.bool_(True), 7), (7, 7)), TypeError, f"size_in: {PAIR}({np.bool_(True)!r}, 7)"),
     (lambda: letterbox((7, 7), (7, 7, 7)), TypeError, f"size_out: {PAIR}(7, 7, 7)"),
     (lambda: letterbox((7, 7.0), (7, 7)), TypeError, f"size_in: {PAIR}(7, 7.0)"),
     (lambda: letterbox((7, True), (7, 7)), TypeError, f"size_in: {PAIR}(7, True)"),
