@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import geometry
+from .dtypes import in_transform
 
 
 class Letterboxed(NamedTuple):
@@ -44,12 +45,18 @@ def _mask(places: list[tuple[tuple[int, int], tuple[int, int]]], size: tuple[int
 
 def memory_format_of(x: Tensor) -> torch.memory_format:
     """The memory format of what is computed from ``x``: channels-last if its pixels lie so, sliced or not."""
-    return torch.channels_last if x.stride(1) == 1 and not x.is_contiguous() else torch.contiguous_format
+    last = x.stride(1) == 1 and not x.is_contiguous() and not in_transform()
+    return torch.channels_last if last else torch.contiguous_format
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """``x`` (N, C, H, W) in channels-last, which is fastest; inside torch.func's transforms as it is."""
+    return x if in_transform() else x.contiguous(memory_format=torch.channels_last)
 
 
 def memory_format_of_all(images: Sequence[Tensor]) -> torch.memory_format:
     """The memory format of a batch computed from ``images`` (C, H, W): channels-last if all of them lie so."""
-    last = all(image.stride(0) == 1 and not image.is_contiguous() for image in images)
+    last = all(image.stride(0) == 1 and not image.is_contiguous() for image in images) and not in_transform()
     return torch.channels_last if last else torch.contiguous_format
 
 

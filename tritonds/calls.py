@@ -75,9 +75,7 @@ def checked(
     """Check everything but the backend; cast under autocast; give the weights as they came and as a flat list."""
     checks.check_tensor("image", image)
     if texture is not None:
-        checks.check_tensor("texture", texture)
-        if texture.shape[0] != image.shape[0]:
-            raise ValueError(f"texture: expected the image's batch size {image.shape[0]}, got {texture.shape[0]}")
+        checks.check_texture(texture, image)
     size = checks.check_size(size)
     taps = checks.check_taps(taps)
     checks.check_prior(prior)

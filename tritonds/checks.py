@@ -31,20 +31,30 @@ def check_options(size: int | tuple[int, int] | None, taps: int, prior: str | No
 def check_channels(image: Tensor | Sequence[Tensor], channels: int) -> None:
     """Raise if ``image``, or the first of several, has other than ``channels``. Other checks report other errors."""
     first = image[0] if isinstance(image, (tuple, list)) and image else image
-    if isinstance(first, Tensor) and first.dim() >= 3 and first.shape[-3] != channels:
+    if isinstance(first, Tensor) and not first.is_nested and first.dim() >= 3 and first.shape[-3] != channels:
         raise ValueError(f"image: expected {channels} channels, got shape {tuple(first.shape)}")
 
 
 def check_image(image: Tensor | Sequence[Tensor], parameter: Tensor) -> None:
     """Raise unless ``image`` is (N, C, H, W) or a list of (C, H, W), on the device of ``parameter``, and of uint8 or its dtype.
 
-    Under autocast any floating dtype is fine, and any device if the parameter is on none, since it is offloaded.
+    Under autocast, which leaves float64 alone, any other floating dtype is fine too. So is any device if the parameter is on
+    none, since it is offloaded.
     """
     images = check_images(image)
-    if (autocasts(images[0].device.type) or parameter.is_meta) and images[0].dtype != torch.uint8:
+    given = images[0].dtype
+    cast = autocasts(images[0].device.type) and torch.float64 not in (given, parameter.dtype)
+    if (cast or parameter.is_meta) and given != torch.uint8:
         check_dtype("image", images[0])
     elif not parameter.is_meta:
         check_like_weights(images[0], parameter)
+
+
+def check_texture(texture: Tensor, image: Tensor) -> None:
+    """Raise unless ``texture`` is a batch (N, F, Ht, Wt), of as many as ``image`` is."""
+    check_tensor("texture", texture)
+    if texture.shape[0] != image.shape[0]:
+        raise ValueError(f"texture: expected the image's batch size {image.shape[0]}, got {texture.shape[0]}")
 
 
 def check_normalization(
@@ -210,6 +220,8 @@ def _check_layer(name: str, weight: Tensor, bias: Tensor, channels: int, meaning
     for part, tensor in (("weight", weight), ("bias", bias)):
         if not isinstance(tensor, Tensor):
             raise TypeError(f"weights: expected {name} {part} to be a torch.Tensor, got {type(tensor).__name__}")
+        if tensor.layout != torch.strided:
+            raise TypeError(f"weights: expected {name} {part} to be dense, got layout {tensor.layout}")
     shape = weight.shape
     if len(shape) != 2 or shape[0] < 1 or shape[1] != channels:
         raise ValueError(

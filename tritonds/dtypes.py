@@ -24,6 +24,11 @@ def autocast(tensors: list[Tensor], device_type: str) -> list[Tensor]:
     return [t.to(dtype) if t.is_floating_point() and t.dtype != torch.float64 else t for t in tensors]
 
 
+def in_transform() -> bool:
+    """Whether a transform of torch.func runs, where vmap knows no memory formats. Not told while compiling."""
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+
+
 def trainable(tensors: list[Tensor]) -> list[Tensor]:
     """``tensors``; those made in inference mode are copied where gradients are on, since autograd saves none of them."""
     if torch.compiler.is_compiling() or not torch.is_grad_enabled() or torch.is_inference_mode_enabled():

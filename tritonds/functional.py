@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import checks, ops, reference
-from .batches import Letterboxed, letterboxed, normalization_terms, normalize, to_batch
+from .batches import Letterboxed, channels_last, letterboxed, normalization_terms, normalize, to_batch
 from .calls import ImageCall, checked, image_call
 from .coefficient_weights import CoefficientWeights, unflatten
-from .dtypes import autocast, trainable
+from .dtypes import autocast, in_transform, trainable
 
 MAX_FUSED_CHANNELS = 64
 """Widest E, F or M that one program holds in its registers in half precision; half as many otherwise."""
@@ -224,7 +224,7 @@ def _in_steps(call: ImageCall, x: Tensor, size: tuple[int, int]) -> Tensor:
     texture = None
     if call.texture_weights:
         weight, bias = call.texture_weights
-        weight = weight.contiguous(memory_format=torch.channels_last)  # features are then, too, which the kernels read fastest
+        weight = channels_last(weight)  # features are then, too, which the kernels read fastest
         texture = F.conv2d(x, weight, bias, padding=1).relu()
     weights = unflatten(call.weights, call.distance)
     return downsize(x, texture, weights, size, taps=call.taps, prior=call.prior, backend="triton").to(call.dtype)
@@ -351,7 +351,7 @@ def _use_triton(backend: str, x: Tensor, network: torch.dtype | None = None) -> 
     if torch.compiler.is_compiling():  # whether Triton is installed; the operator checks the rest when it runs
         return backend == "triton" or ops.HAS_TRITON
     reason = ops.why_no_triton(x.device.type) or (None if network is None else ops.why_not_in(network, x.device))
-    if reason is None and torch._C._are_functorch_transforms_active():
+    if reason is None and in_transform():
         reason = "torch.func's transforms know nothing of the kernels"
     if reason is not None and backend == "triton":
         raise RuntimeError(f'backend="triton" cannot run here: {reason}; use backend="torch"')

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from . import checks, functional, geometry, pretrained, submodules
-from .batches import Letterboxed, letterboxed, normalize, to_batch
+from .batches import Letterboxed, channels_last, letterboxed, normalize, to_batch
 from .coefficient_weights import CoefficientWeights
-from .dtypes import trainable
+from .dtypes import DTYPES, autocasts, trainable
 
 OPTIONS = (
     "size",
@@ -44,8 +44,9 @@ class DownsizeNet(nn.Module):
     may be any module from (N, C, H, W) to (N, F, h, w), of any h and w.
 
     Wherever ``distance``, ``out`` or a module of ``hidden`` has a hook, is wrapped (an adapter, ``torch.compile``) or replaced
-    (quantised), all of these are called, with a row for each target pixel, and PyTorch computes the coefficients.
-    Parametrisations of :mod:`torch.nn.utils.parametrizations` change nothing of that: their weights are read as they come out.
+    (quantised), all of these are called, with a row for each target pixel, and PyTorch computes the coefficients. Another
+    module in place of ``hidden`` is called as a whole, without ReLU after it. Parametrisations of
+    :mod:`torch.nn.utils.parametrizations` change nothing of that: their weights are read as they come out.
 
     Args:
         size: (h, w) of the result, in pixels, or one number for both; may be given to :meth:`forward` instead.
@@ -187,7 +188,8 @@ class DownsizeNet(nn.Module):
 
     def _parameter(self) -> Tensor:
         """One whose dtype and device images are expected to have; on the meta device if the network's are on none."""
-        return next(self.parameters(), torch.empty(0, dtype=torch.float32, device="meta"))
+        offloaded = torch.empty(0, dtype=torch.float32, device="meta")
+        return next((p for p in self.parameters() if p.dtype in DTYPES), offloaded)  # quantised ones may be of integers
 
     def _with_texture(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
         """``image`` normalised, and its texture features. These are made channels-last, which the kernels read fastest."""
@@ -195,7 +197,13 @@ class DownsizeNet(nn.Module):
             dtype = self._parameter().dtype if image.dtype == torch.uint8 else image.dtype
             image = normalize(image, self.mean, self.std, dtype)
         (image,) = trainable([image])
-        return image, None if self.texture is None else self.texture(image.contiguous(memory_format=torch.channels_last))
+        if self.texture is None:
+            return image, None
+        texture = self.texture(channels_last(image))
+        checks.check_texture(texture, image)
+        if not autocasts(image.device.type):
+            checks.check_alike("texture", texture, "image", image)
+        return image, texture
 
     def options(self) -> dict[str, Any]:
         """The arguments that make a network like this one, but for the backend."""

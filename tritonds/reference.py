@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import geometry
-from .batches import memory_format_of, normalize, to_batch
+from .batches import channels_last, memory_format_of, normalize, to_batch
 from .coefficient_weights import CoefficientWeights
 from .dtypes import compute_dtype
 
@@ -96,7 +96,7 @@ def downsize_image(
         x = normalize(x, mean, std, dtype)
         texture = None
         if texture_weight is not None and texture_bias is not None:
-            weight = texture_weight.to(dtype).contiguous(memory_format=torch.channels_last)  # features are then, too: faster
+            weight = channels_last(texture_weight.to(dtype))  # features are then, too: faster
             texture = F.conv2d(x, weight, texture_bias.to(dtype), padding=1).relu()
         return downsize(x, texture, weights, size, taps=taps, prior=prior)
 

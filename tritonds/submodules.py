@@ -1,8 +1,8 @@
 """The layer's modules as users leave them: read where that is the same as calling them, called where it may not be.
 
-A module is as it was made if it is of PyTorch's own class, has no hooks and no ``forward`` of its own; a parametrisation of its
-weight is allowed, since reading the weight applies it. Only such modules' weights go to the kernels. Adapters, hooks (old-style
-weight and spectral norm, pruning, offloading), quantised and compiled modules are called instead.
+A module is as it was made if it is of PyTorch's own class, with a plain weight, no hooks and no ``forward`` of its own; a
+parametrisation of its weight is allowed, since reading the weight applies it. Only such modules' weights go to the kernels.
+Adapters, hooks (old-style weight and spectral norm, pruning, offloading), quantised and compiled modules are called instead.
 """
 
 from typing import TYPE_CHECKING, cast
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from . import functional, reference
 from .coefficient_weights import CoefficientWeights
@@ -21,7 +22,15 @@ if TYPE_CHECKING:
 def is_as_made(module: nn.Module, kind: type[nn.Module]) -> bool:
     """Whether calling ``module`` is what reading the attributes of a ``kind`` is."""
     is_kind = type(module) is kind or (parametrize.is_parametrized(module) and type(module).__bases__ == (kind,))
-    return is_kind and not has_hooks(module) and "forward" not in vars(module)
+    return is_kind and not has_hooks(module) and "forward" not in vars(module) and not _is_quantized(module)
+
+
+def _is_quantized(module: nn.Module) -> bool:
+    """Whether its weight is of a class with operators of its own, as torchao's are. DTensor is none: FSDP makes plain ones."""
+    weight = module._parameters.get("weight")
+    if weight is None or type(weight) is nn.Parameter:
+        return False
+    return is_traceable_wrapper_subclass(weight) and not hasattr(weight, "full_tensor")
 
 
 def has_hooks(module: nn.Module) -> bool:
@@ -78,7 +87,9 @@ def weights(net: "DownsizeNet") -> CoefficientWeights:
     changed = changed_linear(net)
     if changed is not None:
         module = net.get_submodule(changed)
-        raise ValueError(f"{changed}: expected an nn.Linear with bias and without hooks, got {type(module).__name__}")
+        raise ValueError(
+            f"{changed}: expected an nn.Linear with bias and without hooks or quantised weights, got {type(module).__name__}"
+        )
     distance, out = net.distance, net.out
     hidden = [cast(nn.Linear, layer) for layer in net.hidden]
     return CoefficientWeights(
@@ -109,8 +120,11 @@ def coefficients(net: "DownsizeNet", image: Tensor, texture: Tensor | None, size
         pooled = functional.area_pool2d(texture, size, backend=net.backend)
         inputs.append(pooled.permute(0, 2, 3, 1).flatten(0, 2))
     z = torch.cat(inputs, dim=1)
-    for layer in net.hidden:
-        z = layer(z).relu()
+    if isinstance(net.hidden, nn.ModuleList):
+        for layer in net.hidden:
+            z = layer(z).relu()
+    else:
+        z = net.hidden(z)
     logits = net.out(z)
     if logits.shape != (n * h * w, taps * taps):
         raise ValueError(f"out: expected to give {(n * h * w, taps * taps)} (pixels, taps*taps), got {tuple(logits.shape)}")

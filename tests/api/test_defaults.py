@@ -90,3 +90,21 @@ def test_transforms_of_torch_func_name_the_way_out(backend):
             torch.func.grad(lambda x: net(x).square().sum())(image)
         with pytest.raises(RuntimeError, match='use backend="torch"'):
             torch.func.vmap(lambda x: net(x.unsqueeze(0))[0])(image)
+
+
+@pytest.mark.parametrize("options", [{}, {"texture_layers": 2}, {"mean": [0.5, 0.25, 0.75], "out_dtype": torch.float64}])
+def test_vmap_over_images_and_networks(options):
+    """Of either memory format: vmap knows none but the contiguous one."""
+    nets = [tritonds.DownsizeNet((4, 5), prior="bilinear", **options) for _ in range(3)]
+    for parameter in (p for net in nets for p in net.parameters()):
+        torch.nn.init.normal_(parameter, std=0.5)
+    batches = torch.rand(3, 2, 3, 8, 9)
+    for images in (batches, batches.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)):
+        for resize in (nets[0], nets[0].coefficients, lambda x: nets[0](list(x), letterbox=True).images):
+            torch.testing.assert_close(torch.func.vmap(resize)(images), torch.stack([resize(x) for x in images]))
+    parameters, buffers = torch.func.stack_module_state(nets)
+    together = torch.func.vmap(lambda state, x: torch.func.functional_call(nets[0], (state, buffers), (x,)), in_dims=(0, None))(
+        parameters, batches[0]
+    )
+    torch.testing.assert_close(together, torch.stack([net(batches[0]) for net in nets]))
+    torch.func.jacfwd(nets[0])(batches[0])

@@ -64,6 +64,8 @@ BAD_ARGUMENTS = [
     (dict(weights=weights(out_weight=torch.rand(4, 7))), ValueError, "out weight of shape (out, 6)"),
     (dict(weights=weights(out_weight=torch.rand(5, 6), out_bias=torch.rand(5))), ValueError, "taps*taps = 4 rows, got 5"),
     (dict(weights=weights(out_bias=torch.rand(4).half())), TypeError, "weights: expected the dtype of image"),
+    (dict(weights=weights(out_weight=torch.rand(4, 6).to_sparse())), TypeError,
+     "expected out weight to be dense, got layout torch.sparse_coo"),
     (dict(weights=weights(out_bias=torch.rand(4).to("meta"))), ValueError, "weights: expected the device of image"),
     (dict(texture=None, weights=CoefficientWeights(None, None, (), (), torch.rand(4, 1), torch.rand(4))), ValueError,
      "weights: expected distance weights or a texture, got neither"),
@@ -223,6 +225,16 @@ def test_layer_and_its_images():
         DownsizeNet((4, 4)).coefficients(3)
     with pytest.raises(TypeError, match="fill: expected a number"):
         DownsizeNet((4, 4), texture_layers=2)(torch.zeros(1, 3, 8, 8), letterbox=True, fill="black")
+
+
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged])
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+def test_layer_refuses_nested_batches(layout):
+    nested = torch.nested.nested_tensor([torch.rand(3, 8, 8), torch.rand(3, 9, 8)], layout=layout)
+    for net in (DownsizeNet((4, 4)), DownsizeNet((4, 4), texture_layers=2)):
+        for resize in (net, net.coefficients):
+            with pytest.raises(TypeError, match="image: expected a dense tensor, got"):
+                resize(nested)
 
 
 def test_layer_names_a_dtype_that_does_not_fit():

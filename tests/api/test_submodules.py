@@ -110,6 +110,77 @@ def test_quantised_linear_layers():
     assert not torch.equal(quantised(image), net(image))
 
 
+class Rounded(torch.Tensor):
+    """A weight that linear layers alone can use, as torchao's: int8 with one scale, inside an nn.Linear."""
+
+    @staticmethod
+    def __new__(cls, values, scale):
+        return torch.Tensor._make_wrapper_subclass(cls, values.shape, dtype=scale.dtype)
+
+    def __init__(self, values, scale):
+        self.values, self.scale = values, scale
+
+    def __tensor_flatten__(self):
+        return ["values", "scale"], None
+
+    @staticmethod
+    def __tensor_unflatten__(parts, _, size, stride):
+        return Rounded(parts["values"], parts["scale"])
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        if function is nn.functional.linear:
+            x, weight, bias = args
+            return nn.functional.linear(x, weight.values * weight.scale, bias)
+        return super().__torch_function__(function, types, args, kwargs or {})
+
+    @classmethod
+    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten.detach.default:
+            return cls(args[0].values, args[0].scale)
+        raise NotImplementedError(f"{function} of a quantised weight")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("target", TARGETS)
+def test_weights_with_operators_of_their_own(target, backend, tmp_path):
+    net, image = given(backend)
+    module, expected = net.get_submodule(target), net(image)
+    scale = module.weight.detach().abs().max() / 127
+    module.weight = nn.Parameter(Rounded((module.weight.detach() / scale).round().to(torch.int8), scale), requires_grad=False)
+    assert type(module) is nn.Linear
+    torch.testing.assert_close(net(image), expected, rtol=0, atol=0.1)
+    with pytest.raises(ValueError, match=f"^{target}: expected an nn.Linear with bias and without hooks or quantised weights"):
+        net.weights()
+    with pytest.raises(ValueError, match=f"^{target}: expected it as DownsizeNet made it"):
+        net.save_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_integer_parameters_say_nothing_of_images(dtype):
+    """The first parameter of a network without texture is the distances' weight."""
+    net, image = tritonds.DownsizeNet((6, 8), texture_channels=0), torch.rand(2, 3, 13, 17)
+    nn.init.normal_(net.out.weight)
+    expected = net(image)
+    scale = net.distance.weight.detach().abs().max() / 127
+    net.distance.weight = nn.Parameter((net.distance.weight.detach() / scale).round().to(torch.int8), requires_grad=False)
+    net.distance.forward = lambda x: nn.functional.linear(x, net.distance.weight * scale, net.distance.bias)
+    image = image.mul(255).to(dtype) if dtype == torch.uint8 else image
+    torch.testing.assert_close(net(image), expected, rtol=0, atol=0.1)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_called_modules_and_float64_under_autocast(target):
+    """Which autocast leaves alone; read or called, the image is named."""
+    net, image = given()
+    net.get_submodule(target).register_forward_hook(lambda *_: None)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert net(image.half()).dtype == torch.bfloat16
+        with pytest.raises(TypeError, match=r"^image: expected uint8 or the weights' dtype"):
+            net(image.double())
+        assert net.double()(image.double()).dtype == torch.float64
+
+
 @pytest.mark.parametrize("target", [*TARGETS, "texture.0"])
 def test_weights_that_are_offloaded(target):
     net, image = given()
@@ -176,6 +247,53 @@ def test_the_image_itself_as_texture():
     image = torch.rand(2, 3, 13, 17)
     expected = tritonds.downsize(image, image, net.weights(), (6, 8), prior="bilinear")
     assert torch.equal(net(image), expected)
+
+
+def test_hidden_layers_of_ones_own_are_called_as_a_whole():
+    """So that no ReLU comes between their parts, or after the last."""
+    net, image = given()
+    layer, expected = net.hidden[0], net(image)
+    net.hidden = nn.Sequential(layer, nn.ReLU())
+    torch.testing.assert_close(net(image), expected, rtol=1e-4, atol=1e-5)
+    seen = []
+    net.hidden = nn.Sequential(nn.Identity(), layer)
+    net.out.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    layer.weight.data.zero_()
+    layer.bias.data.fill_(-1)
+    net(image)
+    assert seen[0].eq(-1).all()
+    with pytest.raises(ValueError, match=r"^hidden: expected it as DownsizeNet made it"):
+        net.save_pretrained("nowhere")
+
+
+class Giving(nn.Module):
+    """A texture that is whatever ``function`` makes of the image."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.forward = function
+
+
+@pytest.mark.parametrize("called", [False, True])
+@pytest.mark.parametrize(
+    ("function", "error", "message"),
+    [
+        (lambda x: None, TypeError, "texture: expected a torch.Tensor, got NoneType"),
+        (lambda x: (x,), TypeError, "texture: expected a torch.Tensor, got tuple"),
+        (lambda x: x[0], ValueError, "texture: expected 4 dimensions"),
+        (lambda x: x[:1], ValueError, "texture: expected the image's batch size 2, got 1"),
+        (lambda x: x.double(), TypeError, "texture: expected the dtype of image"),
+        (lambda x: x.to("meta"), ValueError, "texture: expected the device of image"),
+    ],
+)
+def test_textures_that_do_not_fit_are_named(function, error, message, called):
+    net, image = given()
+    net.texture = Giving(function)
+    if called:
+        net.out.register_forward_hook(lambda *_: None)
+    for resize in (net, net.coefficients):
+        with pytest.raises(error, match=message):
+            resize(image)
 
 
 def test_what_does_not_fit_is_named():
