@@ -162,8 +162,8 @@ def batch(
             )
         from . import drawing
 
-        title = f"{len(images)} images in one call, each with its aspect kept; {_learned(weights)}, weights: "
-        _save(drawing.draw_batch(images, result, title + str(weights or methods.DEFAULT)), out, "batch")
+        title = f"{len(images)} images in one call, each with its aspect kept; {weights or methods.DEFAULT}"
+        _save(drawing.draw_batch(images, result, title), out, "batch")
     table.title = f"{len(images)} uint8 images to {tuple(result.images.shape)} in {milliseconds:.1f} ms, {_where(device)}"
     console.print(table)
     _print(f"wrote {out}")
