@@ -16,9 +16,9 @@ def test_coefficients_are_described():
     """Of two images at two places, four taps: one place has the first pixel in both, the other one each."""
     chosen = torch.tensor([[0, 1], [0, 2]])
     one_pixel = F.one_hot(chosen, 4).double().movedim(2, 1)[..., None]
-    assert learned.summarize(one_pixel) == {"largest": 1.0, "by_image": 0.25}  # 0 and 1 deviate by a half
+    assert learned.describe(one_pixel) == {"largest": 1.0, "by_image": 0.25}  # 0 and 1 deviate by a half
     mean = torch.full((2, 4, 2, 1), 0.25)
-    assert learned.summarize(mean) == {"largest": 0.25, "by_image": 0.0}
+    assert learned.describe(mean) == {"largest": 0.25, "by_image": 0.0}
 
 
 def test_what_was_learned_is_told_apart_from_the_prior(tmp_path, in_this_process):

@@ -187,7 +187,7 @@ def test_other_data_are_not_taken_for_scenes(tmp_path):
     text = report.origin(runner.read(job.results))
     assert text.startswith("voc:/x; 1000 steps of 16, reconstruction 4000; ")
     assert "images" not in text
-    for written, name in ((report.readme, "accuracy:cpu"), (report.card, "accuracy:shipped")):
+    for written, name in ((report.readme, "accuracy:cpu"), (report.with_model_card, "accuracy:shipped")):
         with pytest.raises(ValueError, match="expected results of scenes, got 'voc:/x'"):
             written(f"<!-- {name} -->\n<!-- /{name} -->\n", tmp_path)
 
