@@ -185,7 +185,12 @@ def doctor() -> None:
         reason = ops.why_no_triton(device_type)
         automatic = "triton" if device_type == "cuda" and reason is None else "torch"
         table.add_row(f'backend "auto", {device_type} tensors', automatic)
-        table.add_row(f'backend "triton", {device_type} tensors', "runs" if reason is None else f"cannot run: {reason}")
+        if reason is None:
+            wrong = ops.why_not_in(torch.bfloat16, torch.device(device_type))
+            answer = "runs" if wrong is None else f"runs, but not in bfloat16: {wrong}"
+        else:
+            answer = f"cannot run: {reason}"
+        table.add_row(f'backend "triton", {device_type} tensors', answer)
     console.print(table)
 
 
