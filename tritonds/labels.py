@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .checks import check_dense, check_label
+from .checks import check_bool, check_dense, check_label
 from .dtypes import DTYPES, compute_dtype
 from .geometry import check_size, first_tap, place
 
@@ -27,7 +27,8 @@ def map_boxes(
         (..., 4) of the dtype and on the device of ``boxes``. Not clipped: a box that reaches beyond the image still does.
 
     Raises:
-        TypeError: boxes that are no tensor of a dtype above; a size that is no pair of integers.
+        TypeError: boxes that are no tensor of a dtype above; a size that is no pair of integers; letterbox or inverse that is
+            neither True nor False.
         ValueError: a last dimension that is not 4; a size below 1; torchvision's BoundingBoxes of a format other than XYXY.
 
     Computed in float32 (float64 for float64), and rounded once to half precision, which tells no neighbouring pixels apart
@@ -49,6 +50,7 @@ def map_boxes(
         )
     if boxes.dim() < 1 or boxes.shape[-1] != 4:
         raise ValueError(f"boxes: expected shape (..., 4), of x1, y1, x2, y2, got {tuple(boxes.shape)}")
+    letterbox, inverse = check_bool("letterbox", letterbox), check_bool("inverse", inverse)
     in_h, in_w = check_size("size_in", size_in)
     (region_h, region_w), (top, left) = place((in_h, in_w), check_size("size_out", size_out), letterbox)
     work = boxes.to(compute_dtype(boxes.dtype))
@@ -77,7 +79,8 @@ def map_masks(masks: Tensor, size_out: tuple[int, int], *, letterbox: bool = Fal
         (..., h, w) of the dtype and on the device of ``masks``.
 
     Raises:
-        TypeError: masks that are no dense tensor; a size that is no pair of integers; a fill that is no number.
+        TypeError: masks that are no dense tensor; a size that is no pair of integers; a fill that is no number; a letterbox
+            that is neither True nor False.
         ValueError: fewer than 2 dimensions; a height, width or size below 1; a fill that the dtype does not hold.
 
     Source: ``F.interpolate(mode="nearest-exact")``, in integers, by :func:`tritonds.geometry.first_tap`; letterbox and fill
@@ -89,6 +92,7 @@ def map_masks(masks: Tensor, size_out: tuple[int, int], *, letterbox: bool = Fal
     check_dense("masks", masks)
     if masks.dim() < 2 or masks.shape[-2] < 1 or masks.shape[-1] < 1:
         raise ValueError(f"masks: expected shape (..., H, W), each at least 1, got {tuple(masks.shape)}")
+    letterbox = check_bool("letterbox", letterbox)
     fill = check_label(fill, masks.dtype)
     (in_h, in_w), size_out = masks.shape[-2:], check_size("size_out", size_out)
     (region_h, region_w), (top, left) = place((in_h, in_w), size_out, letterbox)
