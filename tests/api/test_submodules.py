@@ -345,9 +345,7 @@ def test_what_does_not_fit_is_named():
     net, image = given()
     net.out.double()
     net.hidden[0].register_forward_hook(lambda *_: None)
-    with pytest.raises(
-        TypeError, match=r"out: expected its weight's dtype, torch\.float64, got .*: 7 of hidden\.0"
-    ):
+    with pytest.raises(TypeError, match=r"out: expected its weight's dtype, torch\.float64, got .*: 7 of hidden\.0"):
         net(image)
 
 
