@@ -184,6 +184,18 @@ def check_bool(name: str, value: bool) -> bool:
     return bool(value)
 
 
+def check_letterbox(letterbox: bool, image: Tensor | Sequence[Tensor]) -> bool:
+    """``letterbox`` as True or False. Raise, too, if a program is exported whose letterboxes would be those of one size."""
+    letterbox = check_bool("letterbox", letterbox)
+    if letterbox and torch.compiler.is_exporting():
+        images = [image] if isinstance(image, Tensor) else image
+        if any(isinstance(length, torch.SymInt) for x in images for length in x.shape):
+            raise ValueError(
+                "letterbox: expected images of fixed size and number where programs are exported, got dynamic ones"
+            )
+    return letterbox
+
+
 def check_backend(backend: str) -> None:
     """Raise unless ``backend`` is a known one."""
     if not isinstance(backend, str) or backend not in BACKENDS:

@@ -143,7 +143,6 @@ class DownsizeNet(nn.Module):
         image keeps its aspect and is surrounded by ``fill``; the result then is :class:`tritonds.Letterboxed`.
         """
         size = self._size_or(size)
-        letterbox = checks.check_bool("letterbox", letterbox)
         checks.check_channels(image, self.in_channels)
         options: dict[str, Any] = {"taps": self.taps, "prior": self.prior, "backend": self.backend}
         called = submodules.changed_linear(self) is not None
@@ -153,6 +152,7 @@ class DownsizeNet(nn.Module):
             options |= {"mean": self.mean, "std": self.std, "out_dtype": self.out_dtype, "letterbox": letterbox, "fill": fill}
             return functional.downsize_image(image, weight, bias, self.weights(), size, **options)
         parameter = self._checked_parameter(image)
+        letterbox = checks.check_letterbox(letterbox, image)
         fill = checks.check_fill(fill, self.out_dtype or parameter.dtype)
 
         def resize(x: Tensor, size: tuple[int, int]) -> Tensor:

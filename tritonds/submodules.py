@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from . import checks, functional, reference
 from .coefficient_weights import CoefficientWeights
@@ -28,10 +27,8 @@ def is_as_made(module: nn.Module, kind: type[nn.Module]) -> bool:
 
 def _is_quantized(module: nn.Module) -> bool:
     """Whether its weight is of a class with operators of its own, as torchao's are. DTensor is none: FSDP makes plain ones."""
-    weight = module._parameters.get("weight")
-    if weight is None or type(weight) is nn.Parameter:
-        return False
-    return is_traceable_wrapper_subclass(weight) and not hasattr(weight, "full_tensor")
+    kind = type(module._parameters.get("weight"))  # of which torch.compile knows more than of the weight
+    return hasattr(kind, "__tensor_flatten__") and not hasattr(kind, "full_tensor")
 
 
 def has_hooks(module: nn.Module) -> bool:

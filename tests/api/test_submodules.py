@@ -150,6 +150,7 @@ def test_weights_with_operators_of_their_own(target, backend, tmp_path):
     module.weight = nn.Parameter(Rounded((module.weight.detach() / scale).round().to(torch.int8), scale), requires_grad=False)
     assert type(module) is nn.Linear
     torch.testing.assert_close(net(image), expected, rtol=0, atol=0.1)
+    torch.testing.assert_close(torch.compile(net, backend="eager")(image), expected, rtol=0, atol=0.1)
     with pytest.raises(ValueError, match=f"^{target}: expected an nn.Linear with bias and without hooks or quantised weights"):
         net.weights()
     with pytest.raises(ValueError, match=f"^{target}: expected it as DownsizeNet made it"):
