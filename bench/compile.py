@@ -181,16 +181,16 @@ def _from_image(variant: Variant, parts: bool) -> list[Launch]:
     workload = NAMED[variant.workload]
     images = _images(variant)
     output = _tensor(variant, workload.batch, 3, *workload.size, dtype=variant.out)
-    filter = _tensor(variant, variant.channels, 3, 3, 3).contiguous()  # as the layer has it
-    filters = [filter, _tensor(variant, variant.channels)] if variant.texture else []
+    texture_weight = _tensor(variant, variant.channels, 3, 3, 3).contiguous()  # as the layer has it
+    texture_weights = [texture_weight, _tensor(variant, variant.channels)] if variant.texture else []
     weights = _weights(variant)
     normalized = variant.image == "u8"
     scale = tuple(1 / (255 * s) for s in STD) if normalized else ()
     offset = tuple(-m / s for m, s in zip(MEAN, STD, strict=True)) if normalized else ()
     options = (variant.taps, variant.prior, scale, offset, 0.0 if variant.letterbox else None)
 
-    network = (images, filters, weights, variant.distance)
-    grad_weights = _flat_like([*filters, *weights])
+    network = (images, texture_weights, weights, variant.distance)
+    grad_weights = _flat_like([*texture_weights, *weights])
     launches = record(kernels.downsize_image, *network, output, *options)
     launches += record(kernels.downsize_image_backward, output, *network, None, grad_weights, *options)
     if parts and images[0].ndim == 4 and images[0].is_floating_point():

@@ -90,7 +90,7 @@ def downsize_backward_kernel(
     image_ptr, image_stride_n, image_stride_c, image_stride_h, image_stride_w,
     texture_ptr, texture_stride_n, texture_stride_c, texture_stride_h, texture_stride_w,  # n, h and w in units of TEXTURE.ALIGN
     table_ptr,  # of images of different sizes, or None
-    filters, weights,
+    texture_weights, weights,
     grad_pooled_ptr,  # (N, h, w, F), dense, or None
     grad_texture_ptr,  # channels-last, or None
     grad_texture_stride_n, grad_texture_stride_h, grad_texture_stride_w,  # in units of GRAD_TEXTURE_ALIGN
@@ -123,7 +123,7 @@ def downsize_backward_kernel(
     grad_hidden_2_bias = tl.zeros([BIAS_ROWS, C.M_PAD], C.ACC)
     grad_out = tl.zeros([C.M_PAD, C.TAPS_PAD], C.ACC)
     grad_out_bias = tl.zeros([C.TAPS_PAD, BLOCK], C.ACC)
-    network, tiles = load_parameters(filters, weights, C)
+    network, tiles = load_parameters(texture_weights, weights, C)
     first_e = pad_rows(network.first_e)
     first_p = pad_rows(network.first_p)
     out = pad_rows(network.out)

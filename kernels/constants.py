@@ -106,7 +106,7 @@ class Convolution(Tiled):
     """Rows of features that are made at once."""
     PATCH_PAD: int
     """A power of two, of elements of a column of patches."""
-    FILTER_STRIDES: tuple[int, ...]
+    TEXTURE_WEIGHT_STRIDES: tuple[int, ...]
     SCALE: tuple[float, ...]
     """What pixels of each channel are multiplied by to be normalised, if they are."""
     OFFSET: tuple[float, ...]

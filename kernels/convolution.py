@@ -2,10 +2,10 @@
 
 No feature map goes through memory. Under its bin, the patches of an output pixel are read as columns: a tile [BLOCK, PATCH_PAD]
 holds BAND + 2 image rows below one another, all channels, at one column of every pixel's bin. Three neighbouring columns, times
-a filter tile each, sum to the features at the middle one; the next position to the right needs one more column. With BAND = 2
-the same columns, times other filter tiles, give the features one row below as well.
+a tile of weights each, sum to the features at the middle one; the next position to the right needs one more column. With
+BAND = 2 the same columns, times other tiles, give the features one row below as well.
 
-A filter tile [PATCH_PAD, F_PAD] has element (row * CHANNELS + channel, texture channel). Behind the pixels of every column
+A tile of weights [PATCH_PAD, F_PAD] has element (row * CHANNELS + channel, texture channel). Behind the pixels of every column
 stands a 1, and behind the weights of the middle column the bias.
 """
 
@@ -25,37 +25,37 @@ def patch_shape(channels: int) -> tuple[int, int]:
 
 
 @triton.jit
-def _load_filter_tile(filters, SHIFT: tl.constexpr, COLUMN: tl.constexpr, C: tl.constexpr):
+def _load_weight_tile(texture_weights, SHIFT: tl.constexpr, COLUMN: tl.constexpr, C: tl.constexpr):
     """Weights (F, C, 3, 3) of the convolution at column COLUMN of patches that start SHIFT rows down: [PATCH_PAD, F_PAD]."""
     k = tl.arange(0, C.PATCH_PAD)[:, None]
     texture_channel = tl.arange(0, C.F_PAD)[None, :]
     row = k // C.CHANNELS - SHIFT
     channel = k % C.CHANNELS
     mask = (row >= 0) & (row < 3) & (texture_channel < C.F)
-    offsets = texture_channel * C.FILTER_STRIDES[0] + channel * C.FILTER_STRIDES[1]
-    offsets = offsets + row * C.FILTER_STRIDES[2] + COLUMN * C.FILTER_STRIDES[3]
-    values = tl.load(filters.weight + offsets, mask=mask, other=0.0)
+    offsets = texture_channel * C.TEXTURE_WEIGHT_STRIDES[0] + channel * C.TEXTURE_WEIGHT_STRIDES[1]
+    offsets = offsets + row * C.TEXTURE_WEIGHT_STRIDES[2] + COLUMN * C.TEXTURE_WEIGHT_STRIDES[3]
+    values = tl.load(texture_weights.weight + offsets, mask=mask, other=0.0)
     if COLUMN == 1:
         mask = (k == (C.BAND + 2) * C.CHANNELS) & (texture_channel < C.F)
-        values += tl.load(filters.bias + texture_channel + 0 * k, mask=mask, other=0.0)
+        values += tl.load(texture_weights.bias + texture_channel + 0 * k, mask=mask, other=0.0)
     return values
 
 
 @triton.jit
-def load_filter_tiles(filters, C: tl.constexpr):
+def load_texture_weights(texture_weights, C: tl.constexpr):
     """The tiles of every column at no shift, then, if BAND is 2, those at a shift of one row."""
     tiles = (
-        _load_filter_tile(filters, 0, 0, C),
-        _load_filter_tile(filters, 0, 1, C),
-        _load_filter_tile(filters, 0, 2, C),
+        _load_weight_tile(texture_weights, 0, 0, C),
+        _load_weight_tile(texture_weights, 0, 1, C),
+        _load_weight_tile(texture_weights, 0, 2, C),
     )
     if C.BAND == 1:
         return tiles
     else:
         return tiles + (
-            _load_filter_tile(filters, 1, 0, C),
-            _load_filter_tile(filters, 1, 1, C),
-            _load_filter_tile(filters, 1, 2, C),
+            _load_weight_tile(texture_weights, 1, 0, C),
+            _load_weight_tile(texture_weights, 1, 1, C),
+            _load_weight_tile(texture_weights, 1, 2, C),
         )
 
 
@@ -161,7 +161,7 @@ def _add_column(sums, tiles, column, row, image, edges, pixels, target, USED: tl
 def _add_band(total, tiles, row, image, edges, pixels, target, USED: tl.constexpr, C: tl.constexpr):
     """``total`` plus the features of the first USED of BAND rows from ``row`` on, over the bin's columns.
 
-    A column of pixels takes part in the features of three columns, and is multiplied by all their filters at once, so that
+    A column of pixels takes part in the features of three columns, and is multiplied by all their weights at once, so that
     sums go from one column to the next, and no operand does: a sum stays where the matrix units put it.
     """
     patch = patch_column(image, row - 1, edges.last_row, edges.first_column - 1, edges.last_column, USED, C)

@@ -12,7 +12,7 @@ import triton.language as tl
 
 from .batch import image_at, target_at
 from .bins import bin_sum
-from .convolution import convolved_bin_mean, load_filter_tiles
+from .convolution import convolved_bin_mean, load_texture_weights
 from .groups import Activations, Batch, Elements, Target
 from .network import first_distance, layer, linear, load_network, position, relu, softmax
 from .tile import gather, plane_at, tap_offsets, target_pixels, tile_column, tile_pixels
@@ -28,11 +28,11 @@ ANYWHERE = ["grad_output_ptr", "image_ptr"]
 
 
 @triton.jit
-def load_parameters(filters, weights, C: tl.constexpr):
+def load_parameters(texture_weights, weights, C: tl.constexpr):
     """All weights as tiles, loaded once per program: the network's, and those of the texture's convolution, if it is fused."""
     network = load_network(weights, C)
     if C.FUSED_TEXTURE:
-        return network, load_filter_tiles(filters, C)
+        return network, load_texture_weights(texture_weights, C)
     else:
         return network, ()
 
@@ -84,7 +84,7 @@ def downsize_kernel(
     image_ptr, image_stride_n, image_stride_c, image_stride_h, image_stride_w,
     texture_ptr, texture_stride_n, texture_stride_c, texture_stride_h, texture_stride_w,  # n, h and w in units of TEXTURE.ALIGN
     table_ptr,  # of images of different sizes, or None
-    filters, weights,
+    texture_weights, weights,
     output_ptr, output_stride_n, output_stride_c, output_stride_h, output_stride_w,
     image_h, image_w, texture_h, texture_w, out_h, out_w, bin_h, bin_w, rows, C: tl.constexpr,
 ):  # fmt: skip
@@ -93,7 +93,7 @@ def downsize_kernel(
     textures = Batch(
         texture_ptr, texture_stride_n, texture_stride_c, texture_stride_h, texture_stride_w, texture_h, texture_w
     )  # fmt: skip
-    network, tiles = load_parameters(filters, weights, C)
+    network, tiles = load_parameters(texture_weights, weights, C)
     n, tile_y, tile_x = tile_column(tl.program_id(0), out_h, out_w, rows, C)
     image = image_at(n, table_ptr, images, C)
     target = target_at(n, table_ptr, Target(out_h, out_w, 0, 0, bin_h, bin_w), C)

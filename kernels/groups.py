@@ -72,7 +72,7 @@ class BinEdges(NamedTuple):
     last_column: Any
 
 
-class Filters(NamedTuple):
+class TextureWeights(NamedTuple):
     """Pointers to the texture's convolution: weight (F, C, 3, 3) and bias (F,)."""
 
     weight: Any

@@ -138,7 +138,7 @@ def constants(launch):
     return launch.arguments["C"].values
 
 
-FORWARD, BACKWARD = {"downsize_kernel"}, {"downsize_kernel", "downsize_backward_kernel", "texture_grad_filter_kernel"}
+FORWARD, BACKWARD = {"downsize_kernel"}, {"downsize_kernel", "downsize_backward_kernel", "texture_grad_weights_kernel"}
 TO_IMAGE = {"weighted_gather_grad_image_kernel", "texture_grad_image_kernel"}
 
 
