@@ -185,9 +185,9 @@ def _from_image(variant: Variant, parts: bool) -> list[Launch]:
     texture_weights = [texture_weight, _tensor(variant, variant.channels)] if variant.texture else []
     weights = _weights(variant)
     normalized = variant.image == "u8"
-    scale = tuple(1 / (255 * s) for s in STD) if normalized else ()
-    offset = tuple(-m / s for m, s in zip(MEAN, STD, strict=True)) if normalized else ()
-    options = (variant.taps, variant.prior, scale, offset, 0.0 if variant.letterbox else None)
+    factors = tuple(1 / (255 * s) for s in STD) if normalized else ()
+    summands = tuple(-m / s for m, s in zip(MEAN, STD, strict=True)) if normalized else ()
+    options = (variant.taps, variant.prior, factors, summands, 0.0 if variant.letterbox else None)
 
     network = (images, texture_weights, weights, variant.distance)
     grad_weights = _flat_like([*texture_weights, *weights])

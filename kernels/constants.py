@@ -77,9 +77,9 @@ class Gather(Tiled):
     TAPS_PAD: int
     """A power of two, of TAPS * TAPS."""
     BACKWARD: bool
-    SCALE: tuple[float, ...] = ()
+    FACTORS: tuple[float, ...] = ()
     """What pixels of each channel are multiplied by to be normalised, if they are."""
-    OFFSET: tuple[float, ...] = ()
+    SUMMANDS: tuple[float, ...] = ()
     """And what is added then."""
     FILL: float = 0.0
 
@@ -107,9 +107,9 @@ class Convolution(Tiled):
     PATCH_PAD: int
     """A power of two, of elements of a column of patches."""
     TEXTURE_WEIGHT_STRIDES: tuple[int, ...]
-    SCALE: tuple[float, ...]
+    FACTORS: tuple[float, ...]
     """What pixels of each channel are multiplied by to be normalised, if they are."""
-    OFFSET: tuple[float, ...]
+    SUMMANDS: tuple[float, ...]
     """And what is added then."""
     LETTERBOX: bool
     TEXTURE: Pooling

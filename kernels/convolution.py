@@ -64,7 +64,7 @@ def patch_column(image, first_row, last_row, column, last_column, USED: tl.const
     """Rows ``first_row`` to ``first_row + BAND + 1`` of the image at one column each, [BLOCK, PATCH_PAD]; then a 1.
 
     Zero outside the image, past ``last_row`` and ``last_column``, and past the patches of the first USED rows: what a bin does
-    not cover must not reach it, not even times a weight of zero. SCALE and OFFSET, one a channel, normalise the pixels.
+    not cover must not reach it, not even times a weight of zero. FACTORS and SUMMANDS, one a channel, normalise the pixels.
     """
     k = tl.arange(0, C.PATCH_PAD)[:, None]
     channel = k % C.CHANNELS
@@ -81,8 +81,8 @@ def patch_column(image, first_row, last_row, column, last_column, USED: tl.const
     else:
         pointers += channel.to(row.dtype) * image.stride_c
     x = load_along_pixels(pointers, None).to(C.ACC)
-    if len(C.SCALE) > 0:
-        x = x * per_channel(C.SCALE, channel, C.ACC) + per_channel(C.OFFSET, channel, C.ACC)
+    if len(C.FACTORS) > 0:
+        x = x * per_channel(C.FACTORS, channel, C.ACC) + per_channel(C.SUMMANDS, channel, C.ACC)
     x = tl.where(inside, x, tl.where(k == (C.BAND + 2) * C.CHANNELS, 1.0, 0.0))
     return tl.trans(forget_loads(x).to(C.OPERAND))
 
@@ -107,10 +107,10 @@ def bin_share(i, j, n_in, n_out, ACC: tl.constexpr):
 
 
 @triton.jit
-def mean_scale(image, target, ACC: tl.constexpr):
+def mean_factor(image, target, ACC: tl.constexpr):
     """What a bin's sum of shares is to be multiplied by to become a mean."""
-    scale_h = tl.minimum(image.h, target.h).to(ACC) / image.h.to(ACC)
-    return scale_h * (tl.minimum(image.w, target.w).to(ACC) / image.w.to(ACC))
+    factor_h = tl.minimum(image.h, target.h).to(ACC) / image.h.to(ACC)
+    return factor_h * (tl.minimum(image.w, target.w).to(ACC) / image.w.to(ACC))
 
 
 @triton.jit
@@ -206,4 +206,4 @@ def convolved_bin_mean(image, tiles, pixels, target, C: tl.constexpr):
         bin_h = tl.minimum(target.bin_h, most_rows(pixels.y, image.h, target.h))
         for row in range(0, bin_h, C.BAND):
             total = _add_band(total, tiles, edges.first_row + row, image, edges, pixels, target, C.BAND, C)
-    return total * mean_scale(image, target, C.ACC)
+    return total * mean_factor(image, target, C.ACC)

@@ -10,7 +10,7 @@ from .convolution import (
     bin_edges,
     bin_share,
     load_texture_weights,
-    mean_scale,
+    mean_factor,
     most_rows,
     patch_column,
     product,
@@ -93,7 +93,7 @@ def _add_band_gradients(grads, grad, tiles, row, image, edges, pixels, target, U
 def _add_bin_gradients(grads, grad, tiles, image, pixels, target, C: tl.constexpr):
     """The weights' gradients plus those from every pixel's bin, given that to its mean, ``grad`` [BLOCK, F_PAD]."""
     edges = bin_edges(pixels, image, target, not C.TEXTURE.BINS_WHOLE)
-    grad *= mean_scale(image, target, C.ACC)
+    grad *= mean_factor(image, target, C.ACC)
     if C.TEXTURE.BIN_H > 0:
         for row in tl.static_range(0, C.TEXTURE.BIN_H, C.BAND):
             grads = _add_band_gradients(

@@ -64,16 +64,16 @@ def downsize_image(
     output: Tensor,
     taps: int,
     prior: str,
-    scale: tuple[float, ...],
-    offset: tuple[float, ...],
+    factors: tuple[float, ...],
+    summands: tuple[float, ...],
     fill: float | None,
 ) -> None:
     """Write into ``output`` (N, C, h, w) one batch (N, C, H, W), or N images (C, H, W), of a float dtype or uint8.
 
-    Texture is their convolution by ``texture_weights``, weight and bias, if there are any. Pixels are normalised by ``scale``
-    and ``offset``, a number for each channel or none. Images (C, H, W) keep their aspect if there is a ``fill``.
+    Texture is their convolution by ``texture_weights``, weight and bias, if there are any. Pixels are normalised by ``factors``
+    and ``summands``, a number for each channel or none. Images (C, H, W) keep their aspect if there is a ``fill``.
     """
-    call = _image_call(images, texture_weights, weights, distance, output, taps, prior, scale, offset, fill)
+    call = _image_call(images, texture_weights, weights, distance, output, taps, prior, factors, summands, fill)
     _forward(call, output)
 
 
@@ -120,15 +120,15 @@ def downsize_image_backward(
     grad_weights: Tensor | None,
     taps: int,
     prior: str,
-    scale: tuple[float, ...],
-    offset: tuple[float, ...],
+    factors: tuple[float, ...],
+    summands: tuple[float, ...],
     fill: float | None,
 ) -> None:
     """Write those gradients of :func:`downsize_image` that are given a tensor; that to an image of one batch alone.
 
     That of the weights is one flat tensor, the convolution's first.
     """
-    call = _image_call(images, texture_weights, weights, distance, grad_output, taps, prior, scale, offset, fill)
+    call = _image_call(images, texture_weights, weights, distance, grad_output, taps, prior, factors, summands, fill)
     _backward(call, grad_output, grad_image, None, grad_weights)
 
 
@@ -140,11 +140,11 @@ def _image_call(
     output: Tensor,
     taps: int,
     prior: str,
-    scale: tuple[float, ...],
-    offset: tuple[float, ...],
+    factors: tuple[float, ...],
+    summands: tuple[float, ...],
     fill: float | None,
 ) -> Call:
-    call = Call(images[0], (1, 1), None, weights, distance, taps, prior, texture_weights, scale=scale, offset=offset, fill=fill)
+    call = Call(images[0], (1, 1), None, weights, distance, taps, prior, texture_weights, factors, summands, fill)
     if images[0].ndim == 4:
         image = images[0]
         size, channels_last = (image.shape[2], image.shape[3]), image.stride(1) == 1 or image.shape[1] == 1
@@ -199,8 +199,8 @@ def _backward(
             _grad_texture_weights(call, problem, index64, grad_pooled, grad_texture_weights)
         if grad_image is not None:
             _add_grad_image(call, problem, index64, grad_pooled, grad_image)
-    if grad_image is not None and call.scale:
-        grad_image.mul_(grad_image.new_tensor(call.scale).view(1, -1, 1, 1))
+    if grad_image is not None and call.factors:
+        grad_image.mul_(grad_image.new_tensor(call.factors).view(1, -1, 1, 1))
 
 
 def _split(flat: Tensor | None, first: int) -> tuple[Tensor | None, Tensor | None]:

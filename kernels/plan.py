@@ -46,18 +46,18 @@ class Call(NamedTuple):
     prior: str
     texture_weights: Sequence[Tensor] = ()
     """Weight and bias of the texture's convolution of the image, in place of ``texture``."""
+    factors: tuple[float, ...] = ()
+    """What the pixels of each channel are multiplied by to be normalised, if they are."""
+    summands: tuple[float, ...] = ()
+    """And what is added then."""
+    fill: float | None = None
+    """With which images that keep their aspect are surrounded; None lets every image fill its result."""
     table: Tensor | None = None
     """Of images of different sizes."""
     index64: bool = False
     """Whether they need it."""
     channels_last: bool = False
     """Whether the images are."""
-    scale: tuple[float, ...] = ()
-    """What the pixels of each channel are multiplied by to be normalised, if they are."""
-    offset: tuple[float, ...] = ()
-    """And what is added then."""
-    fill: float | None = None
-    """With which images that keep their aspect are surrounded; None lets every image fill its result."""
 
 
 def texture_weight_pointers(call: Call) -> TextureWeights:
@@ -99,8 +99,8 @@ class Problem(NamedTuple):
     table: bool
     index64: bool
     channels_last: bool
-    scale: tuple[float, ...]
-    offset: tuple[float, ...]
+    factors: tuple[float, ...]
+    summands: tuple[float, ...]
     fill: float | None
 
     @property
@@ -124,7 +124,7 @@ def problem_of(call: Call, output: Tensor) -> Problem:
         None if ragged else layout(image), 0 if image is None else image.shape[-3], call.image_size, layout(call.texture),
         layout(call.texture_weights[0]) if call.texture_weights else None, shapes, call.distance,
         Layout(output.shape, output.stride()), dtype, call.taps, call.prior, dot_precision(dtype), ragged, call.index64,
-        call.channels_last, call.scale, call.offset, call.fill,
+        call.channels_last, call.factors, call.summands, call.fill,
     )  # fmt: skip
 
 
@@ -326,8 +326,8 @@ def _convolution_constants(problem: Problem) -> dict[str, Any]:
         BAND=band,
         PATCH_PAD=patch_pad,
         TEXTURE_WEIGHT_STRIDES=problem.texture_weight.stride if problem.texture_weight else (),
-        SCALE=problem.scale,
-        OFFSET=problem.offset,
+        FACTORS=problem.factors,
+        SUMMANDS=problem.summands,
         LETTERBOX=problem.fill is not None,
         TEXTURE=texture,
         OPERAND=OPERANDS[problem.dtype],

@@ -351,10 +351,10 @@ def test_many_channels_are_not_written_out(device, monkeypatch):
     """In the kernel that normalises they would be, so that these are normalised before it."""
     from tritonds.kernels import launchers as kernels
 
-    scales, original = [], kernels.launch.run
+    factors, original = [], kernels.launch.run
 
     def run(kernel, programs, arguments):
-        scales.append(arguments["C"].values["SCALE"])
+        factors.append(arguments["C"].values["FACTORS"])
         original(kernel, programs, arguments)
 
     monkeypatch.setattr(kernels.launch, "run", run)
@@ -362,7 +362,7 @@ def test_many_channels_are_not_written_out(device, monkeypatch):
     weights = make(Case(c=40, texture=0), device)[2]
     y, z = (tritonds.downsize_image(images, None, None, weights, (3, 3), backend=b) for b in BACKENDS)
     torch.testing.assert_close(y, z, rtol=1e-5, atol=1e-6)
-    assert scales == [(), ()]
+    assert factors == [(), ()]
 
 
 # On a GPU alone
