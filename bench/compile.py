@@ -78,7 +78,7 @@ class Variant:
     layers: int = 1
     channels_last: bool = True
     channels: int = 16
-    """E, F and M alike."""
+    """Of distances, texture and hidden layers alike."""
     workload: str = "hdx8"
     """Whose sizes."""
     image: str = ""
@@ -427,7 +427,7 @@ def table(rows: list[Compiled]) -> rich.table.Table:
 def _cells(row: Compiled) -> dict[str, str]:
     """One line of the table, by heading."""
     v, c = row.variant, row.cost
-    inputs = "+".join(letter for letter, there in (("E", v.distance), ("F", v.texture)) if there)
+    inputs = "+".join(name for name, there in (("distance", v.distance), ("texture", v.texture)) if there)
     return {
         "operator": row.operator,
         "kernel": row.name,
@@ -437,7 +437,7 @@ def _cells(row: Compiled) -> dict[str, str]:
         "layout": "NHWC" if v.channels_last else "NCHW",
         "images": f"{v.image} letterboxed" if v.letterbox else v.image,
         "K": str(v.taps) if v.prior == "none" else f"{v.taps} {v.prior}",
-        "network": f"{inputs}={v.channels}, {v.layers} hidden",
+        "network": f"{inputs} {v.channels}, {v.layers} hidden",
         "warps": str(row.warps),
         "regs": "" if row.registers is None else str(row.registers),
         "stack B": "" if row.stack_bytes is None else str(row.stack_bytes),

@@ -26,57 +26,57 @@ from .tile import forget_loads, gather_backward, is_narrower, plane_at, tap_offs
 
 
 @triton.jit
-def _store_partial(
-    partial_ptr, values, row_stride: tl.constexpr, OUT: tl.constexpr, IN: tl.constexpr,
-    OUT_PAD: tl.constexpr, IN_PAD: tl.constexpr,
-):  # fmt: skip
-    """Store a transposed weight gradient [IN_PAD, OUT_PAD] as (OUT, IN) in rows of ``row_stride``."""
-    row = tl.arange(0, OUT_PAD)[None, :]
-    column = tl.arange(0, IN_PAD)[:, None]
+def _store_partial(partial_ptr, values, row_stride: tl.constexpr, OUT: tl.constexpr, IN: tl.constexpr):
+    """Store a weight gradient, transposed and padded, as (OUT, IN) in rows of ``row_stride``."""
+    row = tl.arange(0, values.shape[1])[None, :]
+    column = tl.arange(0, values.shape[0])[:, None]
     tl.store(partial_ptr + row * row_stride + column, values, mask=(row < OUT) & (column < IN))
 
 
 @triton.jit
-def _store_partial_bias(partial_ptr, values, OUT: tl.constexpr, OUT_PAD: tl.constexpr):
-    channel = tl.arange(0, OUT_PAD)
+def _store_partial_bias(partial_ptr, values, OUT: tl.constexpr):
+    channel = tl.arange(0, values.shape[0])
     tl.store(partial_ptr + channel, values, mask=channel < OUT)
+
+
+@triton.jit
+def _store_layer(partial_ptr, weight, bias, PIXELS: tl.constexpr, OUT: tl.constexpr, IN: tl.constexpr):
+    """Store a layer's gradients: to its weight, and behind it to its bias, whose axis PIXELS is summed. Returns their end."""
+    _store_partial(partial_ptr, weight, IN, OUT, IN)
+    _store_partial_bias(partial_ptr + OUT * IN, tl.sum(bias, axis=PIXELS), OUT)
+    return partial_ptr + OUT * (IN + 1)
 
 
 @triton.jit
 def _store_partial_distance(partial_ptr, grad_encoding, bias, C: tl.constexpr):
     """Unfold the gradients of A_x and A_y, and that of b, into those of Wd (E, 2 * TAPS) and, behind it, bd (E,)."""
     horizontal, vertical = encoding_gradients(grad_encoding)
-    channel = tl.arange(0, C.E_PAD)
-    mask = channel < C.E
+    channel = tl.arange(0, C.DISTANCE_CHANNELS_PAD)
+    mask = channel < C.DISTANCE_CHANNELS
     for k in tl.static_range(C.TAPS):
         tl.store(partial_ptr + channel * (2 * C.TAPS) + k, vertical + k * bias, mask=mask)
         tl.store(partial_ptr + channel * (2 * C.TAPS) + C.TAPS + k, horizontal + k * bias, mask=mask)
-    tl.store(partial_ptr + C.E * 2 * C.TAPS + channel, bias, mask=mask)
+    tl.store(partial_ptr + C.DISTANCE_CHANNELS * 2 * C.TAPS + channel, bias, mask=mask)
 
 
 @triton.jit
 def _store_gradients(partial_ptr, grads, C: tl.constexpr):
     """Store a program's gradients to all weights, one behind the other."""
-    FIRST: tl.constexpr = C.M if C.HIDDEN_LAYERS > 0 else C.TAPS * C.TAPS
-    FIRST_PAD: tl.constexpr = C.M_PAD if C.HIDDEN_LAYERS > 0 else C.TAPS_PAD
-    if C.E > 0:
+    FIRST: tl.constexpr = C.HIDDEN_CHANNELS if C.HIDDEN_LAYERS > 0 else C.TAPS * C.TAPS
+    FIRST_INPUTS: tl.constexpr = C.DISTANCE_CHANNELS + C.TEXTURE.CHANNELS
+    if C.DISTANCE_CHANNELS > 0:
         _store_partial_distance(partial_ptr, grads.encoding, tl.sum(grads.encoding_bias, axis=0), C)
-        partial_ptr += C.E * (2 * C.TAPS + 1)
-    _store_partial(partial_ptr, grads.first_e, C.E + C.F, FIRST, C.E, FIRST_PAD, C.E_PAD)
-    _store_partial(partial_ptr + C.E, grads.first_p, C.E + C.F, FIRST, C.F, FIRST_PAD, C.F_PAD)
-    _store_partial_bias(partial_ptr + FIRST * (C.E + C.F), tl.sum(grads.first_bias, axis=0), FIRST, FIRST_PAD)
-    partial_ptr += FIRST * (C.E + C.F + 1)
+        partial_ptr += C.DISTANCE_CHANNELS * (2 * C.TAPS + 1)
+    _store_partial(partial_ptr, grads.first_e, FIRST_INPUTS, FIRST, C.DISTANCE_CHANNELS)
+    _store_partial(partial_ptr + C.DISTANCE_CHANNELS, grads.first_p, FIRST_INPUTS, FIRST, C.TEXTURE.CHANNELS)
+    _store_partial_bias(partial_ptr + FIRST * FIRST_INPUTS, tl.sum(grads.first_bias, axis=0), FIRST)
+    partial_ptr += FIRST * (FIRST_INPUTS + 1)
     if C.HIDDEN_LAYERS > 1:
-        _store_partial(partial_ptr, grads.hidden_1, C.M, C.M, C.M, C.M_PAD, C.M_PAD)
-        _store_partial_bias(partial_ptr + C.M * C.M, tl.sum(grads.hidden_1_bias, axis=0), C.M, C.M_PAD)
-        partial_ptr += C.M * (C.M + 1)
+        partial_ptr = _store_layer(partial_ptr, grads.hidden_1, grads.hidden_1_bias, 0, C.HIDDEN_CHANNELS, C.HIDDEN_CHANNELS)
     if C.HIDDEN_LAYERS > 2:
-        _store_partial(partial_ptr, grads.hidden_2, C.M, C.M, C.M, C.M_PAD, C.M_PAD)
-        _store_partial_bias(partial_ptr + C.M * C.M, tl.sum(grads.hidden_2_bias, axis=0), C.M, C.M_PAD)
-        partial_ptr += C.M * (C.M + 1)
+        partial_ptr = _store_layer(partial_ptr, grads.hidden_2, grads.hidden_2_bias, 0, C.HIDDEN_CHANNELS, C.HIDDEN_CHANNELS)
     if C.HIDDEN_LAYERS > 0:
-        _store_partial(partial_ptr, grads.out, C.M, C.TAPS * C.TAPS, C.M, C.TAPS_PAD, C.M_PAD)
-        _store_partial_bias(partial_ptr + C.TAPS * C.TAPS * C.M, tl.sum(grads.out_bias, axis=1), C.TAPS * C.TAPS, C.TAPS_PAD)
+        _store_layer(partial_ptr, grads.out, grads.out_bias, 1, C.TAPS * C.TAPS, C.HIDDEN_CHANNELS)
 
 
 @triton.jit(
@@ -108,20 +108,20 @@ def downsize_backward_kernel(
     )  # fmt: skip
     everywhere = Target(out_h, out_w, 0, 0, bin_h, bin_w)
     BLOCK: tl.constexpr = C.BLOCK_H * C.BLOCK_W
-    FIRST_PAD: tl.constexpr = C.M_PAD if C.HIDDEN_LAYERS > 0 else C.TAPS_PAD
+    FIRST_PAD: tl.constexpr = C.HIDDEN_CHANNELS_PAD if C.HIDDEN_LAYERS > 0 else C.TAPS_PAD
     # A warp's threads hold every eighth pixel of a product's result each: those are summed at once.
     BIAS_ROWS: tl.constexpr = 8
     # Transposed, (in, out), as matrix products over the pixels give them; biases' are summed over the pixels at the end.
-    grad_encoding = tl.zeros([POSITIONS, C.E_PAD], C.ACC)
-    grad_encoding_bias = tl.zeros([BIAS_ROWS, C.E_PAD], C.ACC)
-    grad_first_e = tl.zeros([C.E_PAD, FIRST_PAD], C.ACC)
-    grad_first_p = tl.zeros([C.F_PAD, FIRST_PAD], C.ACC)
+    grad_encoding = tl.zeros([POSITIONS, C.DISTANCE_CHANNELS_PAD], C.ACC)
+    grad_encoding_bias = tl.zeros([BIAS_ROWS, C.DISTANCE_CHANNELS_PAD], C.ACC)
+    grad_first_e = tl.zeros([C.DISTANCE_CHANNELS_PAD, FIRST_PAD], C.ACC)
+    grad_first_p = tl.zeros([C.TEXTURE.CHANNELS_PAD, FIRST_PAD], C.ACC)
     grad_first_bias = tl.zeros([BIAS_ROWS, FIRST_PAD], C.ACC)
-    grad_hidden_1 = tl.zeros([C.M_PAD, C.M_PAD], C.ACC)
-    grad_hidden_1_bias = tl.zeros([BIAS_ROWS, C.M_PAD], C.ACC)
-    grad_hidden_2 = tl.zeros([C.M_PAD, C.M_PAD], C.ACC)
-    grad_hidden_2_bias = tl.zeros([BIAS_ROWS, C.M_PAD], C.ACC)
-    grad_out = tl.zeros([C.M_PAD, C.TAPS_PAD], C.ACC)
+    grad_hidden_1 = tl.zeros([C.HIDDEN_CHANNELS_PAD, C.HIDDEN_CHANNELS_PAD], C.ACC)
+    grad_hidden_1_bias = tl.zeros([BIAS_ROWS, C.HIDDEN_CHANNELS_PAD], C.ACC)
+    grad_hidden_2 = tl.zeros([C.HIDDEN_CHANNELS_PAD, C.HIDDEN_CHANNELS_PAD], C.ACC)
+    grad_hidden_2_bias = tl.zeros([BIAS_ROWS, C.HIDDEN_CHANNELS_PAD], C.ACC)
+    grad_out = tl.zeros([C.HIDDEN_CHANNELS_PAD, C.TAPS_PAD], C.ACC)
     grad_out_bias = tl.zeros([C.TAPS_PAD, BLOCK], C.ACC)
     network, tiles = load_parameters(texture_weights, weights, C)
     first_e = pad_rows(network.first_e)
@@ -188,19 +188,19 @@ def downsize_backward_kernel(
                 else:
                     grad = tl.trans(grad)
                 grad_first_bias += fold_pixels(grad, BIAS_ROWS)
-                if C.F > 0:
+                if C.TEXTURE.CHANNELS > 0:
                     grad_first_p = linear_grad_weight(grad, p, grad_first_p, C.PRECISION)
                     if C.GRAD_POOLED or C.GRAD_TEXTURE:
-                        channel = tl.arange(0, C.F_PAD)
+                        channel = tl.arange(0, C.TEXTURE.CHANNELS_PAD)
                         grad_p = linear_grad_input(wide, first_p, C.PRECISION, C.ACC)
-                        mask = pixel_mask[:, None] & (channel < C.F)[None, :]
+                        mask = pixel_mask[:, None] & (channel < C.TEXTURE.CHANNELS)[None, :]
                         if C.GRAD_POOLED:
-                            offsets = pixel[:, None] * C.F + channel[None, :]
-                            tl.store(grad_pooled_ptr + plane * C.F + offsets, grad_p, mask=mask)
+                            offsets = pixel[:, None] * C.TEXTURE.CHANNELS + channel[None, :]
+                            tl.store(grad_pooled_ptr + plane * C.TEXTURE.CHANNELS + offsets, grad_p, mask=mask)
                         else:
                             grad_texture = plane_at(n, grad_textures, C.GRAD_TEXTURE_ALIGN)
                             store_bins(grad_texture, channel, pixels, target, grad_p, mask, C.GRAD_TEXTURE_ALIGN)
-                if C.E > 0:
+                if C.DISTANCE_CHANNELS > 0:
                     grad_first_e = linear_grad_weight(grad, e, grad_first_e, C.PRECISION)
                     grad_e = relu_backward(linear_grad_input(wide, first_e, C.PRECISION, C.ACC), e)
                     grad_encoding = linear_grad_weight(grad_e, position, grad_encoding, C.PRECISION)

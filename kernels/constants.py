@@ -99,9 +99,6 @@ class Convolution(Tiled):
     """Of the image; 0 if there is none."""
     CHANNELS_LAST: bool
     """Whether the image's are."""
-    F: int
-    """Texture channels."""
-    F_PAD: int
     BAND: int
     """Rows of features that are made at once."""
     PATCH_PAD: int
@@ -128,12 +125,10 @@ class ConvolutionGradImage(Convolution):
 class Downsize(Convolution):
     """Of the fused forward kernel."""
 
-    E: int
-    """Channels of the distance encoding."""
-    E_PAD: int
-    M: int
-    """Channels of a hidden layer."""
-    M_PAD: int
+    DISTANCE_CHANNELS: int
+    DISTANCE_CHANNELS_PAD: int
+    HIDDEN_CHANNELS: int
+    HIDDEN_CHANNELS_PAD: int
     HIDDEN_LAYERS: int
     TAPS: int
     TAPS_PAD: int

@@ -5,8 +5,8 @@ holds BAND + 2 image rows below one another, all channels, at one column of ever
 a tile of weights each, sum to the features at the middle one; the next position to the right needs one more column. With
 BAND = 2 the same columns, times other tiles, give the features one row below as well.
 
-A tile of weights [PATCH_PAD, F_PAD] has element (row * CHANNELS + channel, texture channel). Behind the pixels of every column
-stands a 1, and behind the weights of the middle column the bias.
+A tile of weights [PATCH_PAD, texture channels] has element (row * CHANNELS + channel, texture channel). Behind the pixels of
+every column stands a 1, and behind the weights of the middle column the bias.
 """
 
 import triton
@@ -26,17 +26,17 @@ def patch_shape(channels: int) -> tuple[int, int]:
 
 @triton.jit
 def _load_weight_tile(texture_weights, SHIFT: tl.constexpr, COLUMN: tl.constexpr, C: tl.constexpr):
-    """Weights (F, C, 3, 3) of the convolution at column COLUMN of patches that start SHIFT rows down: [PATCH_PAD, F_PAD]."""
+    """Weights (F, C, 3, 3) of the convolution at column COLUMN of patches that start SHIFT rows down, as a tile."""
     k = tl.arange(0, C.PATCH_PAD)[:, None]
-    texture_channel = tl.arange(0, C.F_PAD)[None, :]
+    texture_channel = tl.arange(0, C.TEXTURE.CHANNELS_PAD)[None, :]
     row = k // C.CHANNELS - SHIFT
     channel = k % C.CHANNELS
-    mask = (row >= 0) & (row < 3) & (texture_channel < C.F)
+    mask = (row >= 0) & (row < 3) & (texture_channel < C.TEXTURE.CHANNELS)
     offsets = texture_channel * C.TEXTURE_WEIGHT_STRIDES[0] + channel * C.TEXTURE_WEIGHT_STRIDES[1]
     offsets = offsets + row * C.TEXTURE_WEIGHT_STRIDES[2] + COLUMN * C.TEXTURE_WEIGHT_STRIDES[3]
     values = tl.load(texture_weights.weight + offsets, mask=mask, other=0.0)
     if COLUMN == 1:
-        mask = (k == (C.BAND + 2) * C.CHANNELS) & (texture_channel < C.F)
+        mask = (k == (C.BAND + 2) * C.CHANNELS) & (texture_channel < C.TEXTURE.CHANNELS)
         values += tl.load(texture_weights.bias + texture_channel + 0 * k, mask=mask, other=0.0)
     return values
 
@@ -189,13 +189,13 @@ def _add_band(total, tiles, row, image, edges, pixels, target, USED: tl.constexp
 
 @triton.jit
 def convolved_bin_mean(image, tiles, pixels, target, C: tl.constexpr):
-    """Mean of the convolution's features over each pixel's bin: [BLOCK, F_PAD].
+    """Mean of the convolution's features over each pixel's bin: [BLOCK, texture channels].
 
     All ways, with bins known when compiling and without, whole and cut, give the same bits: they sum in the same order, and the
     share of a whole pixel is exactly 1.
     """
     edges = bin_edges(pixels, image, target, not C.TEXTURE.BINS_WHOLE)
-    total = tl.zeros([pixels.y.shape[0], C.F_PAD], C.ACC)
+    total = tl.zeros([pixels.y.shape[0], C.TEXTURE.CHANNELS_PAD], C.ACC)
     if C.TEXTURE.BIN_H > 0:
         for row in tl.static_range(0, C.TEXTURE.BIN_H, C.BAND):
             total = _add_band(

@@ -29,7 +29,7 @@ ANYWHERE = ["image_ptr"]
 
 @triton.jit
 def _convolve(left, middle, right, tiles, SHIFT: tl.constexpr, C: tl.constexpr):
-    """Features before ReLU: [BLOCK, F_PAD]."""
+    """Features before ReLU: [BLOCK, texture channels]."""
     z = product(left, tiles[3 * SHIFT], C)
     z = add_product(middle, tiles[3 * SHIFT + 1], z, C)
     return add_product(right, tiles[3 * SHIFT + 2], z, C)
@@ -37,7 +37,7 @@ def _convolve(left, middle, right, tiles, SHIFT: tl.constexpr, C: tl.constexpr):
 
 @triton.jit
 def _add_weight_gradient(total, grad_features, column, C: tl.constexpr):
-    """``total`` plus grad_features^T . column: [F_PAD, PATCH_PAD]. The column lies as it does for the features themselves."""
+    """``total`` plus grad_features^T . column: [texture channels, PATCH_PAD]. The column lies as in the forward pass."""
     return tl.dot(tl.trans(grad_features), column, total, input_precision=C.PRECISION, out_dtype=total.dtype)
 
 
@@ -91,7 +91,7 @@ def _add_band_gradients(grads, grad, tiles, row, image, edges, pixels, target, U
 
 @triton.jit
 def _add_bin_gradients(grads, grad, tiles, image, pixels, target, C: tl.constexpr):
-    """The weights' gradients plus those from every pixel's bin, given that to its mean, ``grad`` [BLOCK, F_PAD]."""
+    """The weights' gradients plus those from every pixel's bin, given that to its mean, ``grad`` [BLOCK, channels]."""
     edges = bin_edges(pixels, image, target, not C.TEXTURE.BINS_WHOLE)
     grad *= mean_factor(image, target, C.ACC)
     if C.TEXTURE.BIN_H > 0:
@@ -109,15 +109,15 @@ def _add_bin_gradients(grads, grad, tiles, image, pixels, target, C: tl.constexp
 
 @triton.jit
 def _store_weight_gradient(partial_ptr, values, SHIFT: tl.constexpr, COLUMN: tl.constexpr, C: tl.constexpr):
-    """Store a tile's gradient [F_PAD, PATCH_PAD] into (F, C, 3, 3), and behind that, from a middle column, the bias's."""
+    """Store a tile's gradient [channels, PATCH_PAD] into (F, C, 3, 3), and behind that, from a middle column, the bias's."""
     texture_channel = tl.arange(0, values.shape[0])[:, None]
     k = tl.arange(0, values.shape[1])[None, :]
     row = k // C.CHANNELS - SHIFT
     offsets = texture_channel * (9 * C.CHANNELS) + (k % C.CHANNELS) * 9 + row * 3 + COLUMN
-    tl.store(partial_ptr + offsets, values, mask=(row >= 0) & (row < 3) & (texture_channel < C.F))
+    tl.store(partial_ptr + offsets, values, mask=(row >= 0) & (row < 3) & (texture_channel < C.TEXTURE.CHANNELS))
     if COLUMN == 1:
-        mask = (k == (C.BAND + 2) * C.CHANNELS) & (texture_channel < C.F)
-        tl.store(partial_ptr + C.F * 9 * C.CHANNELS + texture_channel + 0 * k, values, mask=mask)
+        mask = (k == (C.BAND + 2) * C.CHANNELS) & (texture_channel < C.TEXTURE.CHANNELS)
+        tl.store(partial_ptr + C.TEXTURE.CHANNELS * 9 * C.CHANNELS + texture_channel + 0 * k, values, mask=mask)
 
 
 @triton.jit(do_not_specialize=[*INTEGERS, "total_columns"], do_not_specialize_on_alignment=ANYWHERE)
@@ -133,9 +133,9 @@ def texture_grad_weights_kernel(
     images = Batch(image_ptr, image_stride_n, image_stride_c, image_stride_h, image_stride_w, image_h, image_w)
     everywhere = Target(out_h, out_w, 0, 0, bin_h, bin_w)
     tiles = load_texture_weights(texture_weights, C)
-    zeros = tl.zeros([C.F_PAD, C.PATCH_PAD], C.ACC)
+    zeros = tl.zeros([C.TEXTURE.CHANNELS_PAD, C.PATCH_PAD], C.ACC)
     grads = (zeros, zeros, zeros, zeros, zeros, zeros)
-    texture_channel = tl.arange(0, C.F_PAD)
+    texture_channel = tl.arange(0, C.TEXTURE.CHANNELS_PAD)
     pid = tl.program_id(0)
     for column_index in range(pid, total_columns, tl.num_programs(0)):
         n, tile_y, tile_x = tile_column(column_index, out_h, out_w, rows, C)
@@ -144,28 +144,28 @@ def texture_grad_weights_kernel(
         for step in range(rows):
             pixels = tile_pixels(tile_y + step, tile_x, out_h, out_w, C)
             mask = pixels.mask
-            offsets = (pixels.y * out_w + pixels.x)[:, None] * C.F + texture_channel[None, :]
+            offsets = (pixels.y * out_w + pixels.x)[:, None] * C.TEXTURE.CHANNELS + texture_channel[None, :]
             if C.LETTERBOX:
                 pixels = target_pixels(pixels, target)
                 mask = mask & pixels.mask
-            grad_ptrs = grad_pooled_ptr + n * out_h * out_w * C.F + offsets
-            grad = tl.load(grad_ptrs, mask=mask[:, None] & (texture_channel < C.F)[None, :], other=0.0).to(C.ACC)
+            grad_ptrs = grad_pooled_ptr + n * out_h * out_w * C.TEXTURE.CHANNELS + offsets
+            grad = tl.load(grad_ptrs, mask=mask[:, None] & (texture_channel < C.TEXTURE.CHANNELS)[None, :], other=0.0).to(C.ACC)
             grads = _add_bin_gradients(grads, grad, tiles, image, pixels, target, C)
-    partial_ptr += pid.to(tl.int64) * (C.BAND * C.F * (9 * C.CHANNELS + 1))
+    partial_ptr += pid.to(tl.int64) * (C.BAND * C.TEXTURE.CHANNELS * (9 * C.CHANNELS + 1))
     for shift in tl.static_range(C.BAND):
         for column in tl.static_range(3):
             _store_weight_gradient(partial_ptr, grads[3 * shift + column], shift, column, C)
-        partial_ptr += C.F * (9 * C.CHANNELS + 1)
+        partial_ptr += C.TEXTURE.CHANNELS * (9 * C.CHANNELS + 1)
 
 
 @triton.jit
 def _load_weight(weight_ptr, ROW: tl.constexpr, COLUMN: tl.constexpr, C: tl.constexpr):
-    """The convolution's weights at one place of its 3 x 3: [F_PAD, CHANNELS_PAD]."""
-    texture_channel = tl.arange(0, C.F_PAD)[:, None]
+    """The convolution's weights at one place of its 3 x 3: [texture channels, CHANNELS_PAD]."""
+    texture_channel = tl.arange(0, C.TEXTURE.CHANNELS_PAD)[:, None]
     channel = tl.arange(0, C.CHANNELS_PAD)[None, :]
     offsets = texture_channel * C.TEXTURE_WEIGHT_STRIDES[0] + channel * C.TEXTURE_WEIGHT_STRIDES[1]
     offsets = offsets + ROW * C.TEXTURE_WEIGHT_STRIDES[2] + COLUMN * C.TEXTURE_WEIGHT_STRIDES[3]
-    return tl.load(weight_ptr + offsets, mask=(texture_channel < C.F) & (channel < C.CHANNELS), other=0.0)
+    return tl.load(weight_ptr + offsets, mask=(texture_channel < C.TEXTURE.CHANNELS) & (channel < C.CHANNELS), other=0.0)
 
 
 @triton.jit(
@@ -206,7 +206,7 @@ def texture_grad_image_kernel(
     image = plane_at(n, images, 1)
     grad_pooled = plane_at(n, grads_pooled, C.TEXTURE.ALIGN)
     grad_image_ptr += n * grad_image_stride_n
-    texture_channel = tl.arange(0, C.F_PAD)
+    texture_channel = tl.arange(0, C.TEXTURE.CHANNELS_PAD)
     channel = tl.arange(0, C.CHANNELS_PAD)
     if C.INDEX64:
         texture_channel = texture_channel.to(tl.int64)

@@ -41,21 +41,20 @@ def load_parameters(texture_weights, weights, C: tl.constexpr):
 def infer(network, tiles, n, pixels, image, textures, target, C: tl.constexpr):
     """Up to the coefficients. ``tiles`` are the convolution's, if it is fused; else the texture is read."""
     BLOCK: tl.constexpr = C.BLOCK_H * C.BLOCK_W
-    FIRST_PAD: tl.constexpr = C.M_PAD if C.HIDDEN_LAYERS > 0 else C.TAPS_PAD
     dy = first_distance(pixels.y, image.h, target.h, C)
     dx = first_distance(pixels.x, image.w, target.w, C)
     where = position(dy, dx, C)
-    e = tl.zeros([BLOCK, C.E_PAD], C.OPERAND)
-    z = tl.broadcast_to(network.first_bias[None, :], [BLOCK, FIRST_PAD])
-    if C.E > 0:
+    e = tl.zeros([BLOCK, C.DISTANCE_CHANNELS_PAD], C.OPERAND)
+    z = tl.broadcast_to(network.first_bias[None, :], [BLOCK, network.first_bias.shape[0]])
+    if C.DISTANCE_CHANNELS > 0:
         e = relu(tl.dot(where, network.encoding, input_precision="ieee", out_dtype=C.ACC)).to(C.OPERAND)
         z = linear(e, network.first_e, z, C.PRECISION)
     p = e
-    if C.F > 0:
+    if C.TEXTURE.CHANNELS > 0:
         if C.FUSED_TEXTURE:
             pooled = convolved_bin_mean(image, tiles, pixels, target, C)
         else:
-            channel = tl.arange(0, C.F_PAD)
+            channel = tl.arange(0, C.TEXTURE.CHANNELS_PAD)
             if C.INDEX64:
                 channel = channel.to(tl.int64)
             texture = plane_at(n, textures, C.TEXTURE.ALIGN)
@@ -69,12 +68,12 @@ def infer(network, tiles, n, pixels, image, textures, target, C: tl.constexpr):
         z_0 = relu(z).to(C.OPERAND)
         last = z_0
         if C.HIDDEN_LAYERS > 1:
-            z_1 = relu(layer(last, network.hidden_1, network.hidden_1_bias, BLOCK, C.M_PAD, C.PRECISION)).to(C.OPERAND)
+            z_1 = relu(layer(last, network.hidden_1, network.hidden_1_bias, C.PRECISION)).to(C.OPERAND)
             last = z_1
         if C.HIDDEN_LAYERS > 2:
-            z_2 = relu(layer(last, network.hidden_2, network.hidden_2_bias, BLOCK, C.M_PAD, C.PRECISION)).to(C.OPERAND)
+            z_2 = relu(layer(last, network.hidden_2, network.hidden_2_bias, C.PRECISION)).to(C.OPERAND)
             last = z_2
-        z = layer(last, network.out, network.out_bias, BLOCK, C.TAPS_PAD, C.PRECISION)
+        z = layer(last, network.out, network.out_bias, C.PRECISION)
     a = softmax(tl.trans(z), pixels, image, target, C)
     return Activations(where, e, p, z_0, z_1, z_2, a)
 

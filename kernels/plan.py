@@ -321,8 +321,6 @@ def _convolution_constants(problem: Problem) -> dict[str, Any]:
         ACC=acc,
         CHANNELS=problem.channels,
         CHANNELS_LAST=problem.channels_last,
-        F=channels,
-        F_PAD=padded(channels),
         BAND=band,
         PATCH_PAD=patch_pad,
         TEXTURE_WEIGHT_STRIDES=problem.texture_weight.stride if problem.texture_weight else (),
@@ -342,10 +340,10 @@ def _network_constants(problem: Problem) -> dict[str, Any]:
     hidden_channels = weights[-2][1] if hidden_layers else 0
     distance_channels = weights[0][0] if problem.distance else 0
     return _convolution_constants(problem) | dict(
-        E=distance_channels,
-        E_PAD=padded(distance_channels),
-        M=hidden_channels,
-        M_PAD=padded(hidden_channels),
+        DISTANCE_CHANNELS=distance_channels,
+        DISTANCE_CHANNELS_PAD=padded(distance_channels),
+        HIDDEN_CHANNELS=hidden_channels,
+        HIDDEN_CHANNELS_PAD=padded(hidden_channels),
         HIDDEN_LAYERS=hidden_layers,
         TAPS=taps,
         TAPS_PAD=next_power_of_2(taps * taps),
@@ -365,7 +363,8 @@ OPERANDS = {
 
 def _widest(values: dict[str, Any]) -> int:
     """Channels of the widest tile that a program holds."""
-    return int(max(16, *(values[name] for name in ("E_PAD", "F_PAD", "M_PAD", "TAPS_PAD"))))
+    names = ("DISTANCE_CHANNELS_PAD", "HIDDEN_CHANNELS_PAD", "TAPS_PAD")
+    return int(max(16, values["TEXTURE"].values["CHANNELS_PAD"], *(values[name] for name in names)))
 
 
 def _forward_shape(values: dict[str, Any], dtype: torch.dtype) -> tuple[int, int]:
@@ -391,4 +390,5 @@ def _texture_weights_shape(values: dict[str, Any], dtype: torch.dtype) -> tuple[
     """(pixels, warps) of a program that sums the gradients of the convolution's weights."""
     if dtype.itemsize > 2:
         return 16, 4
-    return 32, 4 if values["F_PAD"] > 16 else 1 if values["TEXTURE"].values["BINS_WHOLE"] else 2
+    texture = values["TEXTURE"].values
+    return 32, 4 if texture["CHANNELS_PAD"] > 16 else 1 if texture["BINS_WHOLE"] else 2

@@ -193,7 +193,8 @@ def test_the_operator_of_given_texture(features, planned):
     net = DownsizeNet(taps=3, texture_channels=features, hidden_layers=2)
     options = dict(prior="bilinear", in_channels=4, texture_size=((9, 20), 11), channels_last=True)
     tritonds.warmup(net.weights(), (16, (16, 20)), ((5, 10), 6), **options)
-    assert {constants(launch)["F"] for launch in planned if "F" in constants(launch)} == {features}
+    textures = [constants(launch)["TEXTURE"] for launch in planned if "TEXTURE" in constants(launch)]
+    assert {texture.values["CHANNELS"] for texture in textures} == {features}
     for launch in planned:
         if launch.kernel.__name__ == "downsize_kernel":
             assert constants(launch)["TAPS"] == 3

@@ -42,7 +42,7 @@ pytestmark = pytest.mark.compiled
 
 DTYPES = [torch.bfloat16, torch.float16, torch.float32, torch.float64]
 WIDTHS = [16, 5, 32]
-"""Of E, F or M."""
+"""Channels of distances, texture or hidden layers."""
 LAYOUTS = ["contiguous", "channels_last", "sliced_channels_last", "expanded"]
 SCALES = ["fractional", "whole", "enlarging"]
 
