@@ -44,38 +44,38 @@ def infer(network, tiles, n, pixels, image, textures, target, C: tl.constexpr):
     dy = first_distance(pixels.y, image.h, target.h, C)
     dx = first_distance(pixels.x, image.w, target.w, C)
     where = position(dy, dx, C)
-    e = tl.zeros([BLOCK, C.DISTANCE_CHANNELS_PAD], C.OPERAND)
-    z = tl.broadcast_to(network.first_bias[None, :], [BLOCK, network.first_bias.shape[0]])
+    encoding = tl.zeros([BLOCK, C.DISTANCE_CHANNELS_PAD], C.OPERAND)
+    total = tl.broadcast_to(network.first_bias[None, :], [BLOCK, network.first_bias.shape[0]])
     if C.DISTANCE_CHANNELS > 0:
-        e = relu(tl.dot(where, network.encoding, input_precision="ieee", out_dtype=C.ACC)).to(C.OPERAND)
-        z = linear(e, network.first_e, z, C.PRECISION)
-    p = e
+        encoding = relu(tl.dot(where, network.encoding, input_precision="ieee", out_dtype=C.ACC)).to(C.OPERAND)
+        total = linear(encoding, network.first_encoding, total, C.PRECISION)
+    pooled = encoding
     if C.TEXTURE.CHANNELS > 0:
         if C.FUSED_TEXTURE:
-            pooled = convolved_bin_mean(image, tiles, pixels, target, C)
+            pooled = convolved_bin_mean(image, tiles, pixels, target, C).to(C.OPERAND)
         else:
             channel = tl.arange(0, C.TEXTURE.CHANNELS_PAD)
             if C.INDEX64:
                 channel = channel.to(tl.int64)
             texture = plane_at(n, textures, C.TEXTURE.ALIGN)
-            pooled = bin_sum(texture, channel, pixels.y, pixels.x, target, texture.h, texture.w, C.TEXTURE)
-        p = pooled.to(C.OPERAND)
-        z = linear(p, network.first_p, z, C.PRECISION)
-    z_0 = e
-    z_1 = e
-    z_2 = e
+            pooled = bin_sum(texture, channel, pixels.y, pixels.x, target, texture.h, texture.w, C.TEXTURE).to(C.OPERAND)
+        total = linear(pooled, network.first_pooled, total, C.PRECISION)
+    hidden_0 = encoding
+    hidden_1 = encoding
+    hidden_2 = encoding
+    logits = total
     if C.HIDDEN_LAYERS > 0:
-        z_0 = relu(z).to(C.OPERAND)
-        last = z_0
+        hidden_0 = relu(total).to(C.OPERAND)
+        last = hidden_0
         if C.HIDDEN_LAYERS > 1:
-            z_1 = relu(layer(last, network.hidden_1, network.hidden_1_bias, C.PRECISION)).to(C.OPERAND)
-            last = z_1
+            hidden_1 = relu(layer(last, network.hidden_1, network.hidden_1_bias, C.PRECISION)).to(C.OPERAND)
+            last = hidden_1
         if C.HIDDEN_LAYERS > 2:
-            z_2 = relu(layer(last, network.hidden_2, network.hidden_2_bias, C.PRECISION)).to(C.OPERAND)
-            last = z_2
-        z = layer(last, network.out, network.out_bias, C.PRECISION)
-    a = softmax(tl.trans(z), pixels, image, target, C)
-    return Activations(where, e, p, z_0, z_1, z_2, a)
+            hidden_2 = relu(layer(last, network.hidden_2, network.hidden_2_bias, C.PRECISION)).to(C.OPERAND)
+            last = hidden_2
+        logits = layer(last, network.out, network.out_bias, C.PRECISION)
+    coefficients = softmax(tl.trans(logits), pixels, image, target, C)
+    return Activations(where, encoding, pooled, hidden_0, hidden_1, hidden_2, coefficients)
 
 
 @triton.jit(do_not_specialize=INTEGERS, do_not_specialize_on_alignment=ANYWHERE)
@@ -104,13 +104,14 @@ def downsize_kernel(
         if C.LETTERBOX:
             pixels = target_pixels(pixels, target)
             inside = pixels.mask
-        a = infer(network, tiles, n, pixels, image, textures, target, C).a
+        coefficients = infer(network, tiles, n, pixels, image, textures, target, C).coefficients
         k = tl.arange(0, C.TAPS_PAD)
         tap_mask = output.mask[None, :] & (k < C.TAPS * C.TAPS)[:, None]
         if C.CHANNELS == 0:
             if C.INDEX64:
                 k = k.to(tl.int64)
-            tl.store(output_ptr + output.offsets[None, :] + k[:, None] * output_stride_c, a, mask=tap_mask)
+            pointers = output_ptr + output.offsets[None, :] + k[:, None] * output_stride_c
+            tl.store(pointers, coefficients, mask=tap_mask)
         else:
             taps = Elements(image.ptr, tap_offsets(pixels, image, target, C), tap_mask, image.stride_c)
-            gather(taps, a, output, inside, C)
+            gather(taps, coefficients, output, inside, C)

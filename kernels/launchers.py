@@ -174,13 +174,13 @@ def _backward(
     weights = 0 if grad_network_weights is None else grad_network_weights.numel()
     programs, arguments, pooled, direct = plan.backward_plan(problem, grad_image is not None, layout(grad_texture), weights)
     grad_pooled = weight.new_empty(n, out_h, out_w, problem.texture_channels) if pooled else None
-    a = None if grad_image is None else weight.new_empty(n, out_h, out_w, taps * taps)
+    coefficients = None if grad_image is None else weight.new_empty(n, out_h, out_w, taps * taps)
     partial = None if grad_network_weights is None else weight.new_empty(programs, weights, dtype=_accumulator(weight))
     tensors = {
         "grad_output_ptr": grad_output,
         "grad_pooled_ptr": grad_pooled,
         "grad_texture_ptr": grad_texture if direct else None,
-        "coefficients_ptr": a,
+        "coefficients_ptr": coefficients,
         "partial_ptr": partial,
     }
     launch_with(downsize_backward_kernel, programs, grad_output.device, arguments | pointers(call) | tensors | all_registers())
@@ -190,8 +190,8 @@ def _backward(
     if grad_texture is not None and grad_pooled is not None:
         area_pool2d_backward(grad_pooled.permute(0, 3, 1, 2), grad_texture)
     if grad_image is not None:
-        assert a is not None
-        grad_image_gather(grad_output, a.permute(0, 3, 1, 2), grad_image, taps)
+        assert coefficients is not None
+        grad_image_gather(grad_output, coefficients.permute(0, 3, 1, 2), grad_image, taps)
     if call.texture_weights:
         assert grad_pooled is not None
         index64 = arguments["C"].values["INDEX64"]

@@ -19,15 +19,15 @@ POSITIONS = tl.constexpr(16)
 
 
 @triton.jit
-def relu(z):
-    """max(z, 0) that keeps NaN, as PyTorch's does."""
-    return tl.maximum(z, 0.0, propagate_nan=tl.PropagateNan.ALL)
+def relu(x):
+    """max(x, 0) that keeps NaN, as PyTorch's does."""
+    return tl.maximum(x, 0.0, propagate_nan=tl.PropagateNan.ALL)
 
 
 @triton.jit
-def relu_backward(grad, z):
-    """Gradient through :func:`relu` from its result ``z``."""
-    return tl.where(z <= 0, 0.0, grad)
+def relu_backward(grad, y):
+    """Gradient through :func:`relu` from its result ``y``."""
+    return tl.where(y <= 0, 0.0, grad)
 
 
 @triton.jit
@@ -165,8 +165,8 @@ def load_network(weights, C: tl.constexpr):
     first_weight_ptr = weights.hidden_0_weight if C.HIDDEN_LAYERS > 0 else weights.out_weight
     first_bias_ptr = weights.hidden_0_bias if C.HIDDEN_LAYERS > 0 else weights.out_bias
     encoding = tl.zeros([POSITIONS, C.DISTANCE_CHANNELS_PAD], C.OPERAND)
-    first_e = tl.zeros([C.DISTANCE_CHANNELS_PAD, C.DISTANCE_CHANNELS_PAD], C.OPERAND)
-    first_p = tl.zeros([C.TEXTURE.CHANNELS_PAD, C.TEXTURE.CHANNELS_PAD], C.OPERAND)
+    first_encoding = tl.zeros([C.DISTANCE_CHANNELS_PAD, C.DISTANCE_CHANNELS_PAD], C.OPERAND)
+    first_pooled = tl.zeros([C.TEXTURE.CHANNELS_PAD, C.TEXTURE.CHANNELS_PAD], C.OPERAND)
     hidden_1 = tl.zeros([C.HIDDEN_CHANNELS_PAD, C.HIDDEN_CHANNELS_PAD], C.OPERAND)
     hidden_1_bias = tl.zeros([C.HIDDEN_CHANNELS_PAD], C.ACC)
     hidden_2 = hidden_1
@@ -179,11 +179,11 @@ def load_network(weights, C: tl.constexpr):
         out_bias = load_bias(weights.out_bias, TAPS2, C.TAPS_PAD, C.ACC)
     if C.DISTANCE_CHANNELS > 0:
         encoding = load_encoding(weights.distance_weight, weights.distance_bias, C)
-        first_e = load_weight(
+        first_encoding = load_weight(
             first_weight_ptr, FIRST_INPUTS, FIRST, C.DISTANCE_CHANNELS, FIRST_PAD, C.DISTANCE_CHANNELS_PAD
         )  # fmt: skip
     if C.TEXTURE.CHANNELS > 0:
-        first_p = load_weight(
+        first_pooled = load_weight(
             first_weight_ptr + C.DISTANCE_CHANNELS, FIRST_INPUTS, FIRST, C.TEXTURE.CHANNELS, FIRST_PAD, C.TEXTURE.CHANNELS_PAD
         )  # fmt: skip
     if C.HIDDEN_LAYERS > 1:
@@ -191,32 +191,32 @@ def load_network(weights, C: tl.constexpr):
     if C.HIDDEN_LAYERS > 2:
         hidden_2, hidden_2_bias = _load_hidden(weights.hidden_2_weight, weights.hidden_2_bias, C)
     return Network(
-        encoding, first_e, first_p, first_bias, hidden_1, hidden_1_bias, hidden_2, hidden_2_bias, out, out_bias
+        encoding, first_encoding, first_pooled, first_bias, hidden_1, hidden_1_bias, hidden_2, hidden_2_bias, out, out_bias
     )  # fmt: skip
 
 
 @triton.jit
-def layer(z, weight, bias, PRECISION: tl.constexpr):
-    """weight . z + bias: [BLOCK, OUT_PAD]."""
-    return linear(z, weight, tl.broadcast_to(bias[None, :], [z.shape[0], bias.shape[0]]), PRECISION)
+def layer(x, weight, bias, PRECISION: tl.constexpr):
+    """weight . x + bias: [BLOCK, OUT_PAD]."""
+    return linear(x, weight, tl.broadcast_to(bias[None, :], [x.shape[0], bias.shape[0]]), PRECISION)
 
 
 @triton.jit
-def linear(z, weight, total, PRECISION: tl.constexpr):
-    """total + z . weight^T."""
-    return tl.dot(z, tl.trans(weight), total, input_precision=PRECISION, out_dtype=total.dtype)
+def linear(x, weight, total, PRECISION: tl.constexpr):
+    """total + x . weight^T."""
+    return tl.dot(x, tl.trans(weight), total, input_precision=PRECISION, out_dtype=total.dtype)
 
 
 @triton.jit
 def linear_grad_input(grad, weight, PRECISION: tl.constexpr, ACC: tl.constexpr):
-    """Gradient of :func:`linear` to ``z``: grad . weight."""
+    """Gradient of :func:`linear` to ``x``: grad . weight."""
     return tl.dot(grad.to(weight.dtype), weight, input_precision=PRECISION, out_dtype=ACC)
 
 
 @triton.jit
-def linear_grad_weight(grad, z, total, PRECISION: tl.constexpr):
-    """total plus the gradient of :func:`linear` to its weight, transposed: z^T . grad, [IN_PAD, OUT_PAD]."""
-    return tl.dot(tl.trans(z), grad.to(z.dtype), total, input_precision=PRECISION, out_dtype=total.dtype)
+def linear_grad_weight(grad, x, total, PRECISION: tl.constexpr):
+    """total plus the gradient of :func:`linear` to its weight, transposed: x^T . grad, [IN_PAD, OUT_PAD]."""
+    return tl.dot(tl.trans(x), grad.to(x.dtype), total, input_precision=PRECISION, out_dtype=total.dtype)
 
 
 @triton.jit
