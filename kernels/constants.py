@@ -100,7 +100,7 @@ class Convolution(Tiled):
     CHANNELS_LAST: bool
     """Whether the image's are."""
     BAND: int
-    """Rows of features that are made at once."""
+    """Rows of texture that are made at once."""
     PATCH_PAD: int
     """A power of two, of elements of a column of patches."""
     TEXTURE_WEIGHT_STRIDES: tuple[int, ...]
@@ -110,7 +110,7 @@ class Convolution(Tiled):
     """And what is added then."""
     LETTERBOX: bool
     TEXTURE: Pooling
-    """Of the texture, or what averages the features."""
+    """Of the texture, whether it is given or made here."""
     OPERAND: tl.dtype
     """Of matrix products."""
     PRECISION: str

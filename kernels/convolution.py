@@ -1,9 +1,9 @@
-"""Texture features made where they are used: a 3x3 convolution (zero padding) and ReLU of the image, pooled over each bin.
+"""Texture made where it is used: a 3x3 convolution (zero padding) and ReLU of the image, pooled over each bin.
 
-No feature map goes through memory. Under its bin, the patches of an output pixel are read as columns: a tile [BLOCK, PATCH_PAD]
+No texture goes through memory. Under its bin, the patches of an output pixel are read as columns: a tile [BLOCK, PATCH_PAD]
 holds BAND + 2 image rows below one another, all channels, at one column of every pixel's bin. Three neighbouring columns, times
-a tile of weights each, sum to the features at the middle one; the next position to the right needs one more column. With
-BAND = 2 the same columns, times other tiles, give the features one row below as well.
+a tile of weights each, sum to the texture at the middle one; the next position to the right needs one more column. With
+BAND = 2 the same columns, times other tiles, give the texture one row below as well.
 
 A tile of weights [PATCH_PAD, texture channels] has element (row * CHANNELS + channel, texture channel). Behind the pixels of
 every column stands a 1, and behind the weights of the middle column the bias.
@@ -136,19 +136,19 @@ def _add_column(sums, tiles, column, row, image, edges, pixels, target, USED: tl
     """One step of :func:`_add_band`: ``here`` lacks the last of its three columns, ``next`` two, each for up to two rows."""
     total, here_0, next_0, here_1, next_1 = sums
     patch = patch_column(image, row - 1, edges.last_row, edges.first_column + (column + 1), edges.last_column, USED, C)
-    features = relu(add_product(patch, tiles[2], here_0, C))
+    texture = relu(add_product(patch, tiles[2], here_0, C))
     share = tl.full([1], 1.0, C.ACC)
     if not C.TEXTURE.BINS_WHOLE:
         share = bin_share(edges.first_column + column, pixels.x, image.w, target.w, C.ACC)
-        features *= (share * bin_share(row, pixels.y, image.h, target.h, C.ACC))[:, None]
-    total += features
+        texture *= (share * bin_share(row, pixels.y, image.h, target.h, C.ACC))[:, None]
+    total += texture
     here_0 = add_product(patch, tiles[1], next_0, C)
     next_0 = product(patch, tiles[0], C)
     if USED == 2:
-        features = relu(add_product(patch, tiles[5], here_1, C))
+        texture = relu(add_product(patch, tiles[5], here_1, C))
         if not C.TEXTURE.BINS_WHOLE:
-            features *= (share * bin_share(row + 1, pixels.y, image.h, target.h, C.ACC))[:, None]
-        total += features
+            texture *= (share * bin_share(row + 1, pixels.y, image.h, target.h, C.ACC))[:, None]
+        total += texture
         here_1 = add_product(patch, tiles[4], next_1, C)
         next_1 = product(patch, tiles[3], C)
     else:
@@ -159,9 +159,9 @@ def _add_column(sums, tiles, column, row, image, edges, pixels, target, USED: tl
 
 @triton.jit
 def _add_band(total, tiles, row, image, edges, pixels, target, USED: tl.constexpr, C: tl.constexpr):
-    """``total`` plus the features of the first USED of BAND rows from ``row`` on, over the bin's columns.
+    """``total`` plus the texture of the first USED of BAND rows from ``row`` on, over the bin's columns.
 
-    A column of pixels takes part in the features of three columns, and is multiplied by all their weights at once, so that
+    A column of pixels takes part in the texture of three columns, and is multiplied by all their weights at once, so that
     sums go from one column to the next, and no operand does: a sum stays where the matrix units put it.
     """
     patch = patch_column(image, row - 1, edges.last_row, edges.first_column - 1, edges.last_column, USED, C)
@@ -189,7 +189,7 @@ def _add_band(total, tiles, row, image, edges, pixels, target, USED: tl.constexp
 
 @triton.jit
 def convolved_bin_mean(image, tiles, pixels, target, C: tl.constexpr):
-    """Mean of the convolution's features over each pixel's bin: [BLOCK, texture channels].
+    """Mean of the texture over each pixel's bin: [BLOCK, texture channels].
 
     All ways, with bins known when compiling and without, whole and cut, give the same bits: they sum in the same order, and the
     share of a whole pixel is exactly 1.

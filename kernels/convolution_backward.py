@@ -29,16 +29,16 @@ ANYWHERE = ["image_ptr"]
 
 @triton.jit
 def _convolve(left, middle, right, tiles, SHIFT: tl.constexpr, C: tl.constexpr):
-    """Features before ReLU: [BLOCK, texture channels]."""
-    z = product(left, tiles[3 * SHIFT], C)
-    z = add_product(middle, tiles[3 * SHIFT + 1], z, C)
-    return add_product(right, tiles[3 * SHIFT + 2], z, C)
+    """The texture before its ReLU: [BLOCK, texture channels]."""
+    convolved = product(left, tiles[3 * SHIFT], C)
+    convolved = add_product(middle, tiles[3 * SHIFT + 1], convolved, C)
+    return add_product(right, tiles[3 * SHIFT + 2], convolved, C)
 
 
 @triton.jit
-def _add_weight_gradient(total, grad_features, column, C: tl.constexpr):
-    """``total`` plus grad_features^T . column: [texture channels, PATCH_PAD]. The column lies as in the forward pass."""
-    return tl.dot(tl.trans(grad_features), column, total, input_precision=C.PRECISION, out_dtype=total.dtype)
+def _add_weight_gradient(total, grad_texture, column, C: tl.constexpr):
+    """``total`` plus grad_texture^T . column: [texture channels, PATCH_PAD]. The column lies as in the forward pass."""
+    return tl.dot(tl.trans(grad_texture), column, total, input_precision=C.PRECISION, out_dtype=total.dtype)
 
 
 @triton.jit
@@ -49,24 +49,24 @@ def _add_column_gradients(
     right = patch_column(image, row - 1, edges.last_row, edges.first_column + (column + 1), edges.last_column, USED, C)
     left_0, middle_0, right_0, left_1, middle_1, right_1 = grads
     share = tl.full([1], 1.0, C.ACC)
-    grad_features = grad
+    grad_texture = grad
     if not C.TEXTURE.BINS_WHOLE:
         share = bin_share(edges.first_column + column, pixels.x, image.w, target.w, C.ACC)
-        grad_features = grad * (share * bin_share(row, pixels.y, image.h, target.h, C.ACC))[:, None]
-    z = _convolve(left, middle, right, tiles, 0, C)
-    grad_features = relu_backward(grad_features, z).to(C.OPERAND)
-    left_0 = _add_weight_gradient(left_0, grad_features, left, C)
-    middle_0 = _add_weight_gradient(middle_0, grad_features, middle, C)
-    right_0 = _add_weight_gradient(right_0, grad_features, right, C)
+        grad_texture = grad * (share * bin_share(row, pixels.y, image.h, target.h, C.ACC))[:, None]
+    convolved = _convolve(left, middle, right, tiles, 0, C)
+    grad_texture = relu_backward(grad_texture, convolved).to(C.OPERAND)
+    left_0 = _add_weight_gradient(left_0, grad_texture, left, C)
+    middle_0 = _add_weight_gradient(middle_0, grad_texture, middle, C)
+    right_0 = _add_weight_gradient(right_0, grad_texture, right, C)
     if USED == 2:
-        grad_features = grad
+        grad_texture = grad
         if not C.TEXTURE.BINS_WHOLE:
-            grad_features = grad * (share * bin_share(row + 1, pixels.y, image.h, target.h, C.ACC))[:, None]
-        z = _convolve(left, middle, right, tiles, 1, C)
-        grad_features = relu_backward(grad_features, z).to(C.OPERAND)
-        left_1 = _add_weight_gradient(left_1, grad_features, left, C)
-        middle_1 = _add_weight_gradient(middle_1, grad_features, middle, C)
-        right_1 = _add_weight_gradient(right_1, grad_features, right, C)
+            grad_texture = grad * (share * bin_share(row + 1, pixels.y, image.h, target.h, C.ACC))[:, None]
+        convolved = _convolve(left, middle, right, tiles, 1, C)
+        grad_texture = relu_backward(grad_texture, convolved).to(C.OPERAND)
+        left_1 = _add_weight_gradient(left_1, grad_texture, left, C)
+        middle_1 = _add_weight_gradient(middle_1, grad_texture, middle, C)
+        right_1 = _add_weight_gradient(right_1, grad_texture, right, C)
     return (left_0, middle_0, right_0, left_1, middle_1, right_1), middle, right
 
 
@@ -182,9 +182,9 @@ def texture_grad_image_kernel(
     grad_image_ptr, grad_image_stride_n, grad_image_stride_c, grad_image_stride_h, grad_image_stride_w,
     image_h, image_w, out_h, out_w, bin_h, bin_w, rows, C: tl.constexpr,
 ):  # fmt: skip
-    """One program adds, at BLOCK_H times ``rows`` rows of the image, what reaches them by way of the features around them.
+    """One program adds, at BLOCK_H times ``rows`` rows of the image, what reaches them by way of the texture around them.
 
-    A row of features reaches three rows of the image: sums for the two that lack some go from one row to the next. Gradients
+    A row of texture reaches three rows of the image: sums for the two that lack some go from one row to the next. Gradients
     are those to the normalised image. The bins here are those of the output's pixels that hold an image pixel.
     """
     BLOCK: tl.constexpr = C.BLOCK_H * C.BLOCK_W
@@ -222,13 +222,13 @@ def texture_grad_image_kernel(
         for i in tl.static_range(3):
             i_x = x + (i - 1)
             right = patch_column(image, y - 1, last_row, i_x + 1, last_column, 1, C)
-            z = _convolve(left, middle, right, tiles, 0, C)
+            convolved = _convolve(left, middle, right, tiles, 0, C)
             left = middle
             middle = right
             safe_x = tl.minimum(tl.maximum(i_x, 0), last_column)
             grad = bin_sum(grad_pooled, texture_channel, safe_y, safe_x, target, image_h, image_w, C.TEXTURE)
             inside = (y == safe_y) & (i_x == safe_x)
-            grad = tl.where(inside[:, None], relu_backward(grad, z), 0.0).to(C.OPERAND)
+            grad = tl.where(inside[:, None], relu_backward(grad, convolved), 0.0).to(C.OPERAND)
             above = add_product(grad, _load_weight(texture_weights.weight, 0, 2 - i, C), above, C)
             here = add_product(grad, _load_weight(texture_weights.weight, 1, 2 - i, C), here, C)
             below = add_product(grad, _load_weight(texture_weights.weight, 2, 2 - i, C), below, C)

@@ -188,19 +188,19 @@ def test_autocast_decides_the_dtype(planned):
     assert names(planned) == BACKWARD
 
 
-@pytest.mark.parametrize("features", [0, 5], ids=["distance alone", "texture"])
-def test_the_operator_of_given_texture(features, planned):
-    net = DownsizeNet(taps=3, texture_channels=features, hidden_layers=2)
+@pytest.mark.parametrize("texture_channels", [0, 5], ids=["distance alone", "texture"])
+def test_the_operator_of_given_texture(texture_channels, planned):
+    net = DownsizeNet(taps=3, texture_channels=texture_channels, hidden_layers=2)
     options = dict(prior="bilinear", in_channels=4, texture_size=((9, 20), 11), channels_last=True)
     tritonds.warmup(net.weights(), (16, (16, 20)), ((5, 10), 6), **options)
     textures = [constants(launch)["TEXTURE"] for launch in planned if "TEXTURE" in constants(launch)]
-    assert {texture.values["CHANNELS"] for texture in textures} == {features}
+    assert {texture.values["CHANNELS"] for texture in textures} == {texture_channels}
     for launch in planned:
         if launch.kernel.__name__ == "downsize_kernel":
             assert constants(launch)["TAPS"] == 3
             assert constants(launch)["PRIOR"] == "bilinear"
             assert constants(launch)["CHANNELS"] == 4
-    assert ("area_pool_kernel" in names(planned)) == (features > 0)
+    assert ("area_pool_kernel" in names(planned)) == (texture_channels > 0)
 
 
 def test_nothing_is_compiled_on_a_cpu():
