@@ -11,7 +11,7 @@ import triton.language as tl
 
 from .batch import image_at, target_at
 from .bins import store_bins
-from .forward import ANYWHERE, INTEGERS, infer, load_parameters
+from .forward import ANYWHERE, INTEGERS, infer, load_weights
 from .groups import Batch, Elements, Gradients, Target
 from .network import (
     POSITIONS,
@@ -123,7 +123,7 @@ def downsize_backward_kernel(
     grad_hidden_2_bias = tl.zeros([BIAS_ROWS, C.HIDDEN_CHANNELS_PAD], C.ACC)
     grad_out = tl.zeros([C.HIDDEN_CHANNELS_PAD, C.TAPS_PAD], C.ACC)
     grad_out_bias = tl.zeros([C.TAPS_PAD, BLOCK], C.ACC)
-    network, tiles = load_parameters(texture_weights, weights, C)
+    network, tiles = load_weights(texture_weights, weights, C)
     first_encoding = pad_rows(network.first_encoding)
     first_pooled = pad_rows(network.first_pooled)
     out = pad_rows(network.out)

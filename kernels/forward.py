@@ -28,7 +28,7 @@ ANYWHERE = ["grad_output_ptr", "image_ptr"]
 
 
 @triton.jit
-def load_parameters(texture_weights, weights, C: tl.constexpr):
+def load_weights(texture_weights, weights, C: tl.constexpr):
     """All weights as tiles, loaded once per program: the network's, and those of the texture's convolution, if it is fused."""
     network = load_network(weights, C)
     if C.FUSED_TEXTURE:
@@ -92,7 +92,7 @@ def downsize_kernel(
     textures = Batch(
         texture_ptr, texture_stride_n, texture_stride_c, texture_stride_h, texture_stride_w, texture_h, texture_w
     )  # fmt: skip
-    network, tiles = load_parameters(texture_weights, weights, C)
+    network, tiles = load_weights(texture_weights, weights, C)
     n, tile_y, tile_x = tile_column(tl.program_id(0), out_h, out_w, rows, C)
     image = image_at(n, table_ptr, images, C)
     target = target_at(n, table_ptr, Target(out_h, out_w, 0, 0, bin_h, bin_w), C)

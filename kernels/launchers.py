@@ -73,8 +73,8 @@ def downsize_image(
     Texture is their convolution by ``texture_weights``, weight and bias, if there are any. Pixels are normalised by ``factors``
     and ``summands``, a number for each channel or none. Images (C, H, W) keep their aspect if there is a ``fill``.
     """
-    call = _image_call(images, texture_weights, weights, distance, output, taps, prior, factors, summands, fill)
-    _forward(call, output)
+    call = Call(images[0], (1, 1), None, weights, distance, taps, prior, texture_weights, factors, summands, fill)
+    _forward(_of_images(call, images, output), output)
 
 
 def downsize_backward(
@@ -128,23 +128,12 @@ def downsize_image_backward(
 
     That of the weights is one flat tensor, the convolution's first.
     """
-    call = _image_call(images, texture_weights, weights, distance, grad_output, taps, prior, factors, summands, fill)
-    _backward(call, grad_output, grad_image, None, grad_weights)
-
-
-def _image_call(
-    images: Sequence[Tensor],
-    texture_weights: Sequence[Tensor],
-    weights: Sequence[Tensor],
-    distance: bool,
-    output: Tensor,
-    taps: int,
-    prior: str,
-    factors: tuple[float, ...],
-    summands: tuple[float, ...],
-    fill: float | None,
-) -> Call:
     call = Call(images[0], (1, 1), None, weights, distance, taps, prior, texture_weights, factors, summands, fill)
+    _backward(_of_images(call, images, grad_output), grad_output, grad_image, None, grad_weights)
+
+
+def _of_images(call: Call, images: Sequence[Tensor], output: Tensor) -> Call:
+    """``call`` completed by what follows from ``images``: one batch, or images of which there is a table."""
     if images[0].ndim == 4:
         image = images[0]
         size, channels_last = (image.shape[2], image.shape[3]), image.stride(1) == 1 or image.shape[1] == 1
@@ -152,7 +141,7 @@ def _image_call(
     size = (output.shape[2], output.shape[3])
     channels_last = all(image.stride(0) == 1 or image.shape[0] == 1 for image in images)
     index64 = batch.tables_need_int64(images, size)
-    return call._replace(table=batch.table(images, size, fill is not None), index64=index64, channels_last=channels_last)
+    return call._replace(table=batch.table(images, size, call.fill is not None), index64=index64, channels_last=channels_last)
 
 
 def _forward(call: Call, output: Tensor) -> None:
