@@ -26,13 +26,13 @@ def is_as_made(module: nn.Module, kind: type[nn.Module]) -> bool:
 
 
 def _is_quantized(module: nn.Module) -> bool:
-    """Whether its weight is of a class with operators of its own, as torchao's are. DTensor is none: FSDP makes plain ones."""
+    """Whether the weight's class has operators of its own, as torchao's have. DTensor does not count: FSDP makes it plain."""
     kind = type(module._parameters.get("weight"))  # of which torch.compile knows more than of the weight
     return hasattr(kind, "__tensor_flatten__") and not hasattr(kind, "full_tensor")
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Of its own. Those of all modules, which profilers and FLOP counters set, see the layer alone."""
+    """Whether the module has hooks of its own. Global hooks, as profilers and FLOP counters set, do not count."""
     return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks)
 
 
