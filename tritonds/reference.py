@@ -207,7 +207,7 @@ def _tap_distances(n_in: int, n_out: int, taps: int, device: torch.device, dtype
 def _pool_axis(x: Tensor, n_out: int, dim: int) -> Tensor:
     """Mean over the fractional bins along one axis."""
     n_in = x.shape[dim]
-    if torch.compiler.is_exporting() or torch.jit.is_tracing():
+    if torch.compiler.is_exporting() or torch._C._get_tracing_state() is not None:
         return (x.movedim(dim, -1) @ _overlaps(n_in, n_out, x).T).movedim(-1, dim)
     if n_in % n_out == 0:
         width = n_in // n_out

@@ -141,7 +141,8 @@ def _rows(name: str, module: nn.Module, rows: Tensor, source: str) -> Tensor:
     if module is None:
         raise TypeError(f"{name}: expected a module, got None")
     width = getattr(module, "in_features", None)
-    if isinstance(width, int) and width != rows.shape[1]:
+    # Hooks may change what it is given, as those of tensor parallelism do.
+    if isinstance(width, int) and width != rows.shape[1] and not has_hooks(module):
         raise ValueError(f"{name}: expected {width} channels, got {rows.shape[1]}: {source}")
     dtype = cast(nn.Linear, module).weight.dtype if _is_linear(module) else rows.dtype
     if dtype != rows.dtype and not autocasts(rows.device.type):

@@ -60,6 +60,15 @@ def test_hooks_run_and_may_change_what_they_see(target):
     assert torch.equal(net(image), before)
 
 
+def test_hooks_may_change_how_wide_it_is():
+    """As those of tensor parallelism do."""
+    net, image = given()
+    expected = net(image)
+    net.hidden[0].register_forward_hook(lambda module, args, output: torch.cat((output, output), dim=1))
+    net.out.register_forward_pre_hook(lambda module, args: (args[0][:, 7:],))
+    torch.testing.assert_close(net(image), expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("norm", ["spectral", "weight", "pruned"])
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*deprecated:FutureWarning")
