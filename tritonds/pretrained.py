@@ -13,8 +13,6 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from .dtypes import DTYPES
@@ -49,6 +47,8 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         OSError: the file cannot be opened.
         ValueError: it is not one of :func:`write`.
     """
+    from safetensors import SafetensorError, safe_open
+
     if path.exists() and not path.is_file():
         raise ValueError(f"{path}: expected a safetensors file, got a folder or a device")
     try:
@@ -66,6 +66,8 @@ def gathered(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def write(path: Path, options: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
     """The file with these options and tensors, replaced at once, so that it is never half written; its folder is made."""
+    from safetensors.torch import save
+
     dtype = options["out_dtype"]
     plain = {**options, "out_dtype": None if dtype is None else str(dtype).removeprefix("torch.")}
     metadata = {KEY: json.dumps({"format": FORMAT, "options": plain})}
