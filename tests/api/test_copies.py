@@ -25,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 def results(package):
     torch.manual_seed(0)
-    net = package.DownsizeNet((3, 4), prior="bilinear", texture_channels=2, distance_channels=2, hidden_channels=3, backend="triton")
+    net = package.DownsizeNet((3, 4), texture_channels=2, distance_channels=2, hidden_channels=3, backend="triton")
     for parameter in net.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     image = torch.rand(1, 3, 7, 9, requires_grad=True)
