@@ -3,13 +3,11 @@
 import json
 import pathlib
 import sys
-import threading
 from importlib import resources
 
 import pytest
 import torch
 from cases import randomized
-from hub_double import Hub
 from huggingface_hub import ModelCard, constants
 from safetensors.torch import save
 
@@ -18,23 +16,11 @@ from tritonds import DownsizeNet
 from tritonds.pretrained import CONFIG, FILE
 
 
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    """A Hub, with an empty cache of it, and an empty working folder."""
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    """An empty working folder."""
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    with Hub() as server:
-        monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
-        monkeypatch.setattr(
-            constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-        )
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setenv("HF_TOKEN", "hf_double")
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
 
 
 def same(net, other):

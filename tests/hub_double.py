@@ -1,10 +1,14 @@
 """A Hugging Face Hub in this process: as much of its HTTP as huggingface_hub needs to load and to commit."""
 
 import base64
+import contextlib
 import hashlib
 import http.server
 import json
 import re
+import threading
+
+from huggingface_hub import constants
 
 
 class Hub(http.server.ThreadingHTTPServer):
@@ -97,3 +101,20 @@ class Handler(http.server.BaseHTTPRequestHandler):
         added = {line["value"]["path"]: base64.b64decode(line["value"]["content"]) for line in sent if line["key"] == "file"}
         commit = self.server.commit(name, added)
         return self.answer({"commitUrl": f"{self.server.endpoint}/{name}/commit/{commit}", "commitOid": commit})
+
+
+@contextlib.contextmanager
+def serving(cache, monkeypatch):
+    """The Hub to which huggingface_hub talks meanwhile, which caches it in that folder."""
+    with Hub() as server:
+        monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+        monkeypatch.setenv("HF_TOKEN", "hf_double")
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
