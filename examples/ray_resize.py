@@ -1,8 +1,8 @@
 """A folder of a million photographs, letterboxed to 224 x 224 on a Ray cluster: python examples/ray_resize.py FOLDER RESULTS
 
-Every machine has to see FOLDER and RESULTS: on a shared disk, or as s3:// or gs:// addresses. RESULTS must not exist. It becomes
-parquet files with a row for each file of FOLDER and all below: its path; the image as PNG; the scale and offset of its letterbox;
-and an error instead, if it could not be read. Needs Pillow and Ray Data: pip install 'tritonds[ray]'
+Every machine has to see FOLDER and RESULTS: on a shared disk, or as s3:// or gs:// addresses. RESULTS, which must not exist,
+becomes parquet files with a row for each file of FOLDER and all below: its path; the image as PNG; the scale and offset of its
+letterbox; and an error instead, if it could not be read. Needs Pillow and Ray Data, which come with tritonds[ray].
 """
 
 import functools

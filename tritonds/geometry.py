@@ -18,8 +18,8 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
+# Annotations have it in quotes, since Triton compiles these functions, and looks up every name in them.
 Index = TypeVar("Index", int, Tensor)
-"""In quotes wherever it is said: Triton looks up every other name of a function that it compiles."""
 
 
 def first_tap(j: "Index", n_in: int, n_out: int, taps: int) -> "Index":
