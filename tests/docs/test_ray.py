@@ -21,11 +21,10 @@ import os, pathlib, runpy, signal, sys
 import ray.cluster_utils
 
 node = {"num_cpus": 1, "object_store_memory": 80_000_000}
+path, folder, results, calls, gpus = sys.argv[1:]
 cluster = ray.cluster_utils.Cluster(initialize_head=True, head_node_args=node | {"include_dashboard": False})
-cluster.add_node(**node)  # one CPU is the actor's, the other writes
+cluster.add_node(**node, num_gpus=int(gpus))
 os.environ["RAY_ADDRESS"] = cluster.address
-
-path, folder, results, calls = sys.argv[1:]
 example = runpy.run_path(path)
 
 
@@ -66,14 +65,15 @@ def photographs(folder, seed):
 
 
 @pytest.mark.long
-def test_an_actors_death_loses_and_doubles_nothing(tmp_path, seed):
+@pytest.mark.parametrize("gpus", [0, 1])  # as Ray is told, which then schedules otherwise; CPUs compute
+def test_an_actors_death_loses_and_doubles_nothing(gpus, tmp_path, seed):
     photos, results, calls = tmp_path / "photos", tmp_path / "results", tmp_path / "calls"
     pixels = photographs(photos, seed)
     (photos / "text.jpg").write_text("no image")
     whole = next(photos.glob("*.png")).read_bytes()
     (photos / "below" / "cut.png").write_bytes(whole[: len(whole) // 2])
-    command = [sys.executable, "-c", SCRIPT, ROOT / "examples" / "ray_resize.py", photos, results, calls]
-    environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", SCRIPT, ROOT / "examples" / "ray_resize.py", photos, results, calls, str(gpus)]
+    environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         out, _ = process.communicate(timeout=300)
