@@ -77,7 +77,7 @@ def main(folder: str, results: str) -> None:
     actors = ray.data.ActorPoolStrategy(min_size=1, max_size=gpus or max(1, cpus - 1))
     held = 0 if gpus or cpus == 1 else 1  # CPUs of an actor: one is left for what reads, encodes and writes
     data = ray.data.from_items([{"path": path} for path in paths]).map(functools.partial(read, files=files))
-    data = data.map_batches(Downsizer, batch_size=16, compute=actors, num_cpus=held, num_gpus=1 if gpus else None)
+    data = data.map_batches(Downsizer, batch_size=16, compute=actors, num_cpus=held, num_gpus=min(gpus, 1))
     data.map(encode).write_parquet(results, mode=ray.data.SaveMode.ERROR)
     files, path = FileSystem.from_uri(results)
     rows = pyarrow.dataset.dataset(path, filesystem=files).to_table(columns=["path", "error"]).to_pylist()
