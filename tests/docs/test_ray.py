@@ -42,7 +42,7 @@ class Killed(example["Downsizer"]):
 
 example["main"].__globals__["Downsizer"] = Killed
 context = ray.data.DataContext.get_current()
-context.read_op_min_num_blocks = context.min_parallelism = 1  # several batches a task
+context.read_op_min_num_blocks = 1  # several batches a task
 context.target_max_block_size = 1  # each row is handed on at once
 example["main"](folder, results)
 ray.shutdown()
