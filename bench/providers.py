@@ -136,7 +136,7 @@ class Errors:
 
     @property
     def acceptable(self) -> bool:
-        """Written such that a NaN is not."""
+        """Whether both errors are within their tolerances. A NaN is not."""
         gradient = self.gradient is None or self.gradient <= self.gradient_tolerance
         return self.output <= self.output_tolerance and gradient
 

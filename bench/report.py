@@ -1,4 +1,4 @@
-"""What comes of the measurements: tables in the terminal and in the docs, and plots."""
+"""Results of the measurements: tables in the terminal and in the docs, and plots."""
 
 import json
 import pathlib

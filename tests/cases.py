@@ -3,6 +3,8 @@
 import contextlib
 from dataclasses import dataclass, replace
 
+import hypothesis
+import hypothesis.strategies as st
 import oracle
 import pytest
 import torch
@@ -72,6 +74,30 @@ def arrange(x, layout):
 
 
 LAYOUTS = ("contiguous", "channels_last", "sliced", "sliced_channels_last", "transposed", "expanded")
+
+_SIZES = st.tuples(st.integers(1, 12), st.integers(1, 12))
+RANDOM_CASES = st.builds(
+    Case,
+    n=st.integers(0, 2),
+    c=st.integers(1, 5),
+    size_in=_SIZES,
+    size_texture=_SIZES,
+    size_out=_SIZES,
+    taps=st.integers(1, 5),
+    prior=st.sampled_from([None, "bilinear", "antialias"]),
+    distance=st.integers(0, 6),
+    texture=st.integers(0, 6),
+    hidden=st.integers(1, 6),
+    layers=st.integers(0, 3),
+    layout=st.sampled_from(LAYOUTS),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+).filter(lambda case: case.distance + case.texture > 0)
+
+
+def given_random_cases(examples):
+    """Run a test of (case, seed) so many times. Not shrunk, which takes minutes in the interpreter: a case prints itself."""
+    settings = hypothesis.settings(max_examples=examples, phases=set(hypothesis.Phase) - {hypothesis.Phase.shrink})
+    return lambda test: settings(hypothesis.given(case=RANDOM_CASES, seed=st.integers(0, 2**31))(test))
 
 
 def make(case, device):

@@ -2,8 +2,6 @@
 
 from dataclasses import replace
 
-import hypothesis
-import hypothesis.strategies as st
 import pytest
 import torch
 from cases import (
@@ -18,6 +16,7 @@ from cases import (
     flatten,
     from_image,
     from_uint8,
+    given_random_cases,
     images_of,
     leaves,
     make,
@@ -95,27 +94,9 @@ def test_layouts(layout, device):
     assert_matches_oracle(from_image, oracle_from_image, case, device, make=make_image, backend="triton")
 
 
-@hypothesis.settings(max_examples=6, phases=set(hypothesis.Phase) - {hypothesis.Phase.shrink})
-@hypothesis.given(data=st.data())
-def test_random(data):
-    side = st.integers(1, 12)
-    texture, distance = data.draw(st.integers(0, 5)), data.draw(st.integers(0, 4))
-    hypothesis.assume(texture + distance > 0)
-    case = Case(
-        n=data.draw(st.integers(0, 2)),
-        c=data.draw(st.integers(1, 5)),
-        size_in=(data.draw(side), data.draw(side)),
-        size_out=(data.draw(side), data.draw(side)),
-        taps=data.draw(st.integers(1, 4)),
-        prior=data.draw(st.sampled_from([None, "bilinear", "antialias"])),
-        distance=distance,
-        texture=texture,
-        hidden=data.draw(st.integers(1, 5)),
-        layers=data.draw(st.integers(0, 2)),
-        layout=data.draw(st.sampled_from(LAYOUTS)),
-        dtype=data.draw(st.sampled_from([torch.float32, torch.float64])),
-    )
-    torch.manual_seed(data.draw(st.integers(0, 2**31)))
+@given_random_cases(6)
+def test_random(case, seed):
+    torch.manual_seed(seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     assert_matches_oracle(from_image, oracle_from_image, case, device, make=make_image, backend="triton")
 
