@@ -18,7 +18,7 @@ ANY_IMAGES = ({0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO},)
 
 def model() -> nn.Module:
     """Decoded images (N, 3, H, W), uint8, to ten scores (N, 10)."""
-    downsize = DownsizeNet.from_pretrained("natural-k4", size=(96, 96), mean=[0.5] * 3, std=[0.25] * 3)  # or your own folder
+    downsize = DownsizeNet.from_pretrained("natural-k2", size=(96, 96), mean=[0.5] * 3, std=[0.25] * 3)  # or your own folder
     downsize.backend = "torch"  # the program then needs nothing of tritonds; "triton" keeps the fused operator, for GPUs
     network = nn.Sequential(nn.Conv2d(3, 16, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
     return nn.Sequential(downsize, network).eval().requires_grad_(False)
