@@ -157,16 +157,16 @@ def _from_image(variant: Variant, parts: bool) -> list[Launch]:
     workload = NAMED[variant.workload]
     images = _images(variant)
     output = _tensor(variant, workload.batch, 3, *workload.size, dtype=variant.out)
-    filter = _tensor(variant, variant.channels, 3, 3, 3).contiguous()  # as the layer has it
-    filters = [filter, _tensor(variant, variant.channels)] if variant.texture else []
+    texture_weight = _tensor(variant, variant.channels, 3, 3, 3).contiguous()  # as the layer has it
+    texture_weights = [texture_weight, _tensor(variant, variant.channels)] if variant.texture else []
     weights = _weights(variant)
     normalized = variant.image == "u8"
-    scale = tuple(1 / (255 * s) for s in STD) if normalized else ()
-    offset = tuple(-m / s for m, s in zip(MEAN, STD, strict=True)) if normalized else ()
-    options = (variant.taps, variant.prior, scale, offset, 0.0 if variant.letterbox else None)
+    factors = tuple(1 / (255 * s) for s in STD) if normalized else ()
+    summands = tuple(-m / s for m, s in zip(MEAN, STD, strict=True)) if normalized else ()
+    options = (variant.taps, variant.prior, factors, summands, 0.0 if variant.letterbox else None)
 
-    network = (images, filters, weights, variant.distance)
-    grad_weights = _flat_like([*filters, *weights])
+    network = (images, texture_weights, weights, variant.distance)
+    grad_weights = _flat_like([*texture_weights, *weights])
     launches = record(kernels.downsize_image, *network, output, *options)
     launches += record(kernels.downsize_image_backward, output, *network, None, grad_weights, *options)
     if parts and images[0].ndim == 4 and images[0].is_floating_point():
@@ -338,7 +338,7 @@ def table(rows: list[Compiled]) -> rich.table.Table:
 def _cells(row: Compiled) -> dict[str, str]:
     """One line of the table, by heading."""
     v, c = row.variant, row.cost
-    inputs = "+".join(letter for letter, there in (("E", v.distance), ("F", v.texture)) if there)
+    inputs = "+".join(name for name, there in (("distance", v.distance), ("texture", v.texture)) if there)
     return {
         "operator": row.operator,
         "kernel": row.name,
@@ -348,7 +348,7 @@ def _cells(row: Compiled) -> dict[str, str]:
         "layout": "NHWC" if v.channels_last else "NCHW",
         "images": f"{v.image} letterboxed" if v.letterbox else v.image,
         "K": str(v.taps) if v.prior == "none" else f"{v.taps} {v.prior}",
-        "network": f"{inputs}={v.channels}, {v.layers} hidden",
+        "network": f"{inputs} {v.channels}, {v.layers} hidden",
         "warps": str(row.warps),
         "regs": "" if row.registers is None else str(row.registers),
         "stack B": "" if row.stack_bytes is None else str(row.stack_bytes),

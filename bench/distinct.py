@@ -52,7 +52,7 @@ class Schedule:
     layers: int = 1
     """Of the texture's convolution; more than one are PyTorch's."""
     channels: int = 16
-    """E, F and M alike."""
+    """Of distances, texture and hidden layers alike."""
     steps: int = 400
 
 

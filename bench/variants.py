@@ -19,7 +19,7 @@ class Variant:
     layers: int = 1
     channels_last: bool = True
     channels: int = 16
-    """E, F and M alike."""
+    """Of distances, texture and hidden layers alike."""
     workload: str = "hdx8"
     """Whose sizes."""
     image: str = ""
