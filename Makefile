@@ -78,4 +78,4 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-docs build dist demo site *.egg-info
+	rm -rf $(VENV) $(VENV)-docs $(VISION) build dist demo site *.egg-info

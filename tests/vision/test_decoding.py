@@ -1,6 +1,7 @@
 """Photographs by torchcodec; and the pages and the example that need it or torchvision, as a user runs them."""
 
 import pathlib
+import re
 import runpy
 
 import numpy as np
@@ -12,6 +13,11 @@ from sybil.parsers.markdown import PythonCodeBlockParser
 from torchcodec.decoders import decode_image
 
 ROOT = pathlib.Path(__file__).parents[2]
+PAGES = [
+    path
+    for path in sorted((ROOT / "docs").rglob("*.md"))
+    if re.search("^(from|import) torch(vision|codec)", path.read_text(), re.M)
+]
 
 
 @pytest.fixture
@@ -40,11 +46,11 @@ def test_example(files, capsys):
     assert "photo.jpg: 25x60, 42% of its part" in out
 
 
-@pytest.mark.parametrize("page", ["docs/transforms.md", "docs/decoding.md"])
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
 def test_pages(page, files):
-    document = Document.parse(str(ROOT / page), PythonCodeBlockParser())
+    document = Document.parse(str(page), PythonCodeBlockParser())
     document.namespace["photos"] = [torch.randint(256, (*size, 3), dtype=torch.uint8).numpy() for size in ((40, 30), (25, 60))]
     examples = list(document.examples())
-    assert len(examples) == (ROOT / page).read_text().count("```python")
+    assert len(examples) == page.read_text().count("```python")
     for example in examples:
         example.evaluate()
