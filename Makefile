@@ -32,7 +32,7 @@ $(OTHER)/ready: pyproject.toml constraints.txt
 # torchvision imports beside PyTorch 2.14.1, which brings Triton 3.8.0: one environment is for both.
 VISION = $(VENV)-torchvision
 torchvision: $(VISION)/ready  ## what works beside torchvision; and the kernels as Triton 3.8.0 compiles them, emulated
-	$(VISION)/bin/python -m pytest -n 2 tests/vision tests/bench/test_operands.py $(STRICT)
+	$(VISION)/bin/python -m pytest -n 2 tests/vision tritonds/transforms.py tests/bench/test_operands.py $(STRICT)
 	$(VISION)/bin/python -m pytest -n 2 --kernels emulated $(DRAWS) tests/kernels/test_compiled.py $(STRICT)
 
 $(VISION)/ready: pyproject.toml constraints.txt
