@@ -138,9 +138,9 @@ def test_points_by_hand(device):
     points = torch.tensor([[[2.0, 3.0], [-4.0, 50.0]]], device=device)
     wider = map_points(points, (12, 20), (6, 40))
     torch.testing.assert_close(wider, torch.tensor([[[4.0, 1.5], [-8.0, 25.0]]], device=device))
-    boxed = map_points(points, (12, 20), (30, 40), letterbox=True)  # twice as large, 3 rows above it
-    torch.testing.assert_close(boxed, torch.tensor([[[4.0, 9.0], [-8.0, 103.0]]], device=device))
-    torch.testing.assert_close(map_points(boxed, (12, 20), (30, 40), letterbox=True, inverse=True), points)
+    boxed = map_points(points, (12, 20), (24, 44), letterbox=True)  # twice as large, 2 columns left of it
+    torch.testing.assert_close(boxed, torch.tensor([[[6.0, 6.0], [-6.0, 100.0]]], device=device))
+    torch.testing.assert_close(map_points(boxed, (12, 20), (24, 44), letterbox=True, inverse=True), points)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
