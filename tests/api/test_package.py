@@ -86,6 +86,12 @@ def test_wheel_holds_the_package_and_nothing_else(wheel):
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 
+def test_the_index_takes_both(built):
+    """Metadata is complete, README renders there, and the wheel installs nothing that it should not."""
+    run([sys.executable, "-m", "twine", "check", "--strict", *built.iterdir()], cwd=built)
+    run([sys.executable, "-m", "check_wheel_contents", *built.glob("*.whl")], cwd=built)
+
+
 def test_sdist_holds_what_its_tests_need(unpacked):
     needed = {"Makefile", "constraints.txt", ".ci/run", "tests/emulator/libcuda.c", "bench/results/kernels/sm_90.json"}
     assert not {name for name in needed if not (unpacked / name).is_file()}
@@ -145,18 +151,56 @@ def test_works_beside_its_sources(where, with_triton):
     assert run([python, "-c", code], cwd=ROOT, TRITON_INTERPRET="1") == "fine\n"
 
 
+RESULTS = """
+from typing import assert_type
+from torch import Tensor
+from tritonds import CoefficientWeights, DownsizeNet, Letterboxed, Warmup, downsize, downsize_image, geometry, labels, warmup
+
+def results(image: Tensor, weights: CoefficientWeights, net: DownsizeNet, choice: bool) -> None:
+    assert_type(net(image), Tensor)
+    assert_type(net([image], (4, 5), letterbox=False), Tensor)
+    assert_type(net([image], letterbox=True), Letterboxed)
+    assert_type(net(image, letterbox=choice), Tensor | Letterboxed)
+    assert_type(net.coefficients(image), Tensor)
+    assert_type(net.weights(), CoefficientWeights)
+    assert_type(DownsizeNet.from_pretrained("natural-k4"), DownsizeNet)
+    assert_type(downsize(image, None, weights, 4), Tensor)
+    assert_type(downsize_image(image, None, None, weights, 4), Tensor)
+    assert_type(downsize_image([image], None, None, weights, (4, 5), letterbox=False), Tensor)
+    assert_type(downsize_image(image, None, None, weights, (4, 5), letterbox=True), Letterboxed)
+    assert_type(downsize_image(image, None, None, weights, (4, 5), letterbox=choice), Tensor | Letterboxed)
+    assert_type(labels.map_boxes(image, (4, 5), (2, 3)), Tensor)
+    assert_type(geometry.first_tap(0, 4, 2, 2), int)
+    assert_type(geometry.first_tap(image, 4, 2, 2), Tensor)
+    assert_type(warmup(net, (4, 5)), Warmup)
+"""
+
+
+@pytest.mark.long
+def test_users_code_is_typed(with_triton, tmp_path):
+    """Strictly, beside the installed package: the examples, and what calls return; a letterbox is another type."""
+    (tmp_path / "results.py").write_text(RESULTS)
+    files = [tmp_path / "results.py", *sorted((ROOT / "examples").glob("*.py"))]
+    others = ["--ignore-missing-imports", "--untyped-calls-exclude=ray", "--untyped-calls-exclude=torch"]  # their own types
+    mypy = [sys.executable, "-m", "mypy", "--python-executable", with_triton / "python", "--strict", *others]
+    run([*mypy, *files], cwd=tmp_path)
+
+
 def test_transformers_imports_in_the_repository():
     """It asks for the version of a package called kernels."""
     run([sys.executable, "-c", "from transformers.activations import ACT2FN"], cwd=ROOT)
 
 
 def test_importing_starts_nothing(tmp_path):
-    """No CUDA context, no kernels, no compiler, and fast enough not to be noticed beside PyTorch."""
+    """No CUDA context, no kernels, no compiler, nothing for files or the network; so it is not noticed beside PyTorch."""
     code = """
 import sys, torch
 before = set(sys.modules)
 import tritonds
 assert not torch.cuda.is_initialized()
-assert not {"tritonds.kernels", "torch._dynamo", "torch._inductor"} & (set(sys.modules) - before)
+late = {"tritonds.kernels", "torch._dynamo", "torch._inductor", "safetensors", "huggingface_hub"}
+assert not late & (set(sys.modules) - before)
+tritonds.DownsizeNet.from_pretrained("natural-k2")
+assert "huggingface_hub" not in sys.modules
 """
     run([sys.executable, "-c", code], cwd=tmp_path)
