@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .checks import check_dense, check_label
+from .checks import check_bool, check_dense, check_label
 from .dtypes import DTYPES, compute_dtype
 from .geometry import check_size, first_tap, place
 
@@ -27,7 +27,8 @@ def map_boxes(
         (..., 4) of the dtype and on the device of ``boxes``. Not clipped: a box that reaches beyond the image still does.
 
     Raises:
-        TypeError: boxes that are no tensor of a dtype above; a size that is no pair of integers.
+        TypeError: boxes that are no tensor of a dtype above; a size that is no pair of integers; letterbox or inverse that is
+            neither True nor False.
         ValueError: a last dimension that is not 4; a size below 1; torchvision's BoundingBoxes of a format other than XYXY.
 
     Computed in float32 (float64 for float64), and rounded once to half precision, which tells no neighbouring pixels apart
@@ -88,6 +89,7 @@ def _check_coordinates(name: str, x: Tensor, count: int, order: str) -> None:
 
 def _moved(points: Tensor, size_in: tuple[int, int], size_out: tuple[int, int], letterbox: bool, inverse: bool) -> Tensor:
     """``points`` (..., 2), x and y, of the image in the result; or the way back."""
+    letterbox, inverse = check_bool("letterbox", letterbox), check_bool("inverse", inverse)
     in_h, in_w = check_size("size_in", size_in)
     (region_h, region_w), (top, left) = place((in_h, in_w), check_size("size_out", size_out), letterbox)
     x, y = points.to(compute_dtype(points.dtype)).unbind(-1)
@@ -115,7 +117,8 @@ def map_masks(masks: Tensor, size_out: tuple[int, int], *, letterbox: bool = Fal
         (..., h, w) of the dtype and on the device of ``masks``.
 
     Raises:
-        TypeError: masks that are no dense tensor; a size that is no pair of integers; a fill that is no number.
+        TypeError: masks that are no dense tensor; a size that is no pair of integers; a fill that is no number; a letterbox
+            that is neither True nor False.
         ValueError: fewer than 2 dimensions; a height, width or size below 1; a fill that the dtype does not hold.
 
     Source: ``F.interpolate(mode="nearest-exact")``, in integers, by :func:`tritonds.geometry.first_tap`; letterbox and fill
@@ -127,6 +130,7 @@ def map_masks(masks: Tensor, size_out: tuple[int, int], *, letterbox: bool = Fal
     check_dense("masks", masks)
     if masks.dim() < 2 or masks.shape[-2] < 1 or masks.shape[-1] < 1:
         raise ValueError(f"masks: expected shape (..., H, W), each at least 1, got {tuple(masks.shape)}")
+    letterbox = check_bool("letterbox", letterbox)
     fill = check_label(fill, masks.dtype)
     (in_h, in_w), size_out = masks.shape[-2:], check_size("size_out", size_out)
     (region_h, region_w), (top, left) = place((in_h, in_w), size_out, letterbox)

@@ -362,6 +362,11 @@ ERRORS = [
     (lambda: map_masks(MASKS, (7, 7), fill=0.5), ValueError, "fill: expected a value of torch.uint8, got 0.5"),
     (lambda: map_masks(MASKS, (7, 7), fill=math.nan), ValueError, "fill: expected a value of torch.uint8, got nan"),
     (lambda: map_masks(MASKS.bool(), (7, 7), fill=255), ValueError, "fill: expected a value of torch.bool, got 255"),
+    (
+        lambda: map_masks(MASKS.half(), (7, 7), fill=10**400),
+        ValueError,
+        f"fill: expected a value of torch.float16, got {10**400}",
+    ),
     (lambda: map_masks(MASKS.half(), (7, 7), fill=1e6), ValueError, "fill: expected a value of torch.float16, got 1000000.0"),
 ]
 
