@@ -200,8 +200,8 @@ def _downsize_image_triton(call: ImageCall) -> Tensor:
 
     def launch(images: list[Tensor], size: tuple[int, int], fill: float | None) -> Tensor:
         return ops.call(
-            ops.downsize_image, images, call.texture_weights, call.weights, call.distance, *size, call.taps, call.prior or "none",
-            factors, summands, fill, call.dtype,
+            ops.downsize_image, images, call.texture_weights, call.weights, call.distance, *size, call.taps,
+            call.prior or "none", factors, summands, fill, call.dtype,
         )  # fmt: skip
 
     # The kernel has code of its own for each channel that it convolves or normalises; over others it loops.

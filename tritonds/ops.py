@@ -170,7 +170,7 @@ def _is_watched() -> bool:
         or c._len_torch_function_stack()
         or c._are_functorch_transforms_active()
         or c._get_tracing_state() is not None
-        or torch.autograd._profiler_enabled()
+        or c._autograd._profiler_enabled()
     )
 
 
