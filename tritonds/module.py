@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 import torch
 from torch import Tensor, nn
@@ -130,6 +130,33 @@ class DownsizeNet(nn.Module):
         """
         return submodules.weights(self)
 
+    @overload
+    def forward(
+        self,
+        image: Tensor | Sequence[Tensor],
+        size: int | tuple[int, int] | None = ...,
+        *,
+        letterbox: Literal[False] = ...,
+        fill: float = ...,
+    ) -> Tensor: ...
+    @overload
+    def forward(
+        self,
+        image: Tensor | Sequence[Tensor],
+        size: int | tuple[int, int] | None = ...,
+        *,
+        letterbox: Literal[True],
+        fill: float = ...,
+    ) -> Letterboxed: ...
+    @overload
+    def forward(
+        self,
+        image: Tensor | Sequence[Tensor],
+        size: int | tuple[int, int] | None = ...,
+        *,
+        letterbox: bool,
+        fill: float = ...,
+    ) -> Tensor | Letterboxed: ...
     def forward(
         self,
         image: Tensor | Sequence[Tensor],
@@ -165,6 +192,9 @@ class DownsizeNet(nn.Module):
         result = to_batch(image, size, letterbox, fill, resize)
         result = result if self.out_dtype is None else result.to(self.out_dtype)
         return letterboxed(result, image, size) if letterbox else result
+
+    if TYPE_CHECKING:
+        __call__ = forward  # nn.Module's takes and returns Any
 
     def coefficients(self, image: Tensor | Sequence[Tensor], size: int | tuple[int, int] | None = None) -> Tensor:
         """The coefficients (N, K*K, h, w) with which :meth:`forward` resizes ``image``, a batch or a list without letterbox."""
