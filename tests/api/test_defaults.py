@@ -48,6 +48,7 @@ def test_results_are_the_same(backend):
             *torch.autograd.grad(loss, list(net.parameters())),
             tritonds.area_pool2d(batch, (4, 5), backend=backend),
             labels.map_boxes(batch[0, 0, :, :4], (9, 12), (6, 8), letterbox=True),
+            labels.map_points(batch[0, 0, :, :2], (9, 12), (6, 8), letterbox=True),
             labels.map_masks(batch[0] > 0.5, (6, 8), letterbox=True),
         ]
 
