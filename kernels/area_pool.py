@@ -6,9 +6,11 @@ that bin with the pixel, so the gradient is the same sum with the two grids exch
 Per output pixel and channel: reads the scale's product of elements (each from memory once, edges again from cache), writes 1.
 """
 
+import functools
 import math
 from typing import Any
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -17,7 +19,20 @@ from .. import geometry
 from .bins import bin_sum
 from .constants import AreaPool, Pooling
 from .groups import Batch, Target
-from .launch import accumulator, aligned_strides, cdiv, launch, layout, needs_int64, next_power_of_2, tile_columns, tile_shape
+from .launch import (
+    Layout,
+    Plan,
+    accumulator,
+    aligned_strides,
+    cdiv,
+    launch,
+    layout_of,
+    needs_int64,
+    next_power_of_2,
+    plan_of,
+    tile_columns,
+    tile_shape,
+)
 from .tile import plane_at, tile_column, tile_pixels
 
 
@@ -69,6 +84,12 @@ def area_pool2d_backward(grad_output: Tensor, grad_x: Tensor) -> None:
 
 def _launch(source: Tensor, output: Tensor, norm: tuple[int, int]) -> None:
     """Sum ``source`` over the bins of ``output``'s pixels and divide by ``norm``."""
+    pool = area_pool_plan(layout_of(source), layout_of(output), norm, source.dtype)
+    launch(area_pool_kernel, pool, output.device, {"source_ptr": source, "output_ptr": output})
+
+
+@functools.lru_cache(maxsize=1024)
+def area_pool_plan(source: Layout, output: Layout, norm: tuple[int, int], dtype: torch.dtype) -> Plan:
     batch, channels, out_h, out_w = output.shape
     source_h, source_w = source.shape[2:]
     channels_pad = min(64, next_power_of_2(channels))
@@ -76,9 +97,9 @@ def _launch(source: Tensor, output: Tensor, norm: tuple[int, int]) -> None:
     bin_h, bin_w, static, whole, _ = bins((source_h, source_w), (out_h, out_w))
     tile = tile_shape(32)
     columns, rows = tile_columns(batch, out_h, out_w, tile)
-    source_strides = aligned_strides(layout(source))
-    output_strides = aligned_strides(layout(output))
-    source_layout = Pooling(
+    source_strides = aligned_strides(source)
+    output_strides = aligned_strides(output)
+    source_constants = Pooling(
         CHANNELS=channels,
         CHANNELS_PAD=channels_pad,
         CHANNELS_LAST=source_strides.channels_last,
@@ -87,27 +108,23 @@ def _launch(source: Tensor, output: Tensor, norm: tuple[int, int]) -> None:
         BIN_H=static,
         BIN_W=static,
         BINS_WHOLE=whole,
-        ACC=accumulator(source.dtype),
+        ACC=accumulator(dtype),
     )
     constants = AreaPool(
         BLOCK_H=tile[0],
         BLOCK_W=tile[1],
-        INDEX64=needs_int64([(source_h, out_h), (source_w, out_w)], [layout(source), layout(output)]),
-        ACC=accumulator(source.dtype),
-        SOURCE=source_layout,
+        INDEX64=needs_int64([(source_h, out_h), (source_w, out_w)], [source, output]),
+        ACC=accumulator(dtype),
+        SOURCE=source_constants,
         OUTPUT_CHANNELS_LAST=output_strides.channels_last,
         OUTPUT_ALIGN=output_strides.align,
     )
-    launch(
-        area_pool_kernel,
+    return plan_of(
         columns * chunks,
-        output.device,
-        source_ptr=source,
         source_stride_n=source_strides.n,
         source_stride_c=source_strides.c,
         source_stride_h=source_strides.h,
         source_stride_w=source_strides.w,
-        output_ptr=output,
         output_stride_n=output_strides.n,
         output_stride_c=output_strides.c,
         output_stride_h=output_strides.h,

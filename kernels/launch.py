@@ -11,38 +11,52 @@ import triton.language as tl
 from torch import Tensor
 from triton.runtime.interpreter import InterpretedFunction
 
+from . import relaunch
+
 MAX_INT32 = 2**31 - 1
 INTERPRETED = isinstance(tl.cdiv, InterpretedFunction)
 """Whether Triton was imported as its own interpreter, which runs kernels on a CPU."""
 
 
-def launch(kernel: Any, programs: int, device: torch.device, **arguments: Any) -> None:
-    """Run ``programs`` instances of ``kernel`` on ``device``; none for an empty output."""
-    launch_with(kernel, programs, device, arguments)
+class Plan(NamedTuple):
+    """A launch but for its tensors, to be kept and used again."""
+
+    programs: int
+    arguments: dict[str, Any]
+    """Integers, constants and options."""
+    ready: dict[Any, relaunch.Ready]
+    """What was launched by it."""
 
 
-def launch_with(kernel: Any, programs: int, device: torch.device, arguments: dict[str, Any]) -> None:
-    """The same, for arguments that are a dictionary already.
+def plan_of(programs: int, **arguments: Any) -> Plan:
+    """One stage: many small programs hide each other's latency, and pipelining through shared memory would lower occupancy."""
+    return Plan(programs, arguments | {"num_stages": 1}, {})
 
-    One stage: many small programs hide each other's latency, and pipelining through shared memory would lower occupancy.
+
+def launch(kernel: Any, plan: Plan, device: torch.device, tensors: dict[str, Any]) -> None:
+    """Run ``plan.programs`` instances of ``kernel`` on ``device``; none for an empty output.
+
+    ``tensors``, by argument, in an order that is the plan's, are tensors, None, or tuples of both.
     """
-    if programs == 0:
+    if plan.programs == 0:
         return
-    arguments["num_stages"] = 1
     if device.type == "meta":
         launches = _recorded.get()
         if launches is not None:
-            launches.append(Launch(kernel, programs, arguments))
+            launches.append(Launch(kernel, plan.programs, plan.arguments | tensors))
     elif device.type != "cuda" or device.index == torch.cuda.current_device():
-        run(kernel, programs, arguments)
+        run(kernel, plan, tensors)
     else:  # Triton launches on the current device
         with torch.cuda.device(device):
-            run(kernel, programs, arguments)
+            run(kernel, plan, tensors)
 
 
-def run(kernel: Any, programs: int, arguments: dict[str, Any]) -> None:
+def run(kernel: Any, plan: Plan, tensors: dict[str, Any]) -> None:
     """The one place where a kernel starts."""
-    kernel[(programs,)](**arguments)
+    if INTERPRETED:
+        kernel[(plan.programs,)](**plan.arguments, **tensors)
+    else:
+        relaunch.run(kernel, plan.programs, plan.arguments, tensors, plan.ready)
 
 
 class Launch(NamedTuple):
@@ -150,8 +164,12 @@ class Layout(NamedTuple):
     stride: tuple[int, ...]
 
 
+def layout_of(x: Tensor) -> Layout:
+    return Layout(x.shape, x.stride())
+
+
 def layout(x: Tensor | None) -> Layout | None:
-    return None if x is None else Layout(x.shape, x.stride())
+    return None if x is None else layout_of(x)
 
 
 def needs_int64(axes: list[tuple[int, int]], layouts: list[Layout | None]) -> bool:

@@ -17,13 +17,16 @@ from .convolution import patch_shape
 from .groups import TextureWeights, Weights
 from .launch import (
     Layout,
+    Plan,
     accumulator,
     aligned_strides,
+    all_registers,
     dot_precision,
     layout,
     needs_int64,
     next_power_of_2,
     padded,
+    plan_of,
     tile_columns,
     tile_shape,
 )
@@ -128,14 +131,6 @@ def problem_of(call: Call, output: Tensor) -> Problem:
     )  # fmt: skip
 
 
-class Plan(NamedTuple):
-    """A launch but for its tensors."""
-
-    programs: int
-    arguments: dict[str, Any]
-    """Integers, constants and options."""
-
-
 @functools.lru_cache(maxsize=1024)
 def forward_plan(problem: Problem) -> Plan:
     values = _network_constants(problem)
@@ -143,12 +138,11 @@ def forward_plan(problem: Problem) -> Plan:
     tile = tile_shape(pixels)
     columns, rows = tile_columns(problem.output.shape[0], *problem.output_size, tile)
     integers = _image_integers(problem) | _texture_integers(problem)
-    return Plan(columns, integers | dict(rows=rows, C=Downsize(**values, **_tile(tile)), num_warps=warps))
+    return plan_of(columns, **integers, rows=rows, C=Downsize(**values, **_tile(tile)), num_warps=warps)
 
 
 class BackwardPlan(NamedTuple):
-    programs: int
-    arguments: dict[str, Any]
+    plan: Plan
     pooled: bool
     """Whether the gradient to the pooled texture is wanted for itself."""
     direct: bool
@@ -191,8 +185,8 @@ def backward_plan(problem: Problem, to_image: bool, grad_texture: Layout | None,
         C=constants,
         num_warps=warps,
     )
-    integers = _image_integers(problem) | _texture_integers(problem)
-    return BackwardPlan(min(total_columns, MAX_BACKWARD_PROGRAMS), integers | arguments, pooled, direct)
+    arguments |= _image_integers(problem) | _texture_integers(problem) | all_registers()
+    return BackwardPlan(plan_of(min(total_columns, MAX_BACKWARD_PROGRAMS), **arguments), pooled, direct)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -203,7 +197,7 @@ def grad_texture_weights_plan(problem: Problem, index64: bool) -> Plan:
     tile = tile_shape(pixels)
     total_columns, rows = tile_columns(problem.output.shape[0], *problem.output_size, tile)
     arguments = dict(total_columns=total_columns, rows=rows, C=Convolution(**values, **_tile(tile)), num_warps=warps)
-    return Plan(min(total_columns, MAX_BACKWARD_PROGRAMS), _image_integers(problem) | arguments)
+    return plan_of(min(total_columns, MAX_BACKWARD_PROGRAMS), **_image_integers(problem), **arguments)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -233,7 +227,7 @@ def grad_image_plan(problem: Problem, grad_image: Layout, index64: bool) -> Plan
         C=ConvolutionGradImage(**values, **_tile(tile), CHANNELS_PAD=next_power_of_2(problem.channels)),
         num_warps=1 if problem.dtype.itemsize == 2 else 4,
     )
-    return Plan(columns, _image_integers(problem) | arguments)
+    return plan_of(columns, **_image_integers(problem) | arguments)
 
 
 def _tile(tile: tuple[int, int]) -> dict[str, Any]:

@@ -69,8 +69,8 @@ def downsize(
         return reference.downsize(image, texture, weights, size, taps=taps, prior=prior)
     if _fits_one_launch(0 if texture is None else texture.shape[1], flat):
         distance = weights.distance_weight is not None
-        return ops.downsize(image, texture, flat, distance, *size, taps, prior or "none")
-    return ops.weighted_gather2d(image, _coefficients_in_steps(image, texture, weights, size, taps, prior), taps)
+        return ops.call(ops.downsize, image, texture, flat, distance, *size, taps, prior or "none")
+    return ops.call(ops.weighted_gather2d, image, _coefficients_in_steps(image, texture, weights, size, taps, prior), taps)
 
 
 @overload
@@ -199,9 +199,9 @@ def _downsize_image_triton(call: ImageCall) -> Tensor:
     factors, summands = normalization_terms(call.first, call.mean, call.std)
 
     def launch(images: list[Tensor], size: tuple[int, int], fill: float | None) -> Tensor:
-        return ops.downsize_image(
-            images, call.texture_weights, call.weights, call.distance, *size, call.taps, call.prior or "none",
-            factors, summands, fill, call.dtype,
+        return ops.call(
+            ops.downsize_image, images, call.texture_weights, call.weights, call.distance, *size, call.taps,
+            call.prior or "none", factors, summands, fill, call.dtype,
         )  # fmt: skip
 
     # The kernel has code of its own for each channel that it convolves or normalises; over others it loops.
@@ -261,7 +261,7 @@ def coefficients(
     if _fits_one_launch(0 if texture is None else texture.shape[1], flat):
         n, _, image_h, image_w = image.shape
         distance = weights.distance_weight is not None
-        return ops.coefficients(texture, flat, distance, n, image_h, image_w, *size, taps, prior or "none")
+        return ops.call(ops.coefficients, texture, flat, distance, n, image_h, image_w, *size, taps, prior or "none")
     return _coefficients_in_steps(image, texture, weights, size, taps, prior).contiguous()
 
 
@@ -292,7 +292,7 @@ def area_pool2d(x: Tensor, size: int | tuple[int, int], *, backend: str = "auto"
     (x,) = trainable(autocast([x], x.device.type))
     checks.check_dtype("x", x)
     if _use_triton(backend, x):
-        return ops.area_pool2d(x, *size)
+        return ops.call(ops.area_pool2d, x, *size)
     return reference.area_pool2d(x, size)
 
 
@@ -331,7 +331,7 @@ def weighted_gather2d(
     checks.check_dtype("image", image)
     checks.check_alike("coefficients", coefficients, "image", image)
     if _use_triton(backend, image):
-        return ops.weighted_gather2d(image, coefficients, taps)
+        return ops.call(ops.weighted_gather2d, image, coefficients, taps)
     return reference.weighted_gather2d(image, coefficients, size, taps=taps)
 
 

@@ -178,7 +178,7 @@ class DownsizeNet(nn.Module):
             convolution = None if self.texture is None else cast(nn.Conv2d, self.texture[0])
             weight, bias = (None, None) if convolution is None else (convolution.weight, convolution.bias)
             options |= {"mean": self.mean, "std": self.std, "out_dtype": self.out_dtype, "letterbox": letterbox, "fill": fill}
-            return functional.downsize_image(image, weight, bias, self.weights(), size, **options)
+            return functional.downsize_image(image, weight, bias, submodules.read(self), size, **options)
         parameter = self._checked_parameter(image)
         letterbox = checks.check_letterbox(letterbox, image)
         fill = checks.check_fill(fill, self.out_dtype or parameter.dtype)
@@ -187,7 +187,7 @@ class DownsizeNet(nn.Module):
             x, texture = self._with_texture(x)
             if called:
                 return submodules.downsize(self, x, texture, size)
-            return functional.downsize(x, texture, self.weights(), size, **options)
+            return functional.downsize(x, texture, submodules.read(self), size, **options)
 
         result = to_batch(image, size, letterbox, fill, resize)
         result = result if self.out_dtype is None else result.to(self.out_dtype)

@@ -38,6 +38,8 @@ NAMESPACE = __name__.rpartition(".")[0].replace(".", "_")
 _LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")
 IMPLEMENTATIONS: dict[Any, Callable[..., Any]] = {}
 """By operator, the function that allocates its results and launches its kernels."""
+_AUTOGRAD: dict[Any, Callable[..., Any]] = {}
+"""By operator, the function that records it for the backward pass."""
 
 
 @functools.cache
@@ -58,6 +60,7 @@ def why_no_triton(device_type: str) -> str | None:
     return "CPU tensors need Triton's interpreter, which is slow and for tests: set TRITON_INTERPRET=1 before starting"
 
 
+@functools.cache
 def is_interpreted() -> bool:
     """Whether Triton was imported as its own interpreter; the environment variable may have changed since."""
     import triton
@@ -147,20 +150,51 @@ def _place(grads: list[Tensor], needs: Sequence[bool]) -> list[Tensor | None]:
     return [next(remaining) if need else None for need in needs]
 
 
+def call(operator: Any, *args: Any) -> Any:
+    """``operator(*args)``, without PyTorch's dispatcher where all that it would do is to call these functions.
+
+    Whoever watches or replaces operators sees them: compilation, tracing, profilers, modes, torch.func, tensor subclasses.
+    """
+    if torch.compiler.is_compiling() or _is_watched():
+        return operator(*args)
+    tensors = _tensors(args)
+    for t in tensors:
+        if type(t) is not Tensor and type(t) is not torch.nn.Parameter:
+            return operator(*args)
+    if _any_wants_grad(tensors):
+        return _AUTOGRAD[operator](*args)
+    return IMPLEMENTATIONS[operator](*args)
+
+
+def _is_watched() -> bool:
+    c = torch._C
+    return bool(
+        c._len_torch_dispatch_stack()
+        or c._len_torch_function_stack()
+        or c._are_functorch_transforms_active()
+        or c._get_tracing_state() is not None
+        or c._autograd._profiler_enabled()
+    )
+
+
 def _tensors(args: Sequence[Any]) -> list[Tensor]:
+    """Those among an operator's arguments, and in its lists of tensors."""
     found: list[Tensor] = []
     for arg in args:
         if isinstance(arg, Tensor):
             found.append(arg)
-        elif isinstance(arg, (list, tuple)):
-            found.extend(_tensors(arg))
+        elif isinstance(arg, (list, tuple)) and arg and isinstance(arg[0], Tensor):
+            found += arg
     return found
 
 
 def _wants_grad(args: Sequence[Any]) -> bool:
+    return _any_wants_grad(_tensors(args))
+
+
+def _any_wants_grad(tensors: list[Tensor]) -> bool:
     if not torch.is_grad_enabled() and forward_ad._current_level < 0:
         return False
-    tensors = _tensors(args)
     if forward_ad._current_level >= 0 and any(forward_ad.unpack_dual(t).tangent is not None for t in tensors):
         raise RuntimeError('the Triton backend has no forward-mode derivatives; use backend="torch"')
     return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
@@ -176,7 +210,7 @@ class _Differentiable(torch.autograd.Function):
         ctx.save_for_backward(*tensors)
         ctx.call = backward, gradients, lengths, options
         with torch._C._AutoDispatchBelowAutograd():
-            return operator(*gradients.unflatten(tensors, lengths), *options)
+            return call(operator, *gradients.unflatten(tensors, lengths), *options)
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> Any:
@@ -184,7 +218,7 @@ class _Differentiable(torch.autograd.Function):
         args = gradients.unflatten(ctx.saved_tensors, lengths)
         wanted = gradients.unflatten(ctx.needs_input_grad[5:], lengths)
         needs = gradients.needs(wanted)
-        grads = _place(backward(grad_output, *args, *options, needs), needs)
+        grads = _place(call(backward, grad_output, *args, *options, needs), needs)
         return *[None] * 5, *gradients.spread(grads, args, wanted)
 
 
@@ -193,11 +227,11 @@ class _DifferentiableAreaPool2d(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, h: int, w: int) -> Tensor:
         ctx.x_size = x.shape[2], x.shape[3]
         with torch._C._AutoDispatchBelowAutograd():
-            return area_pool2d(x, h, w)
+            return call(area_pool2d, x, h, w)
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> Any:
-        return area_pool2d_backward(grad_output, *ctx.x_size), None, None
+        return call(area_pool2d_backward, grad_output, *ctx.x_size), None, None
 
 
 class _NotTwice(torch.autograd.Function):
@@ -233,7 +267,7 @@ def _define(
         _LIBRARY.impl(name, implementation, key)
     _LIBRARY.impl(name, autograd, "Autograd")
     torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=_LIBRARY)
-    IMPLEMENTATIONS[operator] = implementation
+    IMPLEMENTATIONS[operator], _AUTOGRAD[operator] = implementation, differentiate
     return operator
 
 

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 def is_as_made(module: nn.Module, kind: type[nn.Module]) -> bool:
     """Whether calling ``module`` is what reading the attributes of a ``kind`` is."""
-    is_kind = type(module) is kind or (parametrize.is_parametrized(module) and type(module).__bases__ == (kind,))
-    return is_kind and not has_hooks(module) and "forward" not in vars(module) and not _is_quantized(module)
+    if type(module) is not kind and not (parametrize.is_parametrized(module) and type(module).__bases__ == (kind,)):
+        return False
+    return not has_hooks(module) and "forward" not in module.__dict__ and not _is_quantized(module)
 
 
 def _is_quantized(module: nn.Module) -> bool:
@@ -38,11 +39,12 @@ def has_hooks(module: nn.Module) -> bool:
 
 def changed_linear(net: "DownsizeNet") -> str | None:
     """The name of the first of ``distance``, ``hidden`` and ``out`` that has to be called, if there is one."""
-    if not is_as_made(net.hidden, nn.ModuleList):
+    hidden, distance = net.hidden, net.distance  # once: modules are no plain attributes
+    if not is_as_made(hidden, nn.ModuleList):
         return "hidden"
-    if net.distance is not None and not _is_linear(net.distance):
+    if distance is not None and not _is_linear(distance):
         return "distance"
-    for index, layer in enumerate(net.hidden):
+    for index, layer in enumerate(hidden):
         if not _is_linear(layer):
             return f"hidden.{index}"
     return None if _is_linear(net.out) else "out"
@@ -54,11 +56,12 @@ def _is_linear(module: nn.Module) -> bool:
 
 def changed_texture(net: "DownsizeNet") -> str | None:
     """The name of the first module of the texture CNN that is not as the layer made it, if there is one."""
-    if net.texture is None:
+    texture = net.texture
+    if texture is None:
         return "texture" if net.texture_channels else None
-    if not is_as_made(net.texture, nn.Sequential):
+    if not is_as_made(texture, nn.Sequential):
         return "texture"
-    parts = list(net.texture)
+    parts = list(texture)
     if len(parts) != 2 * net.texture_layers:
         return "texture"
     for index, part in enumerate(parts):
@@ -88,6 +91,11 @@ def weights(net: "DownsizeNet") -> CoefficientWeights:
         raise ValueError(
             f"{changed}: expected an nn.Linear with bias and without hooks or quantised weights, got {type(module).__name__}"
         )
+    return read(net)
+
+
+def read(net: "DownsizeNet") -> CoefficientWeights:
+    """The weights of modules that are known to be as they were made."""
     distance, out = net.distance, net.out
     hidden = [cast(nn.Linear, layer) for layer in net.hidden]
     return CoefficientWeights(

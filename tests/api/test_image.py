@@ -319,7 +319,7 @@ def test_the_layer_fuses_when_it_can(device, monkeypatch):
     from tritonds.kernels import launchers as kernels
 
     fused = []
-    monkeypatch.setattr(kernels.launch, "run", lambda k, n, arguments: fused.append(arguments["C"].values["FUSED_TEXTURE"]))
+    monkeypatch.setattr(kernels.launch, "run", lambda _, plan, __: fused.append(plan.arguments["C"].values["FUSED_TEXTURE"]))
     image = torch.rand(1, 3, 12, 16, device=device)
     hooked = net_of("triton").to(device)
     hooked.texture[1].register_forward_hook(lambda *_: None)
@@ -334,9 +334,9 @@ def test_many_channels_are_not_written_out(device, monkeypatch):
 
     factors, original = [], kernels.launch.run
 
-    def run(kernel, programs, arguments):
-        factors.append(arguments["C"].values["FACTORS"])
-        original(kernel, programs, arguments)
+    def run(kernel, plan, tensors):
+        factors.append(plan.arguments["C"].values["FACTORS"])
+        original(kernel, plan, tensors)
 
     monkeypatch.setattr(kernels.launch, "run", run)
     images = [torch.randint(256, (40, 5, 6), dtype=torch.uint8, device=device)] * 2

@@ -1,0 +1,95 @@
+"""Launching again what was launched before: by Triton's own launcher, past the rest of what Triton does at each launch.
+
+At each launch Triton binds some forty arguments to names, and works out of all of them which compiled kernel fits. That is
+known for a plan that was launched before, on the same device, with tensors of the same dtypes that are aligned alike. Triton's
+way is still taken for AMD's GPUs, where kernels depend on more, and where hooks, debugging or instrumentation are set.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from triton import knobs
+from triton.compiler import CompiledKernel
+from triton.runtime import driver
+
+ALIGNMENT = 16
+"""In bytes: what Triton tells compilers of addresses."""
+
+
+class Ready(NamedTuple):
+    """A kernel that was launched, and what its launcher is given again."""
+
+    kernel: CompiledKernel
+    arguments: list[Any]
+    """Integers and constants, and None in place of tensors."""
+    places: list[int]
+    """Of the tensors, and tuples of tensors, among the arguments."""
+
+
+def run(kernel: Any, programs: int, arguments: dict[str, Any], tensors: dict[str, Any], ready: dict[Any, Ready]) -> None:
+    """Launch ``kernel``; ``ready`` keeps what such launches have in common."""
+    if torch.version.hip is not None or not _is_plain(kernel):
+        kernel[(programs,)](**arguments, **tensors)
+        return
+    key, addresses = _key(tensors)
+    known = ready.get(key)
+    if known is None:
+        compiled = kernel[(programs,)](**arguments, **tensors)
+        if isinstance(compiled, CompiledKernel):
+            values = [None if name in tensors else arguments[name] for name in kernel.arg_names]
+            ready[key] = Ready(compiled, values, [kernel.arg_names.index(name) for name in tensors])
+        return
+    values, compiled = known.arguments.copy(), known.kernel
+    for place, found in zip(known.places, addresses, strict=True):
+        values[place] = found
+    stream = driver.active.get_current_stream(key[0])
+    compiled.run(programs, 1, 1, stream, compiled.function, compiled.packed_metadata, None, None, None, *values)
+
+
+def _key(tensors: dict[str, Any]) -> tuple[tuple[Any, ...], list[Any]]:
+    """(What a compiled kernel depends on beside the plan: the device, dtypes and alignment; the tensors' addresses)."""
+    key: list[Any] = [driver.active.get_current_device()]
+    addresses: list[Any] = []
+    for value in tensors.values():
+        if isinstance(value, tuple):
+            addresses.append(tuple([_add(x, key) for x in value]))
+        else:
+            addresses.append(_add(value, key))
+    return tuple(key), addresses
+
+
+def _add(x: Tensor | None, key: list[Any]) -> int | None:
+    """Put to ``key`` what matters of ``x``; its address."""
+    if x is None:
+        key.append(None)
+        return None
+    found = address(x)
+    key.append(x.dtype)
+    if found % ALIGNMENT:
+        key.append("unaligned")
+    return found
+
+
+def address(x: Tensor) -> int:
+    """Of the first element, as launchers take it."""
+    return x.data_ptr()
+
+
+def _is_plain(kernel: Any) -> bool:
+    """Whether nobody watches or changes this launch."""
+    runtime = knobs.runtime
+    return not (
+        kernel.pre_run_hooks
+        or kernel.debug
+        or runtime.debug
+        or _is_set(runtime.launch_enter_hook)
+        or _is_set(runtime.launch_exit_hook)
+        or knobs.compilation.instrumentation_mode
+        or getattr(runtime, "add_stages_inspection_hook", None) is not None
+    )
+
+
+def _is_set(hook: Any) -> bool:
+    """Of hooks Triton has a chain, which may be empty; programs may put a function or None in its place."""
+    return hook is not None and bool(getattr(hook, "calls", True))
