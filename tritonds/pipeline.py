@@ -59,13 +59,16 @@ class _Computed(NamedTuple):
 
 
 def computation(function: methods.Resize, size: tuple[int, int], letterbox: bool, device: torch.device) -> Compute:
-    """How images are resized by a method, a network on the device that it is told. Letterboxes are black."""
+    """How images are resized by a method, a network on the device that it is told. Letterboxes are black.
+
+    Methods that are no networks are taken to be linear and separable, as interpolations are.
+    """
     if isinstance(function, DownsizeNet) and device.type == "cuda":
         return partial(_in_one_launch, function, size, letterbox, device)
     if isinstance(function, DownsizeNet):
         resize = partial(strips.downsize, function) if strips.can_downsize(function) else function
     else:
-        resize = partial(_linear, function)
+        resize = partial(_interpolate, function)
     return lambda images: to_batch([x[0].to(device) for x in images], size, letterbox, 0.0, resize)
 
 
@@ -79,9 +82,9 @@ def _in_one_launch(
     return torch.where(result.mask[:, None], result.images, 0)  # black also where the network normalises
 
 
-def _linear(function: methods.Resize, image: Tensor, size: tuple[int, int]) -> Tensor:
-    """Interpolations are linear: dividing the small result is as good."""
-    result = function(image.float(), size)
+def _interpolate(function: methods.Resize, image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Rows first, since few are left then, whereas PyTorch begins with columns. The small result is divided, not the image."""
+    result = function(function(image.float(), (size[0], image.shape[3])), size)
     return result / 255 if image.dtype == torch.uint8 else result
 
 
