@@ -33,13 +33,13 @@ import rich.table
 import torch
 import triton
 import typer
-from allpairspy import AllPairs
 from torch.utils._pytree import tree_leaves
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from bench.cost import Cost, cost, parse
 from bench.operands import repeated_operands
+from bench.variants import Variant, covering_variants, default_variants
 from bench.workloads import MEAN, NAMED, STD
 from tritonds import geometry
 from tritonds.kernels import launch as launch_module
@@ -64,30 +64,6 @@ class Launch:
     kernel: Any
     programs: int
     arguments: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Variant:
-    """What distinguishes one compiled kernel from another, as far as a caller can choose it."""
-
-    dtype: str = "bf16"
-    taps: int = 2
-    prior: str = "none"
-    texture: bool = True
-    distance: bool = True
-    layers: int = 1
-    channels_last: bool = True
-    channels: int = 16
-    """E, F and M alike."""
-    workload: str = "hdx8"
-    """Whose sizes."""
-    image: str = ""
-    """Dtype of images that make their texture on the way, uint8 ones normalised; empty if texture is given."""
-    letterbox: bool = False
-    out: str = ""
-    """Dtype of what is made of images; empty for that of the weights."""
-    tf32: bool = False
-    """Whether PyTorch's setting allows it for products in float32, on NVIDIA GPUs."""
 
 
 @dataclass(frozen=True)
@@ -181,16 +157,16 @@ def _from_image(variant: Variant, parts: bool) -> list[Launch]:
     workload = NAMED[variant.workload]
     images = _images(variant)
     output = _tensor(variant, workload.batch, 3, *workload.size, dtype=variant.out)
-    filter = _tensor(variant, variant.channels, 3, 3, 3).contiguous()  # as the layer has it
-    filters = [filter, _tensor(variant, variant.channels)] if variant.texture else []
+    texture_weight = _tensor(variant, variant.channels, 3, 3, 3).contiguous()  # as the layer has it
+    texture_weights = [texture_weight, _tensor(variant, variant.channels)] if variant.texture else []
     weights = _weights(variant)
     normalized = variant.image == "u8"
-    scale = tuple(1 / (255 * s) for s in STD) if normalized else ()
-    offset = tuple(-m / s for m, s in zip(MEAN, STD, strict=True)) if normalized else ()
-    options = (variant.taps, variant.prior, scale, offset, 0.0 if variant.letterbox else None)
+    factors = tuple(1 / (255 * s) for s in STD) if normalized else ()
+    summands = tuple(-m / s for m, s in zip(MEAN, STD, strict=True)) if normalized else ()
+    options = (variant.taps, variant.prior, factors, summands, 0.0 if variant.letterbox else None)
 
-    network = (images, filters, weights, variant.distance)
-    grad_weights = _flat_like([*filters, *weights])
+    network = (images, texture_weights, weights, variant.distance)
+    grad_weights = _flat_like([*texture_weights, *weights])
     launches = record(kernels.downsize_image, *network, output, *options)
     launches += record(kernels.downsize_image_backward, output, *network, None, grad_weights, *options)
     if parts and images[0].ndim == 4 and images[0].is_floating_point():
@@ -215,71 +191,6 @@ def _flat_like(weights: list[torch.Tensor]) -> torch.Tensor:
 def _to_image(operator: Callable[..., None], *arguments: object) -> list[Launch]:
     launches = record(operator, *arguments)
     return [dataclasses.replace(launch, operator=f"{launch.operator}, to the image too") for launch in launches]
-
-
-def default_variants() -> list[Variant]:
-    """The default network, with and without antialiasing prior, in both layouts; and its fastest form at other scales.
-
-    Then the same made of images: of uint8, of different sizes, and of floating point.
-    """
-    networks = [(dtype, 2, "none") for dtype in ("bf16", "fp16", "fp32")]
-    networks += [(dtype, 4, "antialias") for dtype in ("bf16", "fp32")]
-    variants = [
-        Variant(dtype=dtype, taps=taps, prior=prior, channels_last=channels_last)
-        for dtype, taps, prior in networks
-        for channels_last in (True, False)
-    ]
-    elsewhere = [Variant(workload=name) for name in ("poster160", "seg768", "uhd")]
-    decoded = Variant(image="u8")
-    images = [
-        decoded,
-        dataclasses.replace(decoded, taps=4, prior="antialias"),
-        dataclasses.replace(decoded, workload="seg768"),
-        dataclasses.replace(decoded, workload="ragged32"),
-        dataclasses.replace(decoded, workload="ragged32", letterbox=True),
-        dataclasses.replace(decoded, channels_last=False),
-        Variant(dtype="fp32", image="fp32"),
-        Variant(dtype="bf16", image="bf16"),
-    ]
-    return [*variants, *elsewhere, Variant(workload="seg768", channels_last=False), *images]
-
-
-def covering_variants() -> list[Variant]:
-    """Two small sets, of given texture and of images, in each of which every two choices occur together."""
-    # Their order decides how small the sets are, and that most rows have both texture and distances.
-    dtypes = [*_choice("dtype", "fp16", "bf16", "fp32", "fp64"), {"dtype": "fp32", "tf32": True}]
-    inputs = [{"texture": True, "distance": True}, {"texture": True, "distance": False}, {"texture": False, "distance": True}]
-    layouts = _choice("channels_last", True, False)
-    texture = [
-        dtypes,
-        _choice("taps", 1, 2, 3, 4, 8),
-        inputs,
-        _choice("layers", 0, 1, 2, 3),
-        _choice("channels", 16, 5, 32),
-        layouts,
-        _choice("prior", "none", "bilinear", "antialias"),
-    ]
-    images = [
-        _choice("channels", 16, 5, 32),
-        dtypes,
-        inputs,
-        [*_choice("workload", "ragged32", "hdx8"), {"workload": "ragged32", "letterbox": True}],
-        _choice("image", "u8", "as weights"),
-        layouts,
-        _choice("out", "", "fp16"),
-    ]
-    return [_chosen(row) for choices in (texture, images) for row in AllPairs(choices)]
-
-
-def _choice(field: str, *values: Any) -> list[dict[str, Any]]:
-    return [{field: value} for value in values]
-
-
-def _chosen(row: list[dict[str, Any]]) -> Variant:
-    fields = {name: value for choice in row for name, value in choice.items()}
-    if fields.get("image") == "as weights":
-        fields["image"] = fields["dtype"]
-    return Variant(**fields)
 
 
 @dataclass(frozen=True)
@@ -427,7 +338,7 @@ def table(rows: list[Compiled]) -> rich.table.Table:
 def _cells(row: Compiled) -> dict[str, str]:
     """One line of the table, by heading."""
     v, c = row.variant, row.cost
-    inputs = "+".join(letter for letter, there in (("E", v.distance), ("F", v.texture)) if there)
+    inputs = "+".join(name for name, there in (("distance", v.distance), ("texture", v.texture)) if there)
     return {
         "operator": row.operator,
         "kernel": row.name,
@@ -437,7 +348,7 @@ def _cells(row: Compiled) -> dict[str, str]:
         "layout": "NHWC" if v.channels_last else "NCHW",
         "images": f"{v.image} letterboxed" if v.letterbox else v.image,
         "K": str(v.taps) if v.prior == "none" else f"{v.taps} {v.prior}",
-        "network": f"{inputs}={v.channels}, {v.layers} hidden",
+        "network": f"{inputs} {v.channels}, {v.layers} hidden",
         "warps": str(row.warps),
         "regs": "" if row.registers is None else str(row.registers),
         "stack B": "" if row.stack_bytes is None else str(row.stack_bytes),

@@ -52,7 +52,7 @@ class Schedule:
     layers: int = 1
     """Of the texture's convolution; more than one are PyTorch's."""
     channels: int = 16
-    """E, F and M alike."""
+    """Of distances, texture and hidden layers alike."""
     steps: int = 400
 
 
@@ -187,12 +187,12 @@ def _warmup(schedule: Schedule, network: DownsizeNet | CoefficientWeights) -> li
 
 @functools.cache
 def _binder(kernel: Any) -> Any:
-    """What Triton makes for every kernel, on an H200; elsewhere kernels are as many."""
+    """Triton's own function that tells a kernel's variants apart, for an H200. Other GPUs need as many."""
     return jit.create_function_from_signature(kernel.signature, kernel.params, make_backend(GPUTarget("cuda", 90, 32)))
 
 
 def key(launch: Any) -> str:
-    """Under which Triton keeps the compiled kernel of a launch, tensors starting at multiples of 16 bytes."""
+    """The key of a launch's compiled kernel in Triton's cache. Tensors start at multiples of 16 bytes."""
     _, specialization, options = _binder(launch.kernel)(**launch.arguments)
     return f"{launch.kernel.__name__} {jit.compute_cache_key({}, specialization, options)}"
 

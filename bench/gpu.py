@@ -1,10 +1,10 @@
-"""Everything to be asked of a GPU that one has for ten minutes, most important first; useful however early it is cut off.
+"""What to run on a GPU that is there for ten minutes, most important first, so that an early end leaves the most useful part.
 
     python -m bench.gpu --out bench/results                 under eight minutes; what `make gpu` runs
     python -m bench.gpu --out elsewhere --rehearse          the same steps on a CPU, small: that it starts, writes, and ends
 
-Each step is a process of its own, whose output is in the folder while it runs; ``gpu-steps.json`` says after each what came
-of those before.
+Each step is a process of its own, whose output is in the folder while it runs; ``gpu-steps.json`` holds the outcome of
+all steps so far.
 """
 
 import argparse

@@ -56,7 +56,7 @@ def run(cases: Sequence[Case], device: torch.device, out: pathlib.Path, *, quick
         "first_call_s": None,
         "rows": [],
     }
-    with contextlib.suppress(Exception):  # whatever is wrong with it, its rows will say
+    with contextlib.suppress(Exception):  # the operator's rows report the error
         result["first_call_s"] = first_call(device)
     problem = None
     for case in cases:
@@ -81,7 +81,7 @@ def run(cases: Sequence[Case], device: torch.device, out: pathlib.Path, *, quick
 def measure(case: Case, problem: providers.Problem, copy_gb_per_s: float, quick: bool) -> Row:
     """Check a provider, then time it; a wrong one is not timed."""
     if problem.device.type == "cuda":
-        torch.cuda.empty_cache()  # what the one before left is of other sizes
+        torch.cuda.empty_cache()  # the cache holds blocks of the previous case's sizes
     function, inputs = providers.build(case.provider, problem)
     errors = providers.errors(case.provider, problem, function, inputs)
     row: Row = {"error": errors.output, "gradient_error": errors.gradient}

@@ -41,7 +41,7 @@ class Problem:
         self.layout = torch.channels_last if w.channels_last else torch.contiguous_format
         torch.manual_seed(0)
         net = tritonds.DownsizeNet(
-            w.size, in_channels=w.channels, taps=w.taps, prior=w.prior, texture_channels=w.features,
+            w.size, in_channels=w.channels, taps=w.taps, prior=w.prior, texture_channels=w.texture_channels,
             distance_channels=w.hidden, hidden_channels=w.hidden, hidden_layers=w.layers, backend="torch",
         )  # fmt: skip
         torch.nn.init.normal_(net.out.weight)  # zeros would hide errors in the layers before
@@ -56,7 +56,7 @@ class Problem:
     @functools.cached_property
     def texture(self) -> Tensor:
         torch.manual_seed(2)
-        return self._arranged(torch.rand(*self._shape(self.workload.features), device=self.device)).requires_grad_()
+        return self._arranged(torch.rand(*self._shape(self.workload.texture_channels), device=self.device)).requires_grad_()
 
     @functools.cached_property
     def pictures(self) -> Tensor | list[Tensor]:
@@ -136,7 +136,7 @@ class Errors:
 
     @property
     def acceptable(self) -> bool:
-        """Written such that a NaN is not."""
+        """Whether both errors are within their tolerances. A NaN is not."""
         gradient = self.gradient is None or self.gradient <= self.gradient_tolerance
         return self.output <= self.output_tolerance and gradient
 

@@ -1,4 +1,4 @@
-"""What comes of the measurements: tables in the terminal and in the docs, and plots."""
+"""Results of the measurements: tables in the terminal and in the docs, and plots."""
 
 import json
 import pathlib
@@ -87,7 +87,7 @@ def _rich_table(workload: Workload, mode: str, group: Group) -> Table:
     image = f"{workload.image[0]}x{workload.image[1]}"
     image = f"(up to {image})" if workload.sizes else image
     shape = f"{workload.batch}x{workload.channels}x{image}"
-    network = f"K={workload.taps}, F={workload.features}, M={workload.hidden}, layers={workload.layers}"
+    network = f"K={workload.taps}, F={workload.texture_channels}, M={workload.hidden}, layers={workload.layers}"
     title = f"{workload.name} ({shape} to {workload.size[0]}x{workload.size[1]}, {network})"
     table = Table(title=f"{title}, {workload.dtype}, {workload.layout}, {mode}", title_justify="left", box=SIMPLE_HEAD)
     table.add_column("provider", no_wrap=True, min_width=max(map(len, group)))

@@ -24,8 +24,7 @@ class Workload:
     image: tuple[int, int]
     """Height and width; the largest of each if ``sizes`` differ."""
     size: tuple[int, int]
-    features: int = 16
-    """Channels of the texture."""
+    texture_channels: int = 16
     taps: int = 2
     prior: str | None = None
     hidden: int = 16
@@ -62,7 +61,7 @@ class Workload:
         """
         element = DTYPES[self.dtype].itemsize
         image = self.pixels * self.channels * (1 if kind.startswith("image") else element)
-        texture = self.pixels * self.features * element
+        texture = self.pixels * self.texture_channels * element
         output = self.batch * self.channels * self.size[0] * self.size[1] * element
         backward = mode == "forward+backward"
         if kind in ("operator", "copy"):
@@ -72,14 +71,14 @@ class Workload:
     def flops(self, kind: str) -> int:
         """Forward, of an operator, network or image; a multiplication and its addition are two. As tritonds.flops counts."""
         layers = [(self.hidden, 2 * self.taps)]
-        width = self.hidden + self.features
+        width = self.hidden + self.texture_channels
         for _ in range(self.layers):
             layers.append((self.hidden, width))
             width = self.hidden
         layers.append((self.taps**2, width))
         products = sum(out * inner for out, inner in layers) + self.taps**2 * self.channels
-        pooling = 2 * self.features * self.pixels
-        convolution = 2 * 9 * self.channels * self.features * self.pixels
+        pooling = 2 * self.texture_channels * self.pixels
+        convolution = 2 * 9 * self.channels * self.texture_channels * self.pixels
         return 2 * self.batch * self.size[0] * self.size[1] * products + pooling + convolution * (kind != "operator")
 
 
@@ -129,7 +128,7 @@ SWEEPS = {
         for scale in (1.2, 1.5, 2, 3, 4, 6, 8)
     ),
     "taps": tuple(dataclasses.replace(_HD, name=f"taps-{taps}", taps=taps) for taps in (1, 2, 3, 4, 6, 8)),
-    "features": tuple(dataclasses.replace(_HD, name=f"features-{n}", features=n) for n in (8, 16, 32, 64)),
+    "texture": tuple(dataclasses.replace(_HD, name=f"texture-{n}", texture_channels=n) for n in (8, 16, 32, 64)),
     "width": tuple(dataclasses.replace(_HD, name=f"width-{n}", hidden=n) for n in (8, 16, 32, 64)),
     "layers": tuple(dataclasses.replace(_HD, name=f"layers-{n}", layers=n) for n in (0, 1, 2, 3)),
 }
@@ -201,7 +200,7 @@ PLANS = {
         Block(_NAMES, _IMAGE),
         Block(("pixels", "batch", "scale"), _SWEPT),
         Block(_NAMES, ("fused", "bilinear-aa", "copy"), tuple(DTYPES), _BOTH, (2, 4), ("forward",)),
-        Block(("taps", "features", "width", "layers"), _SWEPT),
+        Block(("taps", "texture", "width", "layers"), _SWEPT),
         Block(_NAMES[3:], _COMPILED),
         Block(("hdx8", "ragged32"), _IMAGE, ("fp32", "fp16")),
     ),

@@ -11,7 +11,7 @@ import triton.language as tl
 
 from .batch import image_at, target_at
 from .bins import store_bins
-from .forward import ANYWHERE, INTEGERS, infer, load_parameters
+from .forward import ANYWHERE, INTEGERS, infer, load_weights
 from .groups import Batch, Elements, Gradients, Target
 from .network import (
     POSITIONS,
@@ -26,57 +26,57 @@ from .tile import forget_loads, gather_backward, is_narrower, plane_at, tap_offs
 
 
 @triton.jit
-def _store_partial(
-    partial_ptr, values, row_stride: tl.constexpr, OUT: tl.constexpr, IN: tl.constexpr,
-    OUT_PAD: tl.constexpr, IN_PAD: tl.constexpr,
-):  # fmt: skip
-    """Store a transposed weight gradient [IN_PAD, OUT_PAD] as (OUT, IN) in rows of ``row_stride``."""
-    row = tl.arange(0, OUT_PAD)[None, :]
-    column = tl.arange(0, IN_PAD)[:, None]
+def _store_partial(partial_ptr, values, row_stride: tl.constexpr, OUT: tl.constexpr, IN: tl.constexpr):
+    """Store a weight gradient, transposed and padded, as (OUT, IN) in rows of ``row_stride``."""
+    row = tl.arange(0, values.shape[1])[None, :]
+    column = tl.arange(0, values.shape[0])[:, None]
     tl.store(partial_ptr + row * row_stride + column, values, mask=(row < OUT) & (column < IN))
 
 
 @triton.jit
-def _store_partial_bias(partial_ptr, values, OUT: tl.constexpr, OUT_PAD: tl.constexpr):
-    channel = tl.arange(0, OUT_PAD)
+def _store_partial_bias(partial_ptr, values, OUT: tl.constexpr):
+    channel = tl.arange(0, values.shape[0])
     tl.store(partial_ptr + channel, values, mask=channel < OUT)
+
+
+@triton.jit
+def _store_layer(partial_ptr, weight, bias, PIXELS: tl.constexpr, OUT: tl.constexpr, IN: tl.constexpr):
+    """Store a layer's gradients: to its weight, and behind it to its bias, whose axis PIXELS is summed. Returns their end."""
+    _store_partial(partial_ptr, weight, IN, OUT, IN)
+    _store_partial_bias(partial_ptr + OUT * IN, tl.sum(bias, axis=PIXELS), OUT)
+    return partial_ptr + OUT * (IN + 1)
 
 
 @triton.jit
 def _store_partial_distance(partial_ptr, grad_encoding, bias, C: tl.constexpr):
     """Unfold the gradients of A_x and A_y, and that of b, into those of Wd (E, 2 * TAPS) and, behind it, bd (E,)."""
     horizontal, vertical = encoding_gradients(grad_encoding)
-    channel = tl.arange(0, C.E_PAD)
-    mask = channel < C.E
+    channel = tl.arange(0, C.DISTANCE_CHANNELS_PAD)
+    mask = channel < C.DISTANCE_CHANNELS
     for k in tl.static_range(C.TAPS):
         tl.store(partial_ptr + channel * (2 * C.TAPS) + k, vertical + k * bias, mask=mask)
         tl.store(partial_ptr + channel * (2 * C.TAPS) + C.TAPS + k, horizontal + k * bias, mask=mask)
-    tl.store(partial_ptr + C.E * 2 * C.TAPS + channel, bias, mask=mask)
+    tl.store(partial_ptr + C.DISTANCE_CHANNELS * 2 * C.TAPS + channel, bias, mask=mask)
 
 
 @triton.jit
 def _store_gradients(partial_ptr, grads, C: tl.constexpr):
     """Store a program's gradients to all weights, one behind the other."""
-    FIRST: tl.constexpr = C.M if C.HIDDEN_LAYERS > 0 else C.TAPS * C.TAPS
-    FIRST_PAD: tl.constexpr = C.M_PAD if C.HIDDEN_LAYERS > 0 else C.TAPS_PAD
-    if C.E > 0:
+    FIRST: tl.constexpr = C.HIDDEN_CHANNELS if C.HIDDEN_LAYERS > 0 else C.TAPS * C.TAPS
+    FIRST_INPUTS: tl.constexpr = C.DISTANCE_CHANNELS + C.TEXTURE.CHANNELS
+    if C.DISTANCE_CHANNELS > 0:
         _store_partial_distance(partial_ptr, grads.encoding, tl.sum(grads.encoding_bias, axis=0), C)
-        partial_ptr += C.E * (2 * C.TAPS + 1)
-    _store_partial(partial_ptr, grads.first_e, C.E + C.F, FIRST, C.E, FIRST_PAD, C.E_PAD)
-    _store_partial(partial_ptr + C.E, grads.first_p, C.E + C.F, FIRST, C.F, FIRST_PAD, C.F_PAD)
-    _store_partial_bias(partial_ptr + FIRST * (C.E + C.F), tl.sum(grads.first_bias, axis=0), FIRST, FIRST_PAD)
-    partial_ptr += FIRST * (C.E + C.F + 1)
+        partial_ptr += C.DISTANCE_CHANNELS * (2 * C.TAPS + 1)
+    _store_partial(partial_ptr, grads.first_encoding, FIRST_INPUTS, FIRST, C.DISTANCE_CHANNELS)
+    _store_partial(partial_ptr + C.DISTANCE_CHANNELS, grads.first_pooled, FIRST_INPUTS, FIRST, C.TEXTURE.CHANNELS)
+    _store_partial_bias(partial_ptr + FIRST * FIRST_INPUTS, tl.sum(grads.first_bias, axis=0), FIRST)
+    partial_ptr += FIRST * (FIRST_INPUTS + 1)
     if C.HIDDEN_LAYERS > 1:
-        _store_partial(partial_ptr, grads.hidden_1, C.M, C.M, C.M, C.M_PAD, C.M_PAD)
-        _store_partial_bias(partial_ptr + C.M * C.M, tl.sum(grads.hidden_1_bias, axis=0), C.M, C.M_PAD)
-        partial_ptr += C.M * (C.M + 1)
+        partial_ptr = _store_layer(partial_ptr, grads.hidden_1, grads.hidden_1_bias, 0, C.HIDDEN_CHANNELS, C.HIDDEN_CHANNELS)
     if C.HIDDEN_LAYERS > 2:
-        _store_partial(partial_ptr, grads.hidden_2, C.M, C.M, C.M, C.M_PAD, C.M_PAD)
-        _store_partial_bias(partial_ptr + C.M * C.M, tl.sum(grads.hidden_2_bias, axis=0), C.M, C.M_PAD)
-        partial_ptr += C.M * (C.M + 1)
+        partial_ptr = _store_layer(partial_ptr, grads.hidden_2, grads.hidden_2_bias, 0, C.HIDDEN_CHANNELS, C.HIDDEN_CHANNELS)
     if C.HIDDEN_LAYERS > 0:
-        _store_partial(partial_ptr, grads.out, C.M, C.TAPS * C.TAPS, C.M, C.TAPS_PAD, C.M_PAD)
-        _store_partial_bias(partial_ptr + C.TAPS * C.TAPS * C.M, tl.sum(grads.out_bias, axis=1), C.TAPS * C.TAPS, C.TAPS_PAD)
+        _store_layer(partial_ptr, grads.out, grads.out_bias, 1, C.TAPS * C.TAPS, C.HIDDEN_CHANNELS)
 
 
 @triton.jit(
@@ -90,7 +90,7 @@ def downsize_backward_kernel(
     image_ptr, image_stride_n, image_stride_c, image_stride_h, image_stride_w,
     texture_ptr, texture_stride_n, texture_stride_c, texture_stride_h, texture_stride_w,  # n, h and w in units of TEXTURE.ALIGN
     table_ptr,  # of images of different sizes, or None
-    filters, weights,
+    texture_weights, weights,
     grad_pooled_ptr,  # (N, h, w, F), dense, or None
     grad_texture_ptr,  # channels-last, or None
     grad_texture_stride_n, grad_texture_stride_h, grad_texture_stride_w,  # in units of GRAD_TEXTURE_ALIGN
@@ -108,24 +108,24 @@ def downsize_backward_kernel(
     )  # fmt: skip
     everywhere = Target(out_h, out_w, 0, 0, bin_h, bin_w)
     BLOCK: tl.constexpr = C.BLOCK_H * C.BLOCK_W
-    FIRST_PAD: tl.constexpr = C.M_PAD if C.HIDDEN_LAYERS > 0 else C.TAPS_PAD
+    FIRST_PAD: tl.constexpr = C.HIDDEN_CHANNELS_PAD if C.HIDDEN_LAYERS > 0 else C.TAPS_PAD
     # A warp's threads hold every eighth pixel of a product's result each: those are summed at once.
     BIAS_ROWS: tl.constexpr = 8
     # Transposed, (in, out), as matrix products over the pixels give them; biases' are summed over the pixels at the end.
-    grad_encoding = tl.zeros([POSITIONS, C.E_PAD], C.ACC)
-    grad_encoding_bias = tl.zeros([BIAS_ROWS, C.E_PAD], C.ACC)
-    grad_first_e = tl.zeros([C.E_PAD, FIRST_PAD], C.ACC)
-    grad_first_p = tl.zeros([C.F_PAD, FIRST_PAD], C.ACC)
+    grad_encoding = tl.zeros([POSITIONS, C.DISTANCE_CHANNELS_PAD], C.ACC)
+    grad_encoding_bias = tl.zeros([BIAS_ROWS, C.DISTANCE_CHANNELS_PAD], C.ACC)
+    grad_first_encoding = tl.zeros([C.DISTANCE_CHANNELS_PAD, FIRST_PAD], C.ACC)
+    grad_first_pooled = tl.zeros([C.TEXTURE.CHANNELS_PAD, FIRST_PAD], C.ACC)
     grad_first_bias = tl.zeros([BIAS_ROWS, FIRST_PAD], C.ACC)
-    grad_hidden_1 = tl.zeros([C.M_PAD, C.M_PAD], C.ACC)
-    grad_hidden_1_bias = tl.zeros([BIAS_ROWS, C.M_PAD], C.ACC)
-    grad_hidden_2 = tl.zeros([C.M_PAD, C.M_PAD], C.ACC)
-    grad_hidden_2_bias = tl.zeros([BIAS_ROWS, C.M_PAD], C.ACC)
-    grad_out = tl.zeros([C.M_PAD, C.TAPS_PAD], C.ACC)
+    grad_hidden_1 = tl.zeros([C.HIDDEN_CHANNELS_PAD, C.HIDDEN_CHANNELS_PAD], C.ACC)
+    grad_hidden_1_bias = tl.zeros([BIAS_ROWS, C.HIDDEN_CHANNELS_PAD], C.ACC)
+    grad_hidden_2 = tl.zeros([C.HIDDEN_CHANNELS_PAD, C.HIDDEN_CHANNELS_PAD], C.ACC)
+    grad_hidden_2_bias = tl.zeros([BIAS_ROWS, C.HIDDEN_CHANNELS_PAD], C.ACC)
+    grad_out = tl.zeros([C.HIDDEN_CHANNELS_PAD, C.TAPS_PAD], C.ACC)
     grad_out_bias = tl.zeros([C.TAPS_PAD, BLOCK], C.ACC)
-    network, tiles = load_parameters(filters, weights, C)
-    first_e = pad_rows(network.first_e)
-    first_p = pad_rows(network.first_p)
+    network, tiles = load_weights(texture_weights, weights, C)
+    first_encoding = pad_rows(network.first_encoding)
+    first_pooled = pad_rows(network.first_pooled)
     out = pad_rows(network.out)
     k = tl.arange(0, C.TAPS_PAD)[:, None]
     if C.INDEX64:
@@ -144,23 +144,26 @@ def downsize_backward_kernel(
             if C.LETTERBOX:
                 pixels = target_pixels(pixels, target)
                 pixel_mask = pixel_mask & pixels.mask
-            position, e, p, z_0, z_1, z_2, a = infer(network, tiles, n, pixels, image, textures, target, C)
+            position, encoding, pooled, hidden_0, hidden_1, hidden_2, coefficients = infer(
+                network, tiles, n, pixels, image, textures, target, C
+            )
             tap_mask = pixel_mask[None, :] & (k < C.TAPS * C.TAPS)
             if C.COEFFICIENTS:
                 offsets = pixel[None, :] * (C.TAPS * C.TAPS) + k
-                tl.store(coefficients_ptr + plane * (C.TAPS * C.TAPS) + offsets, a, mask=tap_mask)
+                tl.store(coefficients_ptr + plane * (C.TAPS * C.TAPS) + offsets, coefficients, mask=tap_mask)
 
             if C.GRAD_POOLED or C.GRAD_TEXTURE or C.GRAD_WEIGHTS:
                 if C.CHANNELS == 0:
                     offsets = grad_output_offsets[None, :] + k * output_stride_c
-                    grad_a = tl.load(grad_output_ptr + n * output_stride_n + offsets, mask=tap_mask, other=0.0).to(C.ACC)
+                    pointers = grad_output_ptr + n * output_stride_n + offsets
+                    grad_coefficients = tl.load(pointers, mask=tap_mask, other=0.0).to(C.ACC)
                 else:
                     taps = Elements(image.ptr, tap_offsets(pixels, image, target, C), tap_mask, image.stride_c)
                     grad_output = Elements(
                         grad_output_ptr + n * output_stride_n, grad_output_offsets, pixel_mask, output_stride_c
                     )
-                    grad_a = gather_backward(taps, grad_output, tl.zeros([C.TAPS_PAD, BLOCK], C.ACC), C)
-                grad = a * (grad_a - tl.sum(a * grad_a, axis=0)[None, :])
+                    grad_coefficients = gather_backward(taps, grad_output, tl.zeros([C.TAPS_PAD, BLOCK], C.ACC), C)
+                grad = coefficients * (grad_coefficients - tl.sum(coefficients * grad_coefficients, axis=0)[None, :])
                 # Pixels past the image's end hold no gradient, whatever the weights make of them.
                 grad = tl.where(tap_mask, grad, 0.0)
                 if is_narrower(grad_output_ptr, C.OPERAND) or (C.CHANNELS > 0 and is_narrower(image_ptr, C.OPERAND)):
@@ -168,47 +171,47 @@ def downsize_backward_kernel(
                 # Rounded before it is padded, there is half as much to move.
                 wide = tl.trans(pad_rows(grad.to(C.OPERAND) if C.TAPS_PAD < 16 else grad))
                 if C.HIDDEN_LAYERS > 0:
-                    last = z_0
+                    last = hidden_0
                     if C.HIDDEN_LAYERS == 2:
-                        last = z_1
+                        last = hidden_1
                     if C.HIDDEN_LAYERS == 3:
-                        last = z_2
+                        last = hidden_2
                     grad_out = linear_grad_weight(tl.trans(grad), last, grad_out, C.PRECISION)
                     grad_out_bias += grad
                     grad = relu_backward(linear_grad_input(wide, out, C.PRECISION, C.ACC), last)
                     if C.HIDDEN_LAYERS > 2:
-                        grad_hidden_2 = linear_grad_weight(grad, z_1, grad_hidden_2, C.PRECISION)
+                        grad_hidden_2 = linear_grad_weight(grad, hidden_1, grad_hidden_2, C.PRECISION)
                         grad_hidden_2_bias += fold_pixels(grad, BIAS_ROWS)
-                        grad = relu_backward(linear_grad_input(grad, network.hidden_2, C.PRECISION, C.ACC), z_1)
+                        grad = relu_backward(linear_grad_input(grad, network.hidden_2, C.PRECISION, C.ACC), hidden_1)
                     if C.HIDDEN_LAYERS > 1:
-                        grad_hidden_1 = linear_grad_weight(grad, z_0, grad_hidden_1, C.PRECISION)
+                        grad_hidden_1 = linear_grad_weight(grad, hidden_0, grad_hidden_1, C.PRECISION)
                         grad_hidden_1_bias += fold_pixels(grad, BIAS_ROWS)
-                        grad = relu_backward(linear_grad_input(grad, network.hidden_1, C.PRECISION, C.ACC), z_0)
+                        grad = relu_backward(linear_grad_input(grad, network.hidden_1, C.PRECISION, C.ACC), hidden_0)
                     wide = grad
                 else:
                     grad = tl.trans(grad)
                 grad_first_bias += fold_pixels(grad, BIAS_ROWS)
-                if C.F > 0:
-                    grad_first_p = linear_grad_weight(grad, p, grad_first_p, C.PRECISION)
+                if C.TEXTURE.CHANNELS > 0:
+                    grad_first_pooled = linear_grad_weight(grad, pooled, grad_first_pooled, C.PRECISION)
                     if C.GRAD_POOLED or C.GRAD_TEXTURE:
-                        channel = tl.arange(0, C.F_PAD)
-                        grad_p = linear_grad_input(wide, first_p, C.PRECISION, C.ACC)
-                        mask = pixel_mask[:, None] & (channel < C.F)[None, :]
+                        channel = tl.arange(0, C.TEXTURE.CHANNELS_PAD)
+                        grad_pooled = linear_grad_input(wide, first_pooled, C.PRECISION, C.ACC)
+                        mask = pixel_mask[:, None] & (channel < C.TEXTURE.CHANNELS)[None, :]
                         if C.GRAD_POOLED:
-                            offsets = pixel[:, None] * C.F + channel[None, :]
-                            tl.store(grad_pooled_ptr + plane * C.F + offsets, grad_p, mask=mask)
+                            offsets = pixel[:, None] * C.TEXTURE.CHANNELS + channel[None, :]
+                            tl.store(grad_pooled_ptr + plane * C.TEXTURE.CHANNELS + offsets, grad_pooled, mask=mask)
                         else:
                             grad_texture = plane_at(n, grad_textures, C.GRAD_TEXTURE_ALIGN)
-                            store_bins(grad_texture, channel, pixels, target, grad_p, mask, C.GRAD_TEXTURE_ALIGN)
-                if C.E > 0:
-                    grad_first_e = linear_grad_weight(grad, e, grad_first_e, C.PRECISION)
-                    grad_e = relu_backward(linear_grad_input(wide, first_e, C.PRECISION, C.ACC), e)
-                    grad_encoding = linear_grad_weight(grad_e, position, grad_encoding, C.PRECISION)
-                    grad_encoding_bias += fold_pixels(grad_e, BIAS_ROWS)
+                            store_bins(grad_texture, channel, pixels, target, grad_pooled, mask, C.GRAD_TEXTURE_ALIGN)
+                if C.DISTANCE_CHANNELS > 0:
+                    grad_first_encoding = linear_grad_weight(grad, encoding, grad_first_encoding, C.PRECISION)
+                    grad = relu_backward(linear_grad_input(wide, first_encoding, C.PRECISION, C.ACC), encoding)
+                    grad_encoding = linear_grad_weight(grad, position, grad_encoding, C.PRECISION)
+                    grad_encoding_bias += fold_pixels(grad, BIAS_ROWS)
 
     if C.GRAD_WEIGHTS:
         grads = Gradients(
-            grad_encoding, grad_encoding_bias, grad_first_e, grad_first_p, grad_first_bias, grad_hidden_1, grad_hidden_1_bias,
-            grad_hidden_2, grad_hidden_2_bias, grad_out, grad_out_bias,
+            grad_encoding, grad_encoding_bias, grad_first_encoding, grad_first_pooled, grad_first_bias,
+            grad_hidden_1, grad_hidden_1_bias, grad_hidden_2, grad_hidden_2_bias, grad_out, grad_out_bias,
         )  # fmt: skip
         _store_gradients(partial_ptr + pid.to(tl.int64) * C.WEIGHTS, grads, C)

@@ -82,12 +82,12 @@ def bin_sum(source, channel, y, x, target, norm_h, norm_w, P: tl.constexpr):
                         total += _bin_pixel(source, channel, first_row + row, first_column + (start + column), y, x, target, P)
     if not P.CHANNELS_LAST:
         total = tl.trans(total)
-    scale_h = target.h
-    scale_w = target.w
+    factor_h = target.h
+    factor_w = target.w
     if P.BINS_WHOLE:
-        scale_h = tl.minimum(source.h, target.h)
-        scale_w = tl.minimum(source.w, target.w)
-    return total * (scale_h.to(P.ACC) / norm_h.to(P.ACC) * (scale_w.to(P.ACC) / norm_w.to(P.ACC)))
+        factor_h = tl.minimum(source.h, target.h)
+        factor_w = tl.minimum(source.w, target.w)
+    return total * (factor_h.to(P.ACC) / norm_h.to(P.ACC) * (factor_w.to(P.ACC) / norm_w.to(P.ACC)))
 
 
 @triton.jit

@@ -77,9 +77,9 @@ class Gather(Tiled):
     TAPS_PAD: int
     """A power of two, of TAPS * TAPS."""
     BACKWARD: bool
-    SCALE: tuple[float, ...] = ()
+    FACTORS: tuple[float, ...] = ()
     """What pixels of each channel are multiplied by to be normalised, if they are."""
-    OFFSET: tuple[float, ...] = ()
+    SUMMANDS: tuple[float, ...] = ()
     """And what is added then."""
     FILL: float = 0.0
 
@@ -99,21 +99,18 @@ class Convolution(Tiled):
     """Of the image; 0 if there is none."""
     CHANNELS_LAST: bool
     """Whether the image's are."""
-    F: int
-    """Texture channels."""
-    F_PAD: int
     BAND: int
-    """Rows of features that are made at once."""
+    """Rows of texture that are made at once."""
     PATCH_PAD: int
     """A power of two, of elements of a column of patches."""
-    FILTER_STRIDES: tuple[int, ...]
-    SCALE: tuple[float, ...]
+    TEXTURE_WEIGHT_STRIDES: tuple[int, ...]
+    FACTORS: tuple[float, ...]
     """What pixels of each channel are multiplied by to be normalised, if they are."""
-    OFFSET: tuple[float, ...]
+    SUMMANDS: tuple[float, ...]
     """And what is added then."""
     LETTERBOX: bool
     TEXTURE: Pooling
-    """Of the texture, or what averages the features."""
+    """Of the texture, whether it is given or made here."""
     OPERAND: tl.dtype
     """Of matrix products."""
     PRECISION: str
@@ -128,12 +125,10 @@ class ConvolutionGradImage(Convolution):
 class Downsize(Convolution):
     """Of the fused forward kernel."""
 
-    E: int
-    """Channels of the distance encoding."""
-    E_PAD: int
-    M: int
-    """Channels of a hidden layer."""
-    M_PAD: int
+    DISTANCE_CHANNELS: int
+    DISTANCE_CHANNELS_PAD: int
+    HIDDEN_CHANNELS: int
+    HIDDEN_CHANNELS_PAD: int
     HIDDEN_LAYERS: int
     TAPS: int
     TAPS_PAD: int

@@ -1,12 +1,12 @@
-"""Texture features made where they are used: a 3x3 convolution (zero padding) and ReLU of the image, pooled over each bin.
+"""Texture made where it is used: a 3x3 convolution (zero padding) and ReLU of the image, pooled over each bin.
 
-No feature map goes through memory. Under its bin, the patches of an output pixel are read as columns: a tile [BLOCK, PATCH_PAD]
+No texture goes through memory. Under its bin, the patches of an output pixel are read as columns: a tile [BLOCK, PATCH_PAD]
 holds BAND + 2 image rows below one another, all channels, at one column of every pixel's bin. Three neighbouring columns, times
-a filter tile each, sum to the features at the middle one; the next position to the right needs one more column. With BAND = 2
-the same columns, times other filter tiles, give the features one row below as well.
+a tile of weights each, sum to the texture at the middle one; the next position to the right needs one more column. With
+BAND = 2 the same columns, times other tiles, give the texture one row below as well.
 
-A filter tile [PATCH_PAD, F_PAD] has element (row * CHANNELS + channel, texture channel). Behind the pixels of every column
-stands a 1, and behind the weights of the middle column the bias.
+A tile of weights [PATCH_PAD, texture channels] has element (row * CHANNELS + channel, texture channel). Behind the pixels of
+every column stands a 1, and behind the weights of the middle column the bias.
 """
 
 import triton
@@ -25,37 +25,37 @@ def patch_shape(channels: int) -> tuple[int, int]:
 
 
 @triton.jit
-def _load_filter_tile(filters, SHIFT: tl.constexpr, COLUMN: tl.constexpr, C: tl.constexpr):
-    """Weights (F, C, 3, 3) of the convolution at column COLUMN of patches that start SHIFT rows down: [PATCH_PAD, F_PAD]."""
+def _load_weight_tile(texture_weights, SHIFT: tl.constexpr, COLUMN: tl.constexpr, C: tl.constexpr):
+    """Weights (F, C, 3, 3) of the convolution at column COLUMN of patches that start SHIFT rows down, as a tile."""
     k = tl.arange(0, C.PATCH_PAD)[:, None]
-    texture_channel = tl.arange(0, C.F_PAD)[None, :]
+    texture_channel = tl.arange(0, C.TEXTURE.CHANNELS_PAD)[None, :]
     row = k // C.CHANNELS - SHIFT
     channel = k % C.CHANNELS
-    mask = (row >= 0) & (row < 3) & (texture_channel < C.F)
-    offsets = texture_channel * C.FILTER_STRIDES[0] + channel * C.FILTER_STRIDES[1]
-    offsets = offsets + row * C.FILTER_STRIDES[2] + COLUMN * C.FILTER_STRIDES[3]
-    values = tl.load(filters.weight + offsets, mask=mask, other=0.0)
+    mask = (row >= 0) & (row < 3) & (texture_channel < C.TEXTURE.CHANNELS)
+    offsets = texture_channel * C.TEXTURE_WEIGHT_STRIDES[0] + channel * C.TEXTURE_WEIGHT_STRIDES[1]
+    offsets = offsets + row * C.TEXTURE_WEIGHT_STRIDES[2] + COLUMN * C.TEXTURE_WEIGHT_STRIDES[3]
+    values = tl.load(texture_weights.weight + offsets, mask=mask, other=0.0)
     if COLUMN == 1:
-        mask = (k == (C.BAND + 2) * C.CHANNELS) & (texture_channel < C.F)
-        values += tl.load(filters.bias + texture_channel + 0 * k, mask=mask, other=0.0)
+        mask = (k == (C.BAND + 2) * C.CHANNELS) & (texture_channel < C.TEXTURE.CHANNELS)
+        values += tl.load(texture_weights.bias + texture_channel + 0 * k, mask=mask, other=0.0)
     return values
 
 
 @triton.jit
-def load_filter_tiles(filters, C: tl.constexpr):
+def load_texture_weights(texture_weights, C: tl.constexpr):
     """The tiles of every column at no shift, then, if BAND is 2, those at a shift of one row."""
     tiles = (
-        _load_filter_tile(filters, 0, 0, C),
-        _load_filter_tile(filters, 0, 1, C),
-        _load_filter_tile(filters, 0, 2, C),
+        _load_weight_tile(texture_weights, 0, 0, C),
+        _load_weight_tile(texture_weights, 0, 1, C),
+        _load_weight_tile(texture_weights, 0, 2, C),
     )
     if C.BAND == 1:
         return tiles
     else:
         return tiles + (
-            _load_filter_tile(filters, 1, 0, C),
-            _load_filter_tile(filters, 1, 1, C),
-            _load_filter_tile(filters, 1, 2, C),
+            _load_weight_tile(texture_weights, 1, 0, C),
+            _load_weight_tile(texture_weights, 1, 1, C),
+            _load_weight_tile(texture_weights, 1, 2, C),
         )
 
 
@@ -64,7 +64,7 @@ def patch_column(image, first_row, last_row, column, last_column, USED: tl.const
     """Rows ``first_row`` to ``first_row + BAND + 1`` of the image at one column each, [BLOCK, PATCH_PAD]; then a 1.
 
     Zero outside the image, past ``last_row`` and ``last_column``, and past the patches of the first USED rows: what a bin does
-    not cover must not reach it, not even times a weight of zero. SCALE and OFFSET, one a channel, normalise the pixels.
+    not cover must not reach it, not even times a weight of zero. FACTORS and SUMMANDS, one a channel, normalise the pixels.
     """
     k = tl.arange(0, C.PATCH_PAD)[:, None]
     channel = k % C.CHANNELS
@@ -81,8 +81,8 @@ def patch_column(image, first_row, last_row, column, last_column, USED: tl.const
     else:
         pointers += channel.to(row.dtype) * image.stride_c
     x = load_along_pixels(pointers, None).to(C.ACC)
-    if len(C.SCALE) > 0:
-        x = x * per_channel(C.SCALE, channel, C.ACC) + per_channel(C.OFFSET, channel, C.ACC)
+    if len(C.FACTORS) > 0:
+        x = x * per_channel(C.FACTORS, channel, C.ACC) + per_channel(C.SUMMANDS, channel, C.ACC)
     x = tl.where(inside, x, tl.where(k == (C.BAND + 2) * C.CHANNELS, 1.0, 0.0))
     return tl.trans(forget_loads(x).to(C.OPERAND))
 
@@ -107,10 +107,10 @@ def bin_share(i, j, n_in, n_out, ACC: tl.constexpr):
 
 
 @triton.jit
-def mean_scale(image, target, ACC: tl.constexpr):
+def mean_factor(image, target, ACC: tl.constexpr):
     """What a bin's sum of shares is to be multiplied by to become a mean."""
-    scale_h = tl.minimum(image.h, target.h).to(ACC) / image.h.to(ACC)
-    return scale_h * (tl.minimum(image.w, target.w).to(ACC) / image.w.to(ACC))
+    factor_h = tl.minimum(image.h, target.h).to(ACC) / image.h.to(ACC)
+    return factor_h * (tl.minimum(image.w, target.w).to(ACC) / image.w.to(ACC))
 
 
 @triton.jit
@@ -136,19 +136,19 @@ def _add_column(sums, tiles, column, row, image, edges, pixels, target, USED: tl
     """One step of :func:`_add_band`: ``here`` lacks the last of its three columns, ``next`` two, each for up to two rows."""
     total, here_0, next_0, here_1, next_1 = sums
     patch = patch_column(image, row - 1, edges.last_row, edges.first_column + (column + 1), edges.last_column, USED, C)
-    features = relu(add_product(patch, tiles[2], here_0, C))
+    texture = relu(add_product(patch, tiles[2], here_0, C))
     share = tl.full([1], 1.0, C.ACC)
     if not C.TEXTURE.BINS_WHOLE:
         share = bin_share(edges.first_column + column, pixels.x, image.w, target.w, C.ACC)
-        features *= (share * bin_share(row, pixels.y, image.h, target.h, C.ACC))[:, None]
-    total += features
+        texture *= (share * bin_share(row, pixels.y, image.h, target.h, C.ACC))[:, None]
+    total += texture
     here_0 = add_product(patch, tiles[1], next_0, C)
     next_0 = product(patch, tiles[0], C)
     if USED == 2:
-        features = relu(add_product(patch, tiles[5], here_1, C))
+        texture = relu(add_product(patch, tiles[5], here_1, C))
         if not C.TEXTURE.BINS_WHOLE:
-            features *= (share * bin_share(row + 1, pixels.y, image.h, target.h, C.ACC))[:, None]
-        total += features
+            texture *= (share * bin_share(row + 1, pixels.y, image.h, target.h, C.ACC))[:, None]
+        total += texture
         here_1 = add_product(patch, tiles[4], next_1, C)
         next_1 = product(patch, tiles[3], C)
     else:
@@ -159,9 +159,9 @@ def _add_column(sums, tiles, column, row, image, edges, pixels, target, USED: tl
 
 @triton.jit
 def _add_band(total, tiles, row, image, edges, pixels, target, USED: tl.constexpr, C: tl.constexpr):
-    """``total`` plus the features of the first USED of BAND rows from ``row`` on, over the bin's columns.
+    """``total`` plus the texture of the first USED of BAND rows from ``row`` on, over the bin's columns.
 
-    A column of pixels takes part in the features of three columns, and is multiplied by all their filters at once, so that
+    A column of pixels takes part in the texture of three columns, and is multiplied by all their weights at once, so that
     sums go from one column to the next, and no operand does: a sum stays where the matrix units put it.
     """
     patch = patch_column(image, row - 1, edges.last_row, edges.first_column - 1, edges.last_column, USED, C)
@@ -189,13 +189,13 @@ def _add_band(total, tiles, row, image, edges, pixels, target, USED: tl.constexp
 
 @triton.jit
 def convolved_bin_mean(image, tiles, pixels, target, C: tl.constexpr):
-    """Mean of the convolution's features over each pixel's bin: [BLOCK, F_PAD].
+    """Mean of the texture over each pixel's bin: [BLOCK, texture channels].
 
     All ways, with bins known when compiling and without, whole and cut, give the same bits: they sum in the same order, and the
     share of a whole pixel is exactly 1.
     """
     edges = bin_edges(pixels, image, target, not C.TEXTURE.BINS_WHOLE)
-    total = tl.zeros([pixels.y.shape[0], C.F_PAD], C.ACC)
+    total = tl.zeros([pixels.y.shape[0], C.TEXTURE.CHANNELS_PAD], C.ACC)
     if C.TEXTURE.BIN_H > 0:
         for row in tl.static_range(0, C.TEXTURE.BIN_H, C.BAND):
             total = _add_band(
@@ -206,4 +206,4 @@ def convolved_bin_mean(image, tiles, pixels, target, C: tl.constexpr):
         bin_h = tl.minimum(target.bin_h, most_rows(pixels.y, image.h, target.h))
         for row in range(0, bin_h, C.BAND):
             total = _add_band(total, tiles, edges.first_row + row, image, edges, pixels, target, C.BAND, C)
-    return total * mean_scale(image, target, C.ACC)
+    return total * mean_factor(image, target, C.ACC)

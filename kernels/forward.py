@@ -12,7 +12,7 @@ import triton.language as tl
 
 from .batch import image_at, target_at
 from .bins import bin_sum
-from .convolution import convolved_bin_mean, load_filter_tiles
+from .convolution import convolved_bin_mean, load_texture_weights
 from .groups import Activations, Batch, Elements, Target
 from .network import first_distance, layer, linear, load_network, position, relu, softmax
 from .tile import gather, plane_at, tap_offsets, target_pixels, tile_column, tile_pixels
@@ -28,11 +28,11 @@ ANYWHERE = ["grad_output_ptr", "image_ptr"]
 
 
 @triton.jit
-def load_parameters(filters, weights, C: tl.constexpr):
+def load_weights(texture_weights, weights, C: tl.constexpr):
     """All weights as tiles, loaded once per program: the network's, and those of the texture's convolution, if it is fused."""
     network = load_network(weights, C)
     if C.FUSED_TEXTURE:
-        return network, load_filter_tiles(filters, C)
+        return network, load_texture_weights(texture_weights, C)
     else:
         return network, ()
 
@@ -41,42 +41,41 @@ def load_parameters(filters, weights, C: tl.constexpr):
 def infer(network, tiles, n, pixels, image, textures, target, C: tl.constexpr):
     """Up to the coefficients. ``tiles`` are the convolution's, if it is fused; else the texture is read."""
     BLOCK: tl.constexpr = C.BLOCK_H * C.BLOCK_W
-    FIRST_PAD: tl.constexpr = C.M_PAD if C.HIDDEN_LAYERS > 0 else C.TAPS_PAD
     dy = first_distance(pixels.y, image.h, target.h, C)
     dx = first_distance(pixels.x, image.w, target.w, C)
     where = position(dy, dx, C)
-    e = tl.zeros([BLOCK, C.E_PAD], C.OPERAND)
-    z = tl.broadcast_to(network.first_bias[None, :], [BLOCK, FIRST_PAD])
-    if C.E > 0:
-        e = relu(tl.dot(where, network.encoding, input_precision="ieee", out_dtype=C.ACC)).to(C.OPERAND)
-        z = linear(e, network.first_e, z, C.PRECISION)
-    p = e
-    if C.F > 0:
+    encoding = tl.zeros([BLOCK, C.DISTANCE_CHANNELS_PAD], C.OPERAND)
+    total = tl.broadcast_to(network.first_bias[None, :], [BLOCK, network.first_bias.shape[0]])
+    if C.DISTANCE_CHANNELS > 0:
+        encoding = relu(tl.dot(where, network.encoding, input_precision="ieee", out_dtype=C.ACC)).to(C.OPERAND)
+        total = linear(encoding, network.first_encoding, total, C.PRECISION)
+    pooled = encoding
+    if C.TEXTURE.CHANNELS > 0:
         if C.FUSED_TEXTURE:
-            pooled = convolved_bin_mean(image, tiles, pixels, target, C)
+            pooled = convolved_bin_mean(image, tiles, pixels, target, C).to(C.OPERAND)
         else:
-            channel = tl.arange(0, C.F_PAD)
+            channel = tl.arange(0, C.TEXTURE.CHANNELS_PAD)
             if C.INDEX64:
                 channel = channel.to(tl.int64)
             texture = plane_at(n, textures, C.TEXTURE.ALIGN)
-            pooled = bin_sum(texture, channel, pixels.y, pixels.x, target, texture.h, texture.w, C.TEXTURE)
-        p = pooled.to(C.OPERAND)
-        z = linear(p, network.first_p, z, C.PRECISION)
-    z_0 = e
-    z_1 = e
-    z_2 = e
+            pooled = bin_sum(texture, channel, pixels.y, pixels.x, target, texture.h, texture.w, C.TEXTURE).to(C.OPERAND)
+        total = linear(pooled, network.first_pooled, total, C.PRECISION)
+    hidden_0 = encoding
+    hidden_1 = encoding
+    hidden_2 = encoding
+    logits = total
     if C.HIDDEN_LAYERS > 0:
-        z_0 = relu(z).to(C.OPERAND)
-        last = z_0
+        hidden_0 = relu(total).to(C.OPERAND)
+        last = hidden_0
         if C.HIDDEN_LAYERS > 1:
-            z_1 = relu(layer(last, network.hidden_1, network.hidden_1_bias, BLOCK, C.M_PAD, C.PRECISION)).to(C.OPERAND)
-            last = z_1
+            hidden_1 = relu(layer(last, network.hidden_1, network.hidden_1_bias, C.PRECISION)).to(C.OPERAND)
+            last = hidden_1
         if C.HIDDEN_LAYERS > 2:
-            z_2 = relu(layer(last, network.hidden_2, network.hidden_2_bias, BLOCK, C.M_PAD, C.PRECISION)).to(C.OPERAND)
-            last = z_2
-        z = layer(last, network.out, network.out_bias, BLOCK, C.TAPS_PAD, C.PRECISION)
-    a = softmax(tl.trans(z), pixels, image, target, C)
-    return Activations(where, e, p, z_0, z_1, z_2, a)
+            hidden_2 = relu(layer(last, network.hidden_2, network.hidden_2_bias, C.PRECISION)).to(C.OPERAND)
+            last = hidden_2
+        logits = layer(last, network.out, network.out_bias, C.PRECISION)
+    coefficients = softmax(tl.trans(logits), pixels, image, target, C)
+    return Activations(where, encoding, pooled, hidden_0, hidden_1, hidden_2, coefficients)
 
 
 @triton.jit(do_not_specialize=INTEGERS, do_not_specialize_on_alignment=ANYWHERE)
@@ -84,7 +83,7 @@ def downsize_kernel(
     image_ptr, image_stride_n, image_stride_c, image_stride_h, image_stride_w,
     texture_ptr, texture_stride_n, texture_stride_c, texture_stride_h, texture_stride_w,  # n, h and w in units of TEXTURE.ALIGN
     table_ptr,  # of images of different sizes, or None
-    filters, weights,
+    texture_weights, weights,
     output_ptr, output_stride_n, output_stride_c, output_stride_h, output_stride_w,
     image_h, image_w, texture_h, texture_w, out_h, out_w, bin_h, bin_w, rows, C: tl.constexpr,
 ):  # fmt: skip
@@ -93,7 +92,7 @@ def downsize_kernel(
     textures = Batch(
         texture_ptr, texture_stride_n, texture_stride_c, texture_stride_h, texture_stride_w, texture_h, texture_w
     )  # fmt: skip
-    network, tiles = load_parameters(filters, weights, C)
+    network, tiles = load_weights(texture_weights, weights, C)
     n, tile_y, tile_x = tile_column(tl.program_id(0), out_h, out_w, rows, C)
     image = image_at(n, table_ptr, images, C)
     target = target_at(n, table_ptr, Target(out_h, out_w, 0, 0, bin_h, bin_w), C)
@@ -105,13 +104,14 @@ def downsize_kernel(
         if C.LETTERBOX:
             pixels = target_pixels(pixels, target)
             inside = pixels.mask
-        a = infer(network, tiles, n, pixels, image, textures, target, C).a
+        coefficients = infer(network, tiles, n, pixels, image, textures, target, C).coefficients
         k = tl.arange(0, C.TAPS_PAD)
         tap_mask = output.mask[None, :] & (k < C.TAPS * C.TAPS)[:, None]
         if C.CHANNELS == 0:
             if C.INDEX64:
                 k = k.to(tl.int64)
-            tl.store(output_ptr + output.offsets[None, :] + k[:, None] * output_stride_c, a, mask=tap_mask)
+            pointers = output_ptr + output.offsets[None, :] + k[:, None] * output_stride_c
+            tl.store(pointers, coefficients, mask=tap_mask)
         else:
             taps = Elements(image.ptr, tap_offsets(pixels, image, target, C), tap_mask, image.stride_c)
-            gather(taps, a, output, inside, C)
+            gather(taps, coefficients, output, inside, C)

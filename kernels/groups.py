@@ -72,7 +72,7 @@ class BinEdges(NamedTuple):
     last_column: Any
 
 
-class Filters(NamedTuple):
+class TextureWeights(NamedTuple):
     """Pointers to the texture's convolution: weight (F, C, 3, 3) and bias (F,)."""
 
     weight: Any
@@ -98,8 +98,8 @@ class Network(NamedTuple):
     """The coefficient network's weights as tiles, the first layer in two parts: for distances and for texture."""
 
     encoding: Any
-    first_e: Any
-    first_p: Any
+    first_encoding: Any
+    first_pooled: Any
     first_bias: Any
     hidden_1: Any
     hidden_1_bias: Any
@@ -113,13 +113,13 @@ class Activations(NamedTuple):
     """What the network makes of a tile of pixels; layers that there are not repeat another's, never read."""
 
     position: Any
-    e: Any
-    p: Any
-    z_0: Any
-    z_1: Any
-    z_2: Any
-    a: Any
-    """The coefficients, [TAPS_PAD, BLOCK]."""
+    encoding: Any
+    pooled: Any
+    hidden_0: Any
+    hidden_1: Any
+    hidden_2: Any
+    coefficients: Any
+    """[TAPS_PAD, BLOCK]"""
 
 
 class Gradients(NamedTuple):
@@ -127,8 +127,8 @@ class Gradients(NamedTuple):
 
     encoding: Any
     encoding_bias: Any
-    first_e: Any
-    first_p: Any
+    first_encoding: Any
+    first_pooled: Any
     first_bias: Any
     hidden_1: Any
     hidden_1_bias: Any

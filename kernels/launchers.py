@@ -8,11 +8,11 @@ from torch import Tensor
 from . import area_pool, batch, gather, launch, plan
 from .area_pool import area_pool2d, area_pool2d_backward
 from .backward import downsize_backward_kernel
-from .convolution_backward import texture_grad_filter_kernel, texture_grad_image_kernel
+from .convolution_backward import texture_grad_image_kernel, texture_grad_weights_kernel
 from .forward import downsize_kernel
 from .gather import grad_image_gather, weighted_gather2d, weighted_gather2d_backward
 from .launch import Layout, all_registers, launch_with, layout
-from .plan import Call, Problem, filter_pointers, pointers, problem_of
+from .plan import Call, Problem, pointers, problem_of, texture_weight_pointers
 
 __all__ = [
     "area_pool",
@@ -58,23 +58,23 @@ def coefficients(
 
 def downsize_image(
     images: Sequence[Tensor],
-    filters: Sequence[Tensor],
+    texture_weights: Sequence[Tensor],
     weights: Sequence[Tensor],
     distance: bool,
     output: Tensor,
     taps: int,
     prior: str,
-    scale: tuple[float, ...],
-    offset: tuple[float, ...],
+    factors: tuple[float, ...],
+    summands: tuple[float, ...],
     fill: float | None,
 ) -> None:
     """Write into ``output`` (N, C, h, w) one batch (N, C, H, W), or N images (C, H, W), of a float dtype or uint8.
 
-    Texture is their convolution by ``filters``, weight and bias, if there are any. Pixels are normalised by ``scale`` and
-    ``offset``, a number for each channel or none. Images (C, H, W) keep their aspect if there is a ``fill``.
+    Texture is their convolution by ``texture_weights``, weight and bias, if there are any. Pixels are normalised by ``factors``
+    and ``summands``, a number for each channel or none. Images (C, H, W) keep their aspect if there is a ``fill``.
     """
-    call = _image_call(images, filters, weights, distance, output, taps, prior, scale, offset, fill)
-    _forward(call, output)
+    call = Call(images[0], (1, 1), None, weights, distance, taps, prior, texture_weights, factors, summands, fill)
+    _forward(_of_images(call, images, output), output)
 
 
 def downsize_backward(
@@ -113,38 +113,27 @@ def coefficients_backward(
 def downsize_image_backward(
     grad_output: Tensor,
     images: Sequence[Tensor],
-    filters: Sequence[Tensor],
+    texture_weights: Sequence[Tensor],
     weights: Sequence[Tensor],
     distance: bool,
     grad_image: Tensor | None,
     grad_weights: Tensor | None,
     taps: int,
     prior: str,
-    scale: tuple[float, ...],
-    offset: tuple[float, ...],
+    factors: tuple[float, ...],
+    summands: tuple[float, ...],
     fill: float | None,
 ) -> None:
     """Write those gradients of :func:`downsize_image` that are given a tensor; that to an image of one batch alone.
 
-    That of the weights is one flat tensor, the filters' first.
+    That of the weights is one flat tensor, the convolution's first.
     """
-    call = _image_call(images, filters, weights, distance, grad_output, taps, prior, scale, offset, fill)
-    _backward(call, grad_output, grad_image, None, grad_weights)
+    call = Call(images[0], (1, 1), None, weights, distance, taps, prior, texture_weights, factors, summands, fill)
+    _backward(_of_images(call, images, grad_output), grad_output, grad_image, None, grad_weights)
 
 
-def _image_call(
-    images: Sequence[Tensor],
-    filters: Sequence[Tensor],
-    weights: Sequence[Tensor],
-    distance: bool,
-    output: Tensor,
-    taps: int,
-    prior: str,
-    scale: tuple[float, ...],
-    offset: tuple[float, ...],
-    fill: float | None,
-) -> Call:
-    call = Call(images[0], (1, 1), None, weights, distance, taps, prior, filters, scale=scale, offset=offset, fill=fill)
+def _of_images(call: Call, images: Sequence[Tensor], output: Tensor) -> Call:
+    """``call`` completed by what follows from ``images``: one batch, or images of which there is a table."""
     if images[0].ndim == 4:
         image = images[0]
         size, channels_last = (image.shape[2], image.shape[3]), image.stride(1) == 1 or image.shape[1] == 1
@@ -152,7 +141,7 @@ def _image_call(
     size = (output.shape[2], output.shape[3])
     channels_last = all(image.stride(0) == 1 or image.shape[0] == 1 for image in images)
     index64 = batch.tables_need_int64(images, size)
-    return call._replace(table=batch.table(images, size, fill is not None), index64=index64, channels_last=channels_last)
+    return call._replace(table=batch.table(images, size, call.fill is not None), index64=index64, channels_last=channels_last)
 
 
 def _forward(call: Call, output: Tensor) -> None:
@@ -170,37 +159,37 @@ def _backward(
     """Launch the backward kernel, then the gathers to the gradients of texture and image."""
     problem, weight, taps = problem_of(call, grad_output), call.weights[-1], call.taps
     n, (out_h, out_w) = grad_output.shape[0], problem.output_size
-    grad_filters, grad_others = _split(grad_weights, sum(t.numel() for t in call.filters))
-    weights = 0 if grad_others is None else grad_others.numel()
+    grad_texture_weights, grad_network_weights = _split(grad_weights, sum(t.numel() for t in call.texture_weights))
+    weights = 0 if grad_network_weights is None else grad_network_weights.numel()
     programs, arguments, pooled, direct = plan.backward_plan(problem, grad_image is not None, layout(grad_texture), weights)
     grad_pooled = weight.new_empty(n, out_h, out_w, problem.texture_channels) if pooled else None
-    a = None if grad_image is None else weight.new_empty(n, out_h, out_w, taps * taps)
-    partial = None if grad_others is None else weight.new_empty(programs, weights, dtype=_accumulator(weight))
+    coefficients = None if grad_image is None else weight.new_empty(n, out_h, out_w, taps * taps)
+    partial = None if grad_network_weights is None else weight.new_empty(programs, weights, dtype=_accumulator(weight))
     tensors = {
         "grad_output_ptr": grad_output,
         "grad_pooled_ptr": grad_pooled,
         "grad_texture_ptr": grad_texture if direct else None,
-        "coefficients_ptr": a,
+        "coefficients_ptr": coefficients,
         "partial_ptr": partial,
     }
     launch_with(downsize_backward_kernel, programs, grad_output.device, arguments | pointers(call) | tensors | all_registers())
-    if grad_others is not None:
+    if grad_network_weights is not None:
         assert partial is not None
-        grad_others.copy_(partial.sum(dim=0))
+        grad_network_weights.copy_(partial.sum(dim=0))
     if grad_texture is not None and grad_pooled is not None:
         area_pool2d_backward(grad_pooled.permute(0, 3, 1, 2), grad_texture)
     if grad_image is not None:
-        assert a is not None
-        grad_image_gather(grad_output, a.permute(0, 3, 1, 2), grad_image, taps)
-    if call.filters:
+        assert coefficients is not None
+        grad_image_gather(grad_output, coefficients.permute(0, 3, 1, 2), grad_image, taps)
+    if call.texture_weights:
         assert grad_pooled is not None
         index64 = arguments["C"].values["INDEX64"]
-        if grad_filters is not None:
-            _grad_filters(call, problem, index64, grad_pooled, grad_filters)
+        if grad_texture_weights is not None:
+            _grad_texture_weights(call, problem, index64, grad_pooled, grad_texture_weights)
         if grad_image is not None:
             _add_grad_image(call, problem, index64, grad_pooled, grad_image)
-    if grad_image is not None and call.scale:
-        grad_image.mul_(grad_image.new_tensor(call.scale).view(1, -1, 1, 1))
+    if grad_image is not None and call.factors:
+        grad_image.mul_(grad_image.new_tensor(call.factors).view(1, -1, 1, 1))
 
 
 def _split(flat: Tensor | None, first: int) -> tuple[Tensor | None, Tensor | None]:
@@ -212,20 +201,20 @@ def _accumulator(weight: Tensor) -> torch.dtype:
     return torch.float64 if weight.dtype == torch.float64 else torch.float32
 
 
-def _grad_filters(call: Call, problem: Problem, index64: bool, grad_pooled: Tensor, grad_filters: Tensor) -> None:
-    """Write the gradients to weight and bias of the texture's convolution."""
-    programs, arguments = plan.grad_filter_plan(problem, index64)
+def _grad_texture_weights(call: Call, problem: Problem, index64: bool, grad_pooled: Tensor, output: Tensor) -> None:
+    """Write the gradients to weight and bias of the texture's convolution into the flat ``output``."""
+    programs, arguments = plan.grad_texture_weights_plan(problem, index64)
     rows = programs * arguments["C"].values["BAND"]
-    partial = grad_pooled.new_empty(rows, grad_filters.numel(), dtype=_accumulator(grad_pooled))
+    partial = grad_pooled.new_empty(rows, output.numel(), dtype=_accumulator(grad_pooled))
     tensors = {
         "image_ptr": call.image,
         "table_ptr": call.table,
-        "filters": filter_pointers(call),
+        "texture_weights": texture_weight_pointers(call),
         "grad_pooled_ptr": grad_pooled,
         "partial_ptr": partial,
     }
-    launch_with(texture_grad_filter_kernel, programs, grad_pooled.device, arguments | tensors)
-    grad_filters.copy_(partial.sum(dim=0))
+    launch_with(texture_grad_weights_kernel, programs, grad_pooled.device, arguments | tensors)
+    output.copy_(partial.sum(dim=0))
 
 
 def _add_grad_image(call: Call, problem: Problem, index64: bool, grad_pooled: Tensor, grad_image: Tensor) -> None:
@@ -233,7 +222,7 @@ def _add_grad_image(call: Call, problem: Problem, index64: bool, grad_pooled: Te
     programs, arguments = plan.grad_image_plan(problem, Layout(grad_image.shape, grad_image.stride()), index64)
     tensors = {
         "image_ptr": call.image,
-        "filters": filter_pointers(call),
+        "texture_weights": texture_weight_pointers(call),
         "grad_pooled_ptr": grad_pooled,
         "grad_image_ptr": grad_image,
     }

@@ -19,15 +19,15 @@ POSITIONS = tl.constexpr(16)
 
 
 @triton.jit
-def relu(z):
-    """max(z, 0) that keeps NaN, as PyTorch's does."""
-    return tl.maximum(z, 0.0, propagate_nan=tl.PropagateNan.ALL)
+def relu(x):
+    """max(x, 0) that keeps NaN, as PyTorch's does."""
+    return tl.maximum(x, 0.0, propagate_nan=tl.PropagateNan.ALL)
 
 
 @triton.jit
-def relu_backward(grad, z):
-    """Gradient through :func:`relu` from its result ``z``."""
-    return tl.where(z <= 0, 0.0, grad)
+def relu_backward(grad, y):
+    """Gradient through :func:`relu` from its result ``y``."""
+    return tl.where(y <= 0, 0.0, grad)
 
 
 @triton.jit
@@ -57,9 +57,9 @@ def position(dy, dx, C: tl.constexpr):
 
 @triton.jit
 def load_encoding(weight_ptr, bias_ptr, C: tl.constexpr):
-    """A_x, A_y and b of the folded encoding in rows that go with the columns of :func:`position`: [POSITIONS, C.E_PAD]."""
-    channel = tl.arange(0, C.E_PAD)
-    mask = channel < C.E
+    """A_x, A_y and b of the folded encoding in rows that go with the columns of :func:`position`: [POSITIONS, channels]."""
+    channel = tl.arange(0, C.DISTANCE_CHANNELS_PAD)
+    mask = channel < C.DISTANCE_CHANNELS
     vertical = tl.zeros_like(channel).to(C.ACC)
     horizontal = vertical
     bias = tl.load(bias_ptr + channel, mask=mask, other=0.0).to(C.ACC)
@@ -80,7 +80,7 @@ def load_encoding(weight_ptr, bias_ptr, C: tl.constexpr):
 
 @triton.jit
 def encoding_gradients(grad):
-    """Gradients of A_x and A_y, each [E_PAD], from position^T . grad [POSITIONS, C.E_PAD]."""
+    """Gradients of A_x and A_y, each [channels], from position^T . grad [POSITIONS, channels]."""
     row = tl.arange(0, POSITIONS)[:, None]
     horizontal = tl.sum(tl.where((row == 0) | (row == 4), grad, 0.0), axis=0)
     vertical = tl.sum(tl.where((row == 2) | (row == 5), grad, 0.0), axis=0)
@@ -144,71 +144,79 @@ def load_bias(bias_ptr, OUT: tl.constexpr, OUT_PAD: tl.constexpr, ACC: tl.conste
 
 
 @triton.jit
+def _load_hidden(weight_ptr, bias_ptr, C: tl.constexpr):
+    """Weight and bias of a hidden layer behind another."""
+    CHANNELS: tl.constexpr = C.HIDDEN_CHANNELS
+    CHANNELS_PAD: tl.constexpr = C.HIDDEN_CHANNELS_PAD
+    weight = load_weight(weight_ptr, CHANNELS, CHANNELS, CHANNELS, CHANNELS_PAD, CHANNELS_PAD)
+    return weight, load_bias(bias_ptr, CHANNELS, CHANNELS_PAD, C.ACC)
+
+
+@triton.jit
 def load_network(weights, C: tl.constexpr):
     """All weights as tiles, loaded once per program.
 
-    Absent layers (E = 0, F = 0, fewer hidden layers) are placeholders, never read.
+    Absent layers (no distance or texture channels, fewer hidden layers) are placeholders, never read.
     """
     TAPS2: tl.constexpr = C.TAPS * C.TAPS
-    encoding = tl.zeros([POSITIONS, C.E_PAD], C.OPERAND)
-    first_e = tl.zeros([C.E_PAD, C.E_PAD], C.OPERAND)
-    first_p = tl.zeros([C.F_PAD, C.F_PAD], C.OPERAND)
-    hidden_1 = tl.zeros([C.M_PAD, C.M_PAD], C.OPERAND)
-    hidden_1_bias = tl.zeros([C.M_PAD], C.ACC)
+    FIRST: tl.constexpr = C.HIDDEN_CHANNELS if C.HIDDEN_LAYERS > 0 else TAPS2
+    FIRST_PAD: tl.constexpr = C.HIDDEN_CHANNELS_PAD if C.HIDDEN_LAYERS > 0 else C.TAPS_PAD
+    FIRST_INPUTS: tl.constexpr = C.DISTANCE_CHANNELS + C.TEXTURE.CHANNELS
+    first_weight_ptr = weights.hidden_0_weight if C.HIDDEN_LAYERS > 0 else weights.out_weight
+    first_bias_ptr = weights.hidden_0_bias if C.HIDDEN_LAYERS > 0 else weights.out_bias
+    encoding = tl.zeros([POSITIONS, C.DISTANCE_CHANNELS_PAD], C.OPERAND)
+    first_encoding = tl.zeros([C.DISTANCE_CHANNELS_PAD, C.DISTANCE_CHANNELS_PAD], C.OPERAND)
+    first_pooled = tl.zeros([C.TEXTURE.CHANNELS_PAD, C.TEXTURE.CHANNELS_PAD], C.OPERAND)
+    hidden_1 = tl.zeros([C.HIDDEN_CHANNELS_PAD, C.HIDDEN_CHANNELS_PAD], C.OPERAND)
+    hidden_1_bias = tl.zeros([C.HIDDEN_CHANNELS_PAD], C.ACC)
     hidden_2 = hidden_1
     hidden_2_bias = hidden_1_bias
     out = hidden_1
     out_bias = hidden_1_bias
+    first_bias = load_bias(first_bias_ptr, FIRST, FIRST_PAD, C.ACC)
     if C.HIDDEN_LAYERS > 0:
-        first_bias = load_bias(weights.hidden_0_bias, C.M, C.M_PAD, C.ACC)
-        out = load_weight(weights.out_weight, C.M, TAPS2, C.M, C.TAPS_PAD, C.M_PAD)
+        out = load_weight(weights.out_weight, C.HIDDEN_CHANNELS, TAPS2, C.HIDDEN_CHANNELS, C.TAPS_PAD, C.HIDDEN_CHANNELS_PAD)
         out_bias = load_bias(weights.out_bias, TAPS2, C.TAPS_PAD, C.ACC)
-    else:
-        first_bias = load_bias(weights.out_bias, TAPS2, C.TAPS_PAD, C.ACC)
-    if C.E > 0:
+    if C.DISTANCE_CHANNELS > 0:
         encoding = load_encoding(weights.distance_weight, weights.distance_bias, C)
-        if C.HIDDEN_LAYERS > 0:
-            first_e = load_weight(weights.hidden_0_weight, C.E + C.F, C.M, C.E, C.M_PAD, C.E_PAD)
-        else:
-            first_e = load_weight(weights.out_weight, C.E + C.F, TAPS2, C.E, C.TAPS_PAD, C.E_PAD)
-    if C.F > 0:
-        if C.HIDDEN_LAYERS > 0:
-            first_p = load_weight(weights.hidden_0_weight + C.E, C.E + C.F, C.M, C.F, C.M_PAD, C.F_PAD)
-        else:
-            first_p = load_weight(weights.out_weight + C.E, C.E + C.F, TAPS2, C.F, C.TAPS_PAD, C.F_PAD)
+        first_encoding = load_weight(
+            first_weight_ptr, FIRST_INPUTS, FIRST, C.DISTANCE_CHANNELS, FIRST_PAD, C.DISTANCE_CHANNELS_PAD
+        )  # fmt: skip
+    if C.TEXTURE.CHANNELS > 0:
+        first_pooled = load_weight(
+            first_weight_ptr + C.DISTANCE_CHANNELS, FIRST_INPUTS, FIRST, C.TEXTURE.CHANNELS, FIRST_PAD, C.TEXTURE.CHANNELS_PAD
+        )  # fmt: skip
     if C.HIDDEN_LAYERS > 1:
-        hidden_1 = load_weight(weights.hidden_1_weight, C.M, C.M, C.M, C.M_PAD, C.M_PAD)
-        hidden_1_bias = load_bias(weights.hidden_1_bias, C.M, C.M_PAD, C.ACC)
+        hidden_1, hidden_1_bias = _load_hidden(weights.hidden_1_weight, weights.hidden_1_bias, C)
     if C.HIDDEN_LAYERS > 2:
-        hidden_2 = load_weight(weights.hidden_2_weight, C.M, C.M, C.M, C.M_PAD, C.M_PAD)
-        hidden_2_bias = load_bias(weights.hidden_2_bias, C.M, C.M_PAD, C.ACC)
+        hidden_2, hidden_2_bias = _load_hidden(weights.hidden_2_weight, weights.hidden_2_bias, C)
     return Network(
-        encoding, first_e, first_p, first_bias, hidden_1, hidden_1_bias, hidden_2, hidden_2_bias, out, out_bias
+        encoding, first_encoding, first_pooled, first_bias, hidden_1, hidden_1_bias, hidden_2, hidden_2_bias, out, out_bias
     )  # fmt: skip
 
 
 @triton.jit
-def layer(z, weight, bias, BLOCK: tl.constexpr, OUT_PAD: tl.constexpr, PRECISION: tl.constexpr):
-    """weight . z + bias: [BLOCK, OUT_PAD]."""
-    return linear(z, weight, tl.broadcast_to(bias[None, :], [BLOCK, OUT_PAD]), PRECISION)
+def layer(x, weight, bias, PRECISION: tl.constexpr):
+    """weight . x + bias: [BLOCK, OUT_PAD]."""
+    return linear(x, weight, tl.broadcast_to(bias[None, :], [x.shape[0], bias.shape[0]]), PRECISION)
 
 
 @triton.jit
-def linear(z, weight, total, PRECISION: tl.constexpr):
-    """total + z . weight^T."""
-    return tl.dot(z, tl.trans(weight), total, input_precision=PRECISION, out_dtype=total.dtype)
+def linear(x, weight, total, PRECISION: tl.constexpr):
+    """total + x . weight^T."""
+    return tl.dot(x, tl.trans(weight), total, input_precision=PRECISION, out_dtype=total.dtype)
 
 
 @triton.jit
 def linear_grad_input(grad, weight, PRECISION: tl.constexpr, ACC: tl.constexpr):
-    """Gradient of :func:`linear` to ``z``: grad . weight."""
+    """Gradient of :func:`linear` to ``x``: grad . weight."""
     return tl.dot(grad.to(weight.dtype), weight, input_precision=PRECISION, out_dtype=ACC)
 
 
 @triton.jit
-def linear_grad_weight(grad, z, total, PRECISION: tl.constexpr):
-    """total plus the gradient of :func:`linear` to its weight, transposed: z^T . grad, [IN_PAD, OUT_PAD]."""
-    return tl.dot(tl.trans(z), grad.to(z.dtype), total, input_precision=PRECISION, out_dtype=total.dtype)
+def linear_grad_weight(grad, x, total, PRECISION: tl.constexpr):
+    """total plus the gradient of :func:`linear` to its weight, transposed: x^T . grad, [IN_PAD, OUT_PAD]."""
+    return tl.dot(tl.trans(x), grad.to(x.dtype), total, input_precision=PRECISION, out_dtype=total.dtype)
 
 
 @triton.jit

@@ -14,7 +14,7 @@ from torch import Tensor
 from .area_pool import bins, in_whole_bins
 from .constants import Convolution, ConvolutionGradImage, Downsize, DownsizeBackward, Pooling
 from .convolution import patch_shape
-from .groups import Filters, Weights
+from .groups import TextureWeights, Weights
 from .launch import (
     Layout,
     accumulator,
@@ -44,26 +44,26 @@ class Call(NamedTuple):
     distance: bool
     taps: int
     prior: str
-    filters: Sequence[Tensor] = ()
+    texture_weights: Sequence[Tensor] = ()
     """Weight and bias of the texture's convolution of the image, in place of ``texture``."""
+    factors: tuple[float, ...] = ()
+    """What the pixels of each channel are multiplied by to be normalised, if they are."""
+    summands: tuple[float, ...] = ()
+    """And what is added then."""
+    fill: float | None = None
+    """With which images that keep their aspect are surrounded; None lets every image fill its result."""
     table: Tensor | None = None
     """Of images of different sizes."""
     index64: bool = False
     """Whether they need it."""
     channels_last: bool = False
     """Whether the images are."""
-    scale: tuple[float, ...] = ()
-    """What the pixels of each channel are multiplied by to be normalised, if they are."""
-    offset: tuple[float, ...] = ()
-    """And what is added then."""
-    fill: float | None = None
-    """With which images that keep their aspect are surrounded; None lets every image fill its result."""
 
 
-def filter_pointers(call: Call) -> Filters:
+def texture_weight_pointers(call: Call) -> TextureWeights:
     """Weight and bias of the texture's convolution."""
-    weight, bias = call.filters or (None, None)
-    return Filters(weight, None if bias is None else bias.contiguous())
+    weight, bias = call.texture_weights or (None, None)
+    return TextureWeights(weight, None if bias is None else bias.contiguous())
 
 
 def pointers(call: Call) -> dict[str, Any]:
@@ -75,7 +75,7 @@ def pointers(call: Call) -> dict[str, Any]:
         "image_ptr": call.image,
         "texture_ptr": call.texture,
         "table_ptr": call.table,
-        "filters": filter_pointers(call),
+        "texture_weights": texture_weight_pointers(call),
         "weights": Weights(*[*distance, *hidden, weights[-2], weights[-1]]),
     }
 
@@ -88,7 +88,7 @@ class Problem(NamedTuple):
     channels: int
     image_size: tuple[int, int]
     texture: Layout | None
-    filters: Layout | None
+    texture_weight: Layout | None
     weights: tuple[tuple[int, ...], ...]
     distance: bool
     output: Layout
@@ -99,13 +99,13 @@ class Problem(NamedTuple):
     table: bool
     index64: bool
     channels_last: bool
-    scale: tuple[float, ...]
-    offset: tuple[float, ...]
+    factors: tuple[float, ...]
+    summands: tuple[float, ...]
     fill: float | None
 
     @property
     def texture_channels(self) -> int:
-        return self.filters.shape[0] if self.filters else self.texture.shape[1] if self.texture else 0
+        return self.texture_weight.shape[0] if self.texture_weight else self.texture.shape[1] if self.texture else 0
 
     @property
     def texture_size(self) -> tuple[int, int]:
@@ -117,14 +117,14 @@ class Problem(NamedTuple):
 
 
 def problem_of(call: Call, output: Tensor) -> Problem:
-    image, ragged, weights, filters = call.image, call.table is not None, call.weights, call.filters
+    image, ragged, weights = call.image, call.table is not None, call.weights
     dtype = weights[-1].dtype
     shapes = tuple([t.shape for t in weights])  # faster than from a generator
     return Problem(
         None if ragged else layout(image), 0 if image is None else image.shape[-3], call.image_size, layout(call.texture),
-        layout(filters[0]) if filters else None, shapes, call.distance, Layout(output.shape, output.stride()), dtype,
-        call.taps, call.prior, dot_precision(dtype), ragged, call.index64, call.channels_last, call.scale, call.offset,
-        call.fill,
+        layout(call.texture_weights[0]) if call.texture_weights else None, shapes, call.distance,
+        Layout(output.shape, output.stride()), dtype, call.taps, call.prior, dot_precision(dtype), ragged, call.index64,
+        call.channels_last, call.factors, call.summands, call.fill,
     )  # fmt: skip
 
 
@@ -157,7 +157,7 @@ class BackwardPlan(NamedTuple):
 
 @functools.lru_cache(maxsize=1024)
 def backward_plan(problem: Problem, to_image: bool, grad_texture: Layout | None, weights: int) -> BackwardPlan:
-    """``weights``: how many gradients to weights there are, the filters' not counted; 0 if they are not wanted."""
+    """``weights``: how many gradients to weights there are, the convolution's not counted; 0 if they are not wanted."""
     values = _network_constants(problem)
     # Known columns alone are worth a kernel of their own in the forward pass only.
     values["TEXTURE"] = Pooling(**(values["TEXTURE"].values | {"BIN_W": values["TEXTURE"].values["BIN_H"]}))
@@ -168,7 +168,7 @@ def backward_plan(problem: Problem, to_image: bool, grad_texture: Layout | None,
     strides = aligned_strides(grad_texture)
     # Where every source pixel lies in one bin, its gradient is that of the bin over the bin's size: it is written at once.
     direct = grad_texture is not None and strides.channels_last and in_whole_bins(problem.texture_size, (out_h, out_w))
-    pooled = (grad_texture is not None and not direct) or problem.filters is not None
+    pooled = (grad_texture is not None and not direct) or problem.texture_weight is not None
     written = [_dense(batch, out_h, out_w, problem.texture_channels)] if pooled else []
     written += [_dense(batch, out_h, out_w, taps * taps)] if to_image else []
     values["INDEX64"] |= needs_int64([], [*written, grad_texture])
@@ -196,10 +196,10 @@ def backward_plan(problem: Problem, to_image: bool, grad_texture: Layout | None,
 
 
 @functools.lru_cache(maxsize=1024)
-def grad_filter_plan(problem: Problem, index64: bool) -> Plan:
+def grad_texture_weights_plan(problem: Problem, index64: bool) -> Plan:
     """For the gradients to the texture's convolution's weight and bias; ``index64`` is the backward kernel's."""
     values = _convolution_constants(problem) | {"INDEX64": index64}
-    pixels, warps = _filter_shape(values, problem.dtype)
+    pixels, warps = _texture_weights_shape(values, problem.dtype)
     tile = tile_shape(pixels)
     total_columns, rows = tile_columns(problem.output.shape[0], *problem.output_size, tile)
     arguments = dict(total_columns=total_columns, rows=rows, C=Convolution(**values, **_tile(tile)), num_warps=warps)
@@ -252,7 +252,7 @@ def _channels_last(n: int, h: int, w: int, channels: int) -> Layout:
 
 def _texture_bins(problem: Problem) -> tuple[int, int, int, bool, bool]:
     """As :func:`bins` has them, for bins that all images share: in a table every image has bins of its own."""
-    if problem.table or not (problem.texture or problem.filters):
+    if problem.table or not (problem.texture or problem.texture_weight):
         return 0, 0, 0, False, False
     bin_h, bin_w, static, whole, narrow = bins(problem.texture_size, problem.output_size)
     if not (whole and static == 2):  # all other scales share a kernel, or two
@@ -321,13 +321,11 @@ def _convolution_constants(problem: Problem) -> dict[str, Any]:
         ACC=acc,
         CHANNELS=problem.channels,
         CHANNELS_LAST=problem.channels_last,
-        F=channels,
-        F_PAD=padded(channels),
         BAND=band,
         PATCH_PAD=patch_pad,
-        FILTER_STRIDES=problem.filters.stride if problem.filters else (),
-        SCALE=problem.scale,
-        OFFSET=problem.offset,
+        TEXTURE_WEIGHT_STRIDES=problem.texture_weight.stride if problem.texture_weight else (),
+        FACTORS=problem.factors,
+        SUMMANDS=problem.summands,
         LETTERBOX=problem.fill is not None,
         TEXTURE=texture,
         OPERAND=OPERANDS[problem.dtype],
@@ -342,15 +340,15 @@ def _network_constants(problem: Problem) -> dict[str, Any]:
     hidden_channels = weights[-2][1] if hidden_layers else 0
     distance_channels = weights[0][0] if problem.distance else 0
     return _convolution_constants(problem) | dict(
-        E=distance_channels,
-        E_PAD=padded(distance_channels),
-        M=hidden_channels,
-        M_PAD=padded(hidden_channels),
+        DISTANCE_CHANNELS=distance_channels,
+        DISTANCE_CHANNELS_PAD=padded(distance_channels),
+        HIDDEN_CHANNELS=hidden_channels,
+        HIDDEN_CHANNELS_PAD=padded(hidden_channels),
         HIDDEN_LAYERS=hidden_layers,
         TAPS=taps,
         TAPS_PAD=next_power_of_2(taps * taps),
         PRIOR=problem.prior,
-        FUSED_TEXTURE=problem.filters is not None,
+        FUSED_TEXTURE=problem.texture_weight is not None,
         FILL=problem.fill or 0.0,
     )
 
@@ -365,7 +363,8 @@ OPERANDS = {
 
 def _widest(values: dict[str, Any]) -> int:
     """Channels of the widest tile that a program holds."""
-    return int(max(16, *(values[name] for name in ("E_PAD", "F_PAD", "M_PAD", "TAPS_PAD"))))
+    names = ("DISTANCE_CHANNELS_PAD", "HIDDEN_CHANNELS_PAD", "TAPS_PAD")
+    return int(max(16, values["TEXTURE"].values["CHANNELS_PAD"], *(values[name] for name in names)))
 
 
 def _forward_shape(values: dict[str, Any], dtype: torch.dtype) -> tuple[int, int]:
@@ -387,8 +386,9 @@ def _backward_shape(values: dict[str, Any], dtype: torch.dtype) -> tuple[int, in
     return 32 if half else 16, 4  # wider tiles do not fit the registers of fewer warps
 
 
-def _filter_shape(values: dict[str, Any], dtype: torch.dtype) -> tuple[int, int]:
+def _texture_weights_shape(values: dict[str, Any], dtype: torch.dtype) -> tuple[int, int]:
     """(pixels, warps) of a program that sums the gradients of the convolution's weights."""
     if dtype.itemsize > 2:
         return 16, 4
-    return 32, 4 if values["F_PAD"] > 16 else 1 if values["TEXTURE"].values["BINS_WHOLE"] else 2
+    texture = values["TEXTURE"].values
+    return 32, 4 if texture["CHANNELS_PAD"] > 16 else 1 if texture["BINS_WHOLE"] else 2

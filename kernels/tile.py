@@ -157,17 +157,17 @@ def per_channel(values: tl.constexpr, channel, ACC: tl.constexpr):
 def gather(taps, coefficients, output, inside, C: tl.constexpr):
     """Store the sum of each pixel's taps, weighted by ``coefficients`` [TAPS_PAD, BLOCK], channel by channel.
 
-    Normalised by SCALE and OFFSET, one a channel, if there are any. Pixels not ``inside``, unless that is None, become FILL.
+    Normalised by FACTORS and SUMMANDS, one a channel, if there are any. Pixels not ``inside``, unless that is None, are FILL.
     """
     image_ptr = taps.ptr
     output_ptr = output.ptr
     # Without a loop, all channels' loads are in flight together.
-    if C.CHANNELS <= 4 or len(C.SCALE) > 0:
+    if C.CHANNELS <= 4 or len(C.FACTORS) > 0:
         for c in tl.static_range(C.CHANNELS):
             image = load_along_pixels(image_ptr + taps.offsets, taps.mask)
             total = tl.sum(coefficients * image.to(coefficients.dtype), axis=0)
-            if len(C.SCALE) > 0:
-                total = total * tl.full([1], C.SCALE[c], total.dtype) + tl.full([1], C.OFFSET[c], total.dtype)
+            if len(C.FACTORS) > 0:
+                total = total * tl.full([1], C.FACTORS[c], total.dtype) + tl.full([1], C.SUMMANDS[c], total.dtype)
             if inside is not None:
                 total = tl.where(inside, total, tl.full([1], C.FILL, total.dtype))
             tl.store(output_ptr + output.offsets, total, mask=output.mask)
@@ -188,16 +188,16 @@ def gather(taps, coefficients, output, inside, C: tl.constexpr):
 def gather_backward(taps, grad_output, zeros, C: tl.constexpr):
     """Gradient of :func:`gather` to its coefficients: the sum over channels of gradient times tap, shaped as ``zeros``.
 
-    But for the channels' offsets, which add the same to all taps: a softmax's gradient does not depend on that.
+    But for the channels' summands, which add the same to all taps: a softmax's gradient does not depend on that.
     """
     image_ptr = taps.ptr
     grad_ptr = grad_output.ptr
     total = zeros
-    if len(C.SCALE) > 0:
+    if len(C.FACTORS) > 0:
         for c in tl.static_range(C.CHANNELS):
             image = load_along_pixels(image_ptr + taps.offsets, taps.mask).to(zeros.dtype)
             grad = tl.load(grad_ptr + grad_output.offsets, mask=grad_output.mask, other=0.0).to(zeros.dtype)
-            total += (grad * tl.full([1], C.SCALE[c], zeros.dtype))[None, :] * image
+            total += (grad * tl.full([1], C.FACTORS[c], zeros.dtype))[None, :] * image
             image_ptr += taps.stride_c
             grad_ptr += grad_output.stride_c
     else:

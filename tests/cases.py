@@ -3,6 +3,8 @@
 import contextlib
 from dataclasses import dataclass, replace
 
+import hypothesis
+import hypothesis.strategies as st
 import oracle
 import pytest
 import torch
@@ -73,6 +75,30 @@ def arrange(x, layout):
 
 LAYOUTS = ("contiguous", "channels_last", "sliced", "sliced_channels_last", "transposed", "expanded")
 
+_SIZES = st.tuples(st.integers(1, 12), st.integers(1, 12))
+RANDOM_CASES = st.builds(
+    Case,
+    n=st.integers(0, 2),
+    c=st.integers(1, 5),
+    size_in=_SIZES,
+    size_texture=_SIZES,
+    size_out=_SIZES,
+    taps=st.integers(1, 5),
+    prior=st.sampled_from([None, "bilinear", "antialias"]),
+    distance=st.integers(0, 6),
+    texture=st.integers(0, 6),
+    hidden=st.integers(1, 6),
+    layers=st.integers(0, 3),
+    layout=st.sampled_from(LAYOUTS),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+).filter(lambda case: case.distance + case.texture > 0)
+
+
+def given_random_cases(examples):
+    """Run a test of (case, seed) so many times. Not shrunk, which takes minutes in the interpreter: a case prints itself."""
+    settings = hypothesis.settings(max_examples=examples, phases=set(hypothesis.Phase) - {hypothesis.Phase.shrink})
+    return lambda test: settings(hypothesis.given(case=RANDOM_CASES, seed=st.integers(0, 2**31))(test))
+
 
 def make(case, device):
     """image, texture, weights: rounded to the case's dtype, so that the oracle sees the very same numbers."""
@@ -102,46 +128,46 @@ def make(case, device):
 
 
 def make_image(case, device):
-    """Image, filters and weights; the filters as one tensor, (F, C * 9 + 1), behind whose columns is the bias."""
+    """Image, texture weights and weights; the texture's as one tensor, (F, C * 9 + 1), behind whose columns is the bias."""
     image, _, weights = make(case, device)
     shape = (case.texture, case.c * 9 + 1)
-    filters = torch.randn(shape, device=device, dtype=torch.float64).to(case.dtype) / 3 if case.texture else None
-    return image, filters, weights
+    texture_weights = torch.randn(shape, device=device, dtype=torch.float64).to(case.dtype) / 3 if case.texture else None
+    return image, texture_weights, weights
 
 
 def make_uint8(case, device):
     """As :func:`make_image`, with pixels from 0 to 255 in the case's dtype, which holds them exactly."""
-    image, filters, weights = make_image(replace(case, layout="contiguous"), device)
-    return torch.randint_like(image, 256), filters, weights
+    image, texture_weights, weights = make_image(replace(case, layout="contiguous"), device)
+    return torch.randint_like(image, 256), texture_weights, weights
 
 
-def split(filters, channels):
+def split(texture_weights, channels):
     """Weight, channels-last as a layer of DownsizeNet has it, and bias."""
-    if filters is None:
+    if texture_weights is None:
         return None, None
-    weight = filters[:, :-1].unflatten(1, (3, 3, channels)).permute(0, 3, 1, 2)
-    return weight, filters[:, -1]
+    weight = texture_weights[:, :-1].unflatten(1, (3, 3, channels)).permute(0, 3, 1, 2)
+    return weight, texture_weights[:, -1]
 
 
-def from_image(image, filters, weights, size, **options):
-    return tritonds.downsize_image(image, *split(filters, image.shape[1]), weights, size, **options)
+def from_image(image, texture_weights, weights, size, **options):
+    return tritonds.downsize_image(image, *split(texture_weights, image.shape[1]), weights, size, **options)
 
 
-def oracle_from_image(image, filters, weights, size, **options):
-    weight, bias = split(filters, image.shape[1])
+def oracle_from_image(image, texture_weights, weights, size, **options):
+    weight, bias = split(texture_weights, image.shape[1])
     texture = None if weight is None else F.conv2d(image, weight, bias, padding=1).relu()
     return oracle.downsize(image, texture, weights, size, **options)
 
 
-def from_uint8(image, filters, weights, size, **options):
+def from_uint8(image, texture_weights, weights, size, **options):
     c = image.shape[1]
     image = arrange(image.detach().to(torch.uint8), "channels_last" if size[0] % 2 else "contiguous")
-    return from_image(image, filters, weights, size, mean=MEAN[:c], std=STD[:c], **options)
+    return from_image(image, texture_weights, weights, size, mean=MEAN[:c], std=STD[:c], **options)
 
 
-def oracle_from_uint8(image, filters, weights, size, **options):
+def oracle_from_uint8(image, texture_weights, weights, size, **options):
     mean, std = (image.new_tensor(v[: image.shape[1]]).view(-1, 1, 1) for v in (MEAN, STD))
-    return oracle_from_image((image.detach() / 255 - mean) / std, filters, weights, size, **options)
+    return oracle_from_image((image.detach() / 255 - mean) / std, texture_weights, weights, size, **options)
 
 
 LIST_SIZES = [(12, 16), (11, 14), (1, 1), (1, 9), (9, 1), (3, 4), (25, 6), (6, 8), (18, 8)]

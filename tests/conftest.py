@@ -99,7 +99,7 @@ def fresh_plans(monkeypatch):
     """Every launch is planned anew, for a test that changes what plans are made of."""
     from tritonds.kernels import plan
 
-    for name in ("forward_plan", "backward_plan", "grad_filter_plan", "grad_image_plan"):
+    for name in ("forward_plan", "backward_plan", "grad_texture_weights_plan", "grad_image_plan"):
         monkeypatch.setattr(plan, name, getattr(plan, name).__wrapped__)
 
 

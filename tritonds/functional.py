@@ -14,7 +14,7 @@ from .coefficient_weights import CoefficientWeights, unflatten
 from .dtypes import autocast, in_transform, trainable
 
 MAX_FUSED_CHANNELS = 64
-"""Widest E, F or M that one program holds in its registers in half precision; half as many otherwise."""
+"""Most channels of distances, texture or a hidden layer in half precision, as registers allow; half as many otherwise."""
 MAX_FUSED_IMAGE_CHANNELS = 10
 """Most channels of an image that one program normalises, or whose 3x3 patches it holds in its registers."""
 

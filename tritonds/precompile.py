@@ -175,11 +175,12 @@ def plan_operator(
     parameters = [t for part in weights if part is not None for t in (part if isinstance(part, tuple) else [part])]
     taps = math.isqrt(weights.out_bias.numel())
     first = weights.hidden_weights[0] if weights.hidden_weights else weights.out_weight
-    features = first.shape[1] - (0 if weights.distance_bias is None else weights.distance_bias.numel())
+    texture_channels = first.shape[1] - (0 if weights.distance_bias is None else weights.distance_bias.numel())
 
     def given(image_size: Size, texture_size: Size, size: Size) -> tuple[Tensor, list[Tensor]]:
         image = _empty((2, in_channels, *image_size), work, channels_last, image_gradient)
-        texture = _empty((2, features, *texture_size), work, channels_last, True) if features else None
+        shape = (2, texture_channels, *texture_size)
+        texture = _empty(shape, work, channels_last, True) if texture_channels else None
         result = functional.downsize(image, texture, weights, size, taps=taps, prior=prior, backend="triton")
         return result, [image, *parameters, *([] if texture is None else [texture])]
 

@@ -3,7 +3,7 @@
 Written to be read beside the formulas. Half-precision inputs are computed in float32 and rounded once, at the end. The
 kernels are tested against these functions, and these against :mod:`torch.nn.functional`, scikit-image and OpenCV.
 
-Source: the method's poster; what it leaves open (prior, zero distances at edges, hidden layers) is our choice.
+Source: the method's poster; what it leaves open (prior, distances at edges, hidden layers) is our choice.
 """
 
 import functools

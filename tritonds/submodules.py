@@ -26,7 +26,7 @@ def is_as_made(module: nn.Module, kind: type[nn.Module]) -> bool:
 
 
 def _is_quantized(module: nn.Module) -> bool:
-    """Whether its weight is of a class with operators of its own, as torchao's are. DTensor is none: FSDP makes plain ones."""
+    """Whether the weight's class has operators of its own, as torchao's have. DTensor does not count: FSDP makes it plain."""
     weight = module._parameters.get("weight")
     if weight is None or type(weight) is nn.Parameter:
         return False
@@ -34,7 +34,7 @@ def _is_quantized(module: nn.Module) -> bool:
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Of its own. Those of all modules, which profilers and FLOP counters set, see the layer alone."""
+    """Whether the module has hooks of its own. Global hooks, as profilers and FLOP counters set, do not count."""
     return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks)
 
 

@@ -166,7 +166,7 @@ def _show_losses(progress: Progress, task: TaskID, step: int, losses: dict[str, 
 
 
 def _refuse_options(ctx: typer.Context) -> None:
-    """Options in front of a command's name are those of training, and would go unheard."""
+    """Refuse options in front of a command's name: they are those of training, and would be ignored."""
     for name in ctx.params:
         source = ctx.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":

@@ -12,7 +12,7 @@ Downsize = Callable[[Tensor, tuple[int, int]], Tensor]
 
 INTERPOLATIONS = methods.PEERS | methods.INTERPOLATIONS
 FIXED = tuple(INTERPOLATIONS)
-"""What learns nothing; "nearest" is what learned coefficients come to if they choose a pixel, whatever it shows."""
+"""Methods that learn nothing. Learned coefficients that choose one pixel, whatever it shows, come close to "nearest"."""
 LEARNED = methods.ARCHITECTURES
 CORE = (*FIXED, "texture-only-k2-plain", "distance-only-k2", "downsizenet-k2", "downsizenet-k4")
 """What the headline tables hold: the poster's methods, and DownsizeNet with two and four taps."""

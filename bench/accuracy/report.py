@@ -1,4 +1,4 @@
-"""What comes of the runs: means, paired differences with their confidence, tables and plots."""
+"""Results of the runs: means, paired differences with their confidence, tables and plots."""
 
 import itertools
 import json

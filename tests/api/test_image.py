@@ -2,8 +2,6 @@
 
 from dataclasses import replace
 
-import hypothesis
-import hypothesis.strategies as st
 import pytest
 import torch
 from cases import (
@@ -18,6 +16,7 @@ from cases import (
     flatten,
     from_image,
     from_uint8,
+    given_random_cases,
     images_of,
     leaves,
     make,
@@ -95,27 +94,9 @@ def test_layouts(layout, device):
     assert_matches_oracle(from_image, oracle_from_image, case, device, make=make_image, backend="triton")
 
 
-@hypothesis.settings(max_examples=6, phases=set(hypothesis.Phase) - {hypothesis.Phase.shrink})
-@hypothesis.given(data=st.data())
-def test_random(data):
-    side = st.integers(1, 12)
-    texture, distance = data.draw(st.integers(0, 5)), data.draw(st.integers(0, 4))
-    hypothesis.assume(texture + distance > 0)
-    case = Case(
-        n=data.draw(st.integers(0, 2)),
-        c=data.draw(st.integers(1, 5)),
-        size_in=(data.draw(side), data.draw(side)),
-        size_out=(data.draw(side), data.draw(side)),
-        taps=data.draw(st.integers(1, 4)),
-        prior=data.draw(st.sampled_from([None, "bilinear", "antialias"])),
-        distance=distance,
-        texture=texture,
-        hidden=data.draw(st.integers(1, 5)),
-        layers=data.draw(st.integers(0, 2)),
-        layout=data.draw(st.sampled_from(LAYOUTS)),
-        dtype=data.draw(st.sampled_from([torch.float32, torch.float64])),
-    )
-    torch.manual_seed(data.draw(st.integers(0, 2**31)))
+@given_random_cases(6)
+def test_random(case, seed):
+    torch.manual_seed(seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     assert_matches_oracle(from_image, oracle_from_image, case, device, make=make_image, backend="triton")
 
@@ -130,21 +111,21 @@ def test_random(data):
     ids=["fractional", "halved"],
 )
 def test_gradcheck(case, backend, device):
-    image, filters, weights = leaves(make_image(case, device))
+    image, texture_weights, weights = leaves(make_image(case, device))
     normalize = {"mean": MEAN[: case.c], "std": STD[: case.c]}
 
     def function(*_):
-        return from_image(image, filters, weights, case.size_out, backend=backend, **normalize, **case.options)
+        return from_image(image, texture_weights, weights, case.size_out, backend=backend, **normalize, **case.options)
 
-    assert torch.autograd.gradcheck(function, flatten(image, filters, weights), fast_mode=backend == "triton")
+    assert torch.autograd.gradcheck(function, flatten(image, texture_weights, weights), fast_mode=backend == "triton")
 
 
 @each_backend
 @pytest.mark.parametrize("out_dtype", [torch.float16, torch.float32, torch.float64])
 def test_results_are_of_the_dtype_asked_for(out_dtype, backend, device):
-    image, filters, weights = make_image(Case(n=1, size_in=(12, 16)), device)
-    exact = from_image(image, filters, weights, (6, 8), backend=backend)
-    y = from_image(image, filters, weights, (6, 8), backend=backend, out_dtype=out_dtype)
+    image, texture_weights, weights = make_image(Case(n=1, size_in=(12, 16)), device)
+    exact = from_image(image, texture_weights, weights, (6, 8), backend=backend)
+    y = from_image(image, texture_weights, weights, (6, 8), backend=backend, out_dtype=out_dtype)
     assert y.dtype == out_dtype
     assert torch.equal(y, exact.to(out_dtype))
 
@@ -152,10 +133,10 @@ def test_results_are_of_the_dtype_asked_for(out_dtype, backend, device):
 @each_backend
 def test_normalising_is_that_of_the_image_beforehand(backend, device):
     """Padding, too: it is put around the normalised image."""
-    image, filters, weights = make_image(Case(n=1, size_in=(9, 8)), device)
+    image, texture_weights, weights = make_image(Case(n=1, size_in=(9, 8)), device)
     mean, std = (image.new_tensor(v[:3]).view(-1, 1, 1) for v in (MEAN, STD))
-    before = from_image((image - mean) / std, filters, weights, (4, 3), backend=backend)
-    y = from_image(image, filters, weights, (4, 3), backend=backend, mean=MEAN[:3], std=tuple(STD[:3]))
+    before = from_image((image - mean) / std, texture_weights, weights, (4, 3), backend=backend)
+    y = from_image(image, texture_weights, weights, (4, 3), backend=backend, mean=MEAN[:3], std=tuple(STD[:3]))
     torch.testing.assert_close(y, before, rtol=1e-5, atol=1e-6)
 
 
@@ -213,13 +194,13 @@ def test_images_whose_strides_pass_2_31(dim, device, monkeypatch):
     strides[dim] = step
     image = base.as_strided([2, 2, 2], strides)
     image.copy_(torch.arange(8, dtype=torch.uint8).view(2, 2, 2))
-    filters = torch.randn(3, 2, 3, 3, device=device), torch.randn(3, device=device)
+    texture_weights = torch.randn(3, 2, 3, 3, device=device), torch.randn(3, device=device)
     weights = make(Case(c=2, texture=3), device)[2]
     narrow = image.narrow(dim, 0, 1) if dim else image[:, :1]  # no pixel is reached by the large stride
     for x in (image, narrow):
-        expected = tritonds.downsize_image(x.contiguous()[None], *filters, weights, (3, 1), backend="triton")
+        expected = tritonds.downsize_image(x.contiguous()[None], *texture_weights, weights, (3, 1), backend="triton")
         for given in (x.unsqueeze(0), [x]):
-            assert torch.equal(tritonds.downsize_image(given, *filters, weights, (3, 1), backend="triton"), expected)
+            assert torch.equal(tritonds.downsize_image(given, *texture_weights, weights, (3, 1), backend="triton"), expected)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -228,11 +209,11 @@ def test_images_whose_strides_pass_2_31(dim, device, monkeypatch):
 )
 def test_bad_pixels_reach_what_they_reach_in_the_reference(sizes, bad, device):
     """Neither more, through a row or column that is computed along, nor less."""
-    image, filters, weights = make_image(Case(n=1, size_in=sizes[0]), device)
+    image, texture_weights, weights = make_image(Case(n=1, size_in=sizes[0]), device)
     for y, x in [(0, 0), (3, 4), (2, sizes[0][1] - 1), (sizes[0][0] - 1, 1)]:
         spoilt = image.clone()
         spoilt[0, 1, y, x] = bad
-        results = [from_image(spoilt, filters, weights, sizes[1], backend=backend) for backend in BACKENDS]
+        results = [from_image(spoilt, texture_weights, weights, sizes[1], backend=backend) for backend in BACKENDS]
         assert torch.equal(*(~r.isfinite() for r in results))
         assert 3 <= (~results[0].isfinite()).sum() < results[0].numel()
 
@@ -290,7 +271,7 @@ def test_training_needs_less_than_one_feature_map(launches, device, monkeypatch)
 
     net.zero_grad()
     assert peak_bytes(fused) < 2 * 6 * 256 * 256 * 4 < peak_bytes(features)
-    assert launches == ["downsize_kernel", "downsize_backward_kernel", "texture_grad_filter_kernel"]
+    assert launches == ["downsize_kernel", "downsize_backward_kernel", "texture_grad_weights_kernel"]
 
 
 def test_inputs_alone_are_saved_for_the_backward_pass(launches, device):
@@ -306,7 +287,7 @@ def test_inputs_alone_are_saved_for_the_backward_pass(launches, device):
         assert set(saved) == parameters | {t.data_ptr() for t in images}
 
 
-@pytest.mark.parametrize("needs", ["image", "filters", "network", "one bias"])
+@pytest.mark.parametrize("needs", ["image", "texture weights", "network", "one bias"])
 def test_only_the_gradients_that_are_wanted(needs, device, monkeypatch):
     from tritonds.kernels import launchers as kernels
 
@@ -319,7 +300,7 @@ def test_only_the_gradients_that_are_wanted(needs, device, monkeypatch):
     everything = flatten(*inputs)
     y = from_image(*inputs, (5, 6), backend="triton")
     all_grads = torch.autograd.grad(y.sum(), everything)
-    wanted = {"image": [0], "filters": [1], "network": range(2, len(everything)), "one bias": [3]}[needs]
+    wanted = {"image": [0], "texture weights": [1], "network": range(2, len(everything)), "one bias": [3]}[needs]
     for index, tensor in enumerate(everything):
         tensor.requires_grad_(index in wanted)
     launched.clear()
@@ -327,7 +308,7 @@ def test_only_the_gradients_that_are_wanted(needs, device, monkeypatch):
     for index, grad in zip(wanted, torch.autograd.grad(y.sum(), [everything[i] for i in wanted]), strict=True):
         torch.testing.assert_close(grad, all_grads[index], rtol=1e-6, atol=1e-7)
     to_image = ["weighted_gather_grad_image_kernel", "texture_grad_image_kernel"]
-    after = to_image if needs == "image" else ["texture_grad_filter_kernel"]
+    after = to_image if needs == "image" else ["texture_grad_weights_kernel"]
     assert launched == ["downsize_kernel", "downsize_backward_kernel", *after]
 
 
@@ -351,10 +332,10 @@ def test_many_channels_are_not_written_out(device, monkeypatch):
     """In the kernel that normalises they would be, so that these are normalised before it."""
     from tritonds.kernels import launchers as kernels
 
-    scales, original = [], kernels.launch.run
+    factors, original = [], kernels.launch.run
 
     def run(kernel, programs, arguments):
-        scales.append(arguments["C"].values["SCALE"])
+        factors.append(arguments["C"].values["FACTORS"])
         original(kernel, programs, arguments)
 
     monkeypatch.setattr(kernels.launch, "run", run)
@@ -362,7 +343,7 @@ def test_many_channels_are_not_written_out(device, monkeypatch):
     weights = make(Case(c=40, texture=0), device)[2]
     y, z = (tritonds.downsize_image(images, None, None, weights, (3, 3), backend=b) for b in BACKENDS)
     torch.testing.assert_close(y, z, rtol=1e-5, atol=1e-6)
-    assert scales == [(), ()]
+    assert factors == [(), ()]
 
 
 # On a GPU alone

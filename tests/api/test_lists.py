@@ -126,8 +126,8 @@ def test_letterboxing_a_batch(backend, device):
 def test_images_too_wide_for_a_launch_in_a_list(device):
     images = images_of(LIST_SIZES[:3], device, torch.float32, channels=11)
     weights = make(Case(c=11, texture=3), device)[2]
-    filters = torch.randn(3, 11, 3, 3, device=device), torch.randn(3, device=device)
-    y, z = (tritonds.downsize_image(images, *filters, weights, (4, 5), backend=b) for b in BACKENDS)
+    texture_weights = torch.randn(3, 11, 3, 3, device=device), torch.randn(3, device=device)
+    y, z = (tritonds.downsize_image(images, *texture_weights, weights, (4, 5), backend=b) for b in BACKENDS)
     torch.testing.assert_close(y, z, rtol=1e-4, atol=1e-5)
 
 

@@ -214,8 +214,8 @@ def test_nothing_is_saved_but_the_inputs(device):
 
 def operands_of_images(device, ragged, dtype=torch.float32):
     case = Case(n=1, texture=3, dtype=dtype)
-    image, filters, weights = make_image(case, device)
-    weight, bias = split(filters, 3)
+    image, texture_weights, weights = make_image(case, device)
+    weight, bias = split(texture_weights, 3)
     images = images_of([(12, 16), (5, 7)], device) if ragged else [image]
     return images, [weight.contiguous(), bias.contiguous()], flatten_weights(weights)
 

@@ -138,7 +138,7 @@ def constants(launch):
     return launch.arguments["C"].values
 
 
-FORWARD, BACKWARD = {"downsize_kernel"}, {"downsize_kernel", "downsize_backward_kernel", "texture_grad_filter_kernel"}
+FORWARD, BACKWARD = {"downsize_kernel"}, {"downsize_kernel", "downsize_backward_kernel", "texture_grad_weights_kernel"}
 TO_IMAGE = {"weighted_gather_grad_image_kernel", "texture_grad_image_kernel"}
 
 
@@ -188,18 +188,19 @@ def test_autocast_decides_the_dtype(planned):
     assert names(planned) == BACKWARD
 
 
-@pytest.mark.parametrize("features", [0, 5], ids=["distance alone", "texture"])
-def test_the_operator_of_given_texture(features, planned):
-    net = DownsizeNet(taps=3, texture_channels=features, hidden_layers=2)
+@pytest.mark.parametrize("texture_channels", [0, 5], ids=["distance alone", "texture"])
+def test_the_operator_of_given_texture(texture_channels, planned):
+    net = DownsizeNet(taps=3, texture_channels=texture_channels, hidden_layers=2)
     options = dict(prior="bilinear", in_channels=4, texture_size=((9, 20), 11), channels_last=True)
     tritonds.warmup(net.weights(), (16, (16, 20)), ((5, 10), 6), **options)
-    assert {constants(launch)["F"] for launch in planned if "F" in constants(launch)} == {features}
+    textures = [constants(launch)["TEXTURE"] for launch in planned if "TEXTURE" in constants(launch)]
+    assert {texture.values["CHANNELS"] for texture in textures} == {texture_channels}
     for launch in planned:
         if launch.kernel.__name__ == "downsize_kernel":
             assert constants(launch)["TAPS"] == 3
             assert constants(launch)["PRIOR"] == "bilinear"
             assert constants(launch)["CHANNELS"] == 4
-    assert ("area_pool_kernel" in names(planned)) == (features > 0)
+    assert ("area_pool_kernel" in names(planned)) == (texture_channels > 0)
 
 
 def test_nothing_is_compiled_on_a_cpu():

@@ -88,7 +88,7 @@ def test_predicted_passes_are_sums_of_their_kernels(tmp_path):
         row("area_pool2d", "area_pool_kernel", 100.0, 100.0),
         row("downsize_image", "downsize_kernel", 6.0, 1.0, image="u8", letterbox=False),
         row("downsize_image_backward", "downsize_backward_kernel", 7.0, 2.0, image="u8", letterbox=False),
-        row("downsize_image_backward", "texture_grad_filter_kernel", 4.0, 2.0, image="u8", letterbox=False),
+        row("downsize_image_backward", "texture_grad_weights_kernel", 4.0, 2.0, image="u8", letterbox=False),
         row("downsize_image", "downsize_kernel", 100.0, 100.0, image="u8", letterbox=True),
         row("downsize_image", "downsize_kernel", 100.0, 100.0, image="bf16", letterbox=False),
     ]

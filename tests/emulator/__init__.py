@@ -6,6 +6,7 @@
     memory.py               global and shared memory: bounds, alignment, races
     warp.py                 what the threads of a warp do together: shuffles, matrices
     flow.py                 the order in which threads that went different ways meet again
+    operands.py             registers, immediates and parameters, in all threads
     machine.py              jumps, barriers, and all of the above for a whole launch
     device.py               CPU tensors that stand for CUDA's, for the package's own tests
 

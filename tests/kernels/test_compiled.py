@@ -42,7 +42,7 @@ pytestmark = pytest.mark.compiled
 
 DTYPES = [torch.bfloat16, torch.float16, torch.float32, torch.float64]
 WIDTHS = [16, 5, 32]
-"""Of E, F or M."""
+"""Channels of distances, texture or hidden layers."""
 LAYOUTS = ["contiguous", "channels_last", "sliced_channels_last", "expanded"]
 SCALES = ["fractional", "whole", "enlarging"]
 
@@ -279,11 +279,11 @@ def test_crops_at_odd_offsets(draw, device):
     large = large.contiguous(memory_format=torch.channels_last if offset == 3 else torch.contiguous_format)
     crop = large[:, :, offset : offset + 9, offset : offset + 11]
     work = torch.bfloat16 if dtype == torch.uint8 else dtype
-    _, filters, weights = leaves(make_image(Case(dtype=work, texture=16, distance=16, hidden=16), device))
+    _, texture_weights, weights = leaves(make_image(Case(dtype=work, texture=16, distance=16, hidden=16), device))
     results = []
     for image in (crop, crop.clone(memory_format=torch.contiguous_format)):
-        y = from_image(image, filters, weights, (4, 5), backend="triton", mean=MEAN[:3], std=STD[:3])
-        grads = torch.autograd.grad(y.float().square().sum(), flatten(filters, None, weights))
+        y = from_image(image, texture_weights, weights, (4, 5), backend="triton", mean=MEAN[:3], std=STD[:3])
+        grads = torch.autograd.grad(y.float().square().sum(), flatten(texture_weights, None, weights))
         results.append([y.detach(), *grads])
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
@@ -310,12 +310,12 @@ def test_strides_that_need_64_bits(draw, device, monkeypatch):
     strides[draw["dim"]] = step
     image = torch.empty(step + 16, dtype=torch.uint8, device=device).as_strided([2, 2, 2], strides)
     image.copy_(torch.randint(256, (2, 2, 2), dtype=torch.uint8))
-    _, filters, weights = leaves(make_image(Case(c=2, texture=3, dtype=draw["dtype"]), device))
+    _, texture_weights, weights = leaves(make_image(Case(c=2, texture=3, dtype=draw["dtype"]), device))
     results = []
     for given in (image.contiguous()[None], image[None], [image]):
-        weight, bias = split(filters, 2)
+        weight, bias = split(texture_weights, 2)
         y = tritonds.downsize_image(given, weight, bias, weights, (3, 1), backend="triton")
-        results.append([y.detach(), *torch.autograd.grad(y.square().sum(), flatten(filters, None, weights))])
+        results.append([y.detach(), *torch.autograd.grad(y.square().sum(), flatten(texture_weights, None, weights))])
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 

@@ -21,11 +21,11 @@ VALUES = {
     "BACKWARD": False,
 }
 OTHERS = {name: 2 * value for name, value in VALUES.items() if type(value) is int}
-OTHERS |= {"INDEX64": True, "BACKWARD": True, "ACC": tl.float64, "SCALE": (0.5,), "OFFSET": (0.1,), "FILL": 0.5}
+OTHERS |= {"INDEX64": True, "BACKWARD": True, "ACC": tl.float64, "FACTORS": (0.5,), "SUMMANDS": (0.1,), "FILL": 0.5}
 
 
 def test_they_are_equal_if_all_values_are():
-    one, other = Gather(**VALUES), Gather(**dict(reversed(VALUES.items())), SCALE=())
+    one, other = Gather(**VALUES), Gather(**dict(reversed(VALUES.items())), FACTORS=())
     assert one == other
     assert hash(one) == hash(other)
     assert str(one) == str(other)

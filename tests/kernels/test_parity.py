@@ -2,12 +2,22 @@
 
 from dataclasses import replace
 
-import hypothesis
-import hypothesis.strategies as st
 import oracle
 import pytest
 import torch
-from cases import DTYPES, LAYOUTS, Case, arrange, assert_matches_oracle, each_backend, error, flatten, leaves, make
+from cases import (
+    DTYPES,
+    LAYOUTS,
+    Case,
+    arrange,
+    assert_matches_oracle,
+    each_backend,
+    error,
+    flatten,
+    given_random_cases,
+    leaves,
+    make,
+)
 
 import tritonds
 
@@ -74,29 +84,9 @@ def test_downsize_layouts(layout, dtype, device):
     assert_matches_oracle(tritonds.downsize, oracle.downsize, case, device, backend="triton")
 
 
-# Without shrinking, which would take minutes in the interpreter; the failing case prints itself.
-@hypothesis.settings(max_examples=12, phases=set(hypothesis.Phase) - {hypothesis.Phase.shrink})
-@hypothesis.given(data=st.data())
-def test_downsize_random(data):
-    side = st.integers(1, 12)
-    texture, distance = data.draw(st.integers(0, 6)), data.draw(st.integers(0, 6))
-    hypothesis.assume(texture + distance > 0)
-    case = Case(
-        n=data.draw(st.integers(0, 2)),
-        c=data.draw(st.integers(1, 4)),
-        size_in=(data.draw(side), data.draw(side)),
-        size_texture=(data.draw(side), data.draw(side)),
-        size_out=(data.draw(side), data.draw(side)),
-        taps=data.draw(st.integers(1, 5)),
-        prior=data.draw(st.sampled_from([None, "bilinear", "antialias"])),
-        distance=distance,
-        texture=texture,
-        hidden=data.draw(st.integers(1, 6)),
-        layers=data.draw(st.integers(0, 3)),
-        layout=data.draw(st.sampled_from(LAYOUTS)),
-        dtype=data.draw(st.sampled_from([torch.float32, torch.float64])),
-    )
-    torch.manual_seed(data.draw(st.integers(0, 2**31)))
+@given_random_cases(12)
+def test_downsize_random(case, seed):
+    torch.manual_seed(seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     assert_matches_oracle(tritonds.downsize, oracle.downsize, case, device, backend="triton")
 

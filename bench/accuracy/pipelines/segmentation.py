@@ -48,27 +48,24 @@ def segformer(classes: int, size: tuple[int, int], width: Width) -> Pipeline:
     """SegFormer: B0's at "full", with smaller strides else."""
     from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
+    shared = {"strides": (2, 2, 2, 2), "depths": (1, 1, 1, 1), "initializer_range": 0.1}
     settings: dict[Width, dict[str, Any]] = {
         "tiny": {
-            "strides": (2, 2, 2, 2),
+            **shared,
             "patch_sizes": (3, 3, 3, 3),
-            "depths": (1, 1, 1, 1),
             "hidden_sizes": (8, 8, 16, 16),
             "num_attention_heads": (1, 1, 2, 2),
             "sr_ratios": (2, 1, 1, 1),
             "decoder_hidden_size": 16,
-            "initializer_range": 0.1,
         },
         "small": {
-            "strides": (2, 2, 2, 2),
+            **shared,
             "patch_sizes": (5, 3, 3, 3),
-            "depths": (1, 1, 1, 1),
             "hidden_sizes": (16, 32, 48, 64),
             "num_attention_heads": (1, 2, 3, 4),
             "sr_ratios": (4, 2, 1, 1),
             "mlp_ratios": (2, 2, 2, 2),
             "decoder_hidden_size": 48,
-            "initializer_range": 0.1,
         },
         "full": {},
     }
