@@ -8,18 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command import run
 from PIL import Image
-from typer.testing import CliRunner
 
 import tritonds
 from tritonds import files, methods, pipeline
-from tritonds.cli import app
 
 CPU = torch.device("cpu")
-
-
-def run(*arguments):
-    return CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "200"})
 
 
 @pytest.fixture
@@ -140,6 +135,7 @@ def test_no_more_is_begun_than_workers_and_what_they_are_ahead(batched, photos):
         nonlocal begun
         while True:
             begun += 1
+            assert begun < 200
             yield files.Source(photos / "01.jpg", Path("01.jpg"))
 
     compute = pipeline.computation(methods.get("area"), (4, 4), False, CPU)

@@ -9,17 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command import run
 from PIL import Image, ImageCms
-from typer.testing import CliRunner
 
 from tritonds import files
-from tritonds.cli import app
 
 FORMATS = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}
-
-
-def run(*arguments):
-    return CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "200"})
 
 
 def resize(photos, out, *options, size="8x6", method="area"):
