@@ -1,7 +1,7 @@
 """glibc's allocator, told to keep what it is given back: what one image freed, the next one uses.
 
-By default glibc returns large blocks to the system at once. Each image's tensors then take new pages, and faults of these pages
-take longer than the arithmetic.
+By default glibc returns large blocks to the system at once. Each image's tensors then take new pages, which the system clears
+one by one at first use.
 """
 
 import ctypes

@@ -1,6 +1,6 @@
 """Networks of one convolution on a CPU, strip by strip: no feature map of the whole image goes through memory.
 
-The features of a strip of rows are pooled over rows while a core's cache holds them. What is left is pooled over columns at the
+The features of a strip of rows are pooled over rows while caches hold them. What is left is pooled over columns at the
 end. The result is the network's, up to rounding, but for its normalisation: coefficients sum to 1, so that it comes out again.
 """
 
