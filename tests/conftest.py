@@ -95,6 +95,15 @@ def poison():
 
 
 @pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A double of the Hugging Face Hub, without repositories, in place of the real one."""
+    from hub_double import serving
+
+    with serving(tmp_path / "cache", monkeypatch) as server:
+        yield server
+
+
+@pytest.fixture
 def fresh_plans(monkeypatch):
     """Every launch is planned anew, for a test that changes what plans are made of."""
     from tritonds.kernels import plan

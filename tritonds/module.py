@@ -1,6 +1,7 @@
 """The DownsizeNet layer: a texture CNN in front of the operator, and the operator's weights as parameters."""
 
 import itertools
+import tempfile
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from . import checks, functional, geometry, pretrained, submodules
+from . import checks, functional, geometry, hub, pretrained, submodules
 from .batches import Letterboxed, channels_last, letterboxed, normalize, to_batch
 from .coefficient_weights import CoefficientWeights
 from .dtypes import DTYPES, autocasts, trainable
@@ -212,6 +213,8 @@ class DownsizeNet(nn.Module):
     def save_pretrained(self, directory: str | PathLike[str]) -> None:
         """Write options and parameters to ``model.safetensors`` in ``directory``, which is made, for :meth:`from_pretrained`.
 
+        Beside it, ``config.json`` repeats the options for other readers.
+
         Where parameters are sharded over processes (FSDP), all of these call it, since it gathers them; each writes the same
         file, so that every machine has one.
 
@@ -231,18 +234,43 @@ class DownsizeNet(nn.Module):
         pretrained.check_state(path, state, expected)
         pretrained.write(path, self.options(), state)
 
+    def push_to_hub(self, repository: str, *, license: str | None = None, private: bool | None = None) -> str:
+        """Commit what :meth:`save_pretrained` writes to a repository of the Hugging Face Hub, which is made unless it is there.
+
+        A repository without a model card gets one. It says how to load the network, and names no figures. Who uploads is known
+        from ``hf auth login`` or the environment variable ``HF_TOKEN``. Of several processes that hold a sharded network each
+        would upload: have all save, and one upload the folder.
+
+        Args:
+            repository: "org/name"; or a name alone, of the user who is logged in.
+            license: of the card, as the Hub spells it: "apache-2.0". Nothing is said of it if not given.
+            private: whether a repository that is made is private; the owner's default if not given.
+
+        Returns:
+            The commit's URL.
+
+        Raises:
+            ImportError: ``huggingface_hub`` is not installed; the extra "hub" brings it.
+            ValueError: as :meth:`save_pretrained`, or no name that the Hub takes.
+            huggingface_hub.errors.HfHubHTTPError: an OSError; the Hub refuses, for want of a login among others.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return hub.upload(Path(folder), repository, license, private)
+
     @classmethod
     def from_pretrained(
         cls,
         name_or_path: str | PathLike[str],
         *,
+        revision: str | None = None,
         size: int | tuple[int, int] | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         out_dtype: torch.dtype | None = None,
         backend: str = "auto",
     ) -> "DownsizeNet":
-        """A trained network: one that the package holds, or one that :meth:`save_pretrained` wrote.
+        """A trained network: one that the package holds, or one that :meth:`save_pretrained` wrote, here or to a repository.
 
         Each of ``size``, ``mean``, ``std`` and ``out_dtype`` that is given replaces the stored one. The first convolution is
         adapted to ``mean`` and ``std``: the network sees what it was trained on, and results differ in their normalisation
@@ -252,22 +280,26 @@ class DownsizeNet(nn.Module):
         Args:
             name_or_path: the string "natural-k2" or "natural-k4", which have the defaults of :class:`DownsizeNet`, 2 or 4 taps
                 and the prior "bilinear" or "antialias"; or the path of a .safetensors file, or of a folder that holds
-                ``model.safetensors``. A name is never taken for a path: write ``./natural-k2`` for a folder called so.
+                ``model.safetensors``; or, if there is no such path, the string "org/name", a repository of the Hugging Face
+                Hub. A shipped name is never taken for a path: write ``./natural-k2`` for a folder called so.
+            revision: branch, tag or commit of the repository; "main" if not given.
 
         Returns:
             The network on the CPU, in the dtype that it was stored in, and in training mode. Evaluation mode computes the same.
 
         Raises:
-            OSError: the file is missing, or cannot be opened.
+            OSError: the file is missing, or cannot be opened. For "org/name" it is FileNotFoundError without such a path,
+                repository or revision, or without ``huggingface_hub``; and ConnectionError where the Hub cannot be reached and
+                its cache does not have it.
             ValueError: an unknown name; or a file that is none of :meth:`save_pretrained`, or whose parameters do not fit its
-                options, or are not finite.
+                options, or are not finite; a ``config.json`` that says otherwise; a revision of what is no repository.
             TypeError, ValueError: an argument outside what :class:`DownsizeNet` says.
 
         >>> DownsizeNet.from_pretrained("natural-k2", size=(16, 16))(torch.rand(1, 3, 40, 30)).shape
         torch.Size([1, 3, 16, 16])
         """
         given = {"size": size, "mean": mean, "std": std, "out_dtype": out_dtype}
-        with pretrained.locate(name_or_path) as path:
+        with pretrained.locate(name_or_path, revision) as path:
             options, state = pretrained.read(path)
             stored = cls._without_memory(path, options, len(state))
             pretrained.check_state(path, state, stored.state_dict())

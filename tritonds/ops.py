@@ -1,6 +1,7 @@
 """The Triton backend as PyTorch operators ``torch.ops.tritonds.*``: schemas, implementations, fakes, autograd.
 
-Everything here follows from the classes in :mod:`tritonds.arguments`, one an operator.
+Everything here follows from the classes in :mod:`tritonds.arguments`, one an operator. A copy of the package under another name
+registers its operators under that name, so that several versions can be in one process.
 
 Operators are defined with :class:`torch.library.Library` and, at the Autograd key, dispatch to a
 :class:`torch.autograd.Function` only if a gradient is wanted: of the ways to register an operator, the one with the least
@@ -32,7 +33,9 @@ from .arguments import (
 )
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
-_LIBRARY = torch.library.Library("tritonds", "FRAGMENT")
+NAMESPACE = __name__.rpartition(".")[0].replace(".", "_")
+"""Of the operators: the package's name."""
+_LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")
 IMPLEMENTATIONS: dict[Any, Callable[..., Any]] = {}
 """By operator, the function that allocates its results and launches its kernels."""
 
@@ -209,7 +212,7 @@ class _NotTwice(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        raise RuntimeError(f"tritonds::{ctx.name} cannot be differentiated: tritonds has no second derivatives")
+        raise RuntimeError(f"{NAMESPACE}::{ctx.name} cannot be differentiated: tritonds has no second derivatives")
 
 
 def _define(
@@ -218,7 +221,7 @@ def _define(
     """Register an operator. ``differentiate`` is called instead of it where a gradient is wanted."""
     name = schema.partition("(")[0]
     _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
-    operator = getattr(torch.ops.tritonds, name).default
+    operator = getattr(getattr(torch.ops, NAMESPACE), name).default
 
     def autograd(*args: Any) -> Any:
         if _wants_grad(args):
@@ -229,7 +232,7 @@ def _define(
     for key in ("CPU", "CUDA"):
         _LIBRARY.impl(name, implementation, key)
     _LIBRARY.impl(name, autograd, "Autograd")
-    torch.library.register_fake(f"tritonds::{name}", fake, lib=_LIBRARY)
+    torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=_LIBRARY)
     IMPLEMENTATIONS[operator] = implementation
     return operator
 
@@ -274,7 +277,7 @@ def _define_pair(name: str, arguments: type[Any]) -> tuple[Any, Any]:
     def differentiate(*args: Any) -> Tensor:
         tensors, lengths = gradients.flatten(args)
         if lengths[0] is not None and args[0][0].dim() == 3 and any(image.requires_grad for image in args[0]):
-            raise RuntimeError(f"tritonds::{name} has no gradients to images of different sizes; give it one at a time")
+            raise RuntimeError(f"{NAMESPACE}::{name} has no gradients to images of different sizes; give it one at a time")
         return _Differentiable.apply(operator, backward, gradients, lengths, args[gradients.tensors :], *tensors)
 
     schema = schema_of(arguments)

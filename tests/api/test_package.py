@@ -151,12 +151,15 @@ def test_transformers_imports_in_the_repository():
 
 
 def test_importing_starts_nothing(tmp_path):
-    """No CUDA context, no kernels, no compiler, and fast enough not to be noticed beside PyTorch."""
+    """No CUDA context, no kernels, no compiler, nothing for files or the network; so it is not noticed beside PyTorch."""
     code = """
 import sys, torch
 before = set(sys.modules)
 import tritonds
 assert not torch.cuda.is_initialized()
-assert not {"tritonds.kernels", "torch._dynamo", "torch._inductor"} & (set(sys.modules) - before)
+late = {"tritonds.kernels", "torch._dynamo", "torch._inductor", "safetensors", "huggingface_hub"}
+assert not late & (set(sys.modules) - before)
+tritonds.DownsizeNet.from_pretrained("natural-k2")
+assert "huggingface_hub" not in sys.modules
 """
     run([sys.executable, "-c", code], cwd=tmp_path)

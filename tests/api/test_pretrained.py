@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 import tritonds
 from tritonds import DownsizeNet
-from tritonds.pretrained import FILE, KEY, SHIPPED
+from tritonds.pretrained import CONFIG, FILE, KEY, SHIPPED
 
 
 @pytest.fixture
@@ -32,7 +32,8 @@ def entry_of(file):
 
 
 def forge(file, entry=None, state=None):
-    """The same file with another header's entry, any text or object, or with other tensors."""
+    """The same file with another header's entry, any text or object, or with other tensors; alone in its folder."""
+    file.with_name(CONFIG).unlink(missing_ok=True)
     entry = entry_of(file) if entry is None else entry
     state = load_file(file) if state is None else state
     save_file(state, file, {KEY: entry if isinstance(entry, str) else json.dumps(entry)})
@@ -71,7 +72,31 @@ def test_what_is_saved_is_loaded(variant, dtype, tmp_path):
 
 def test_the_same_network_gives_the_same_file(saved, tmp_path):
     DownsizeNet.from_pretrained(saved).save_pretrained(str(tmp_path / "again"))
-    assert (tmp_path / "again" / FILE).read_bytes() == saved.read_bytes()
+    for name in (FILE, CONFIG):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / name).read_bytes()
+
+
+def test_a_configuration_that_says_otherwise_is_refused(saved, tmp_path):
+    """It repeats the header; a folder without one, or with somebody else's, is as before there were any."""
+    path, expected = tmp_path / CONFIG, DownsizeNet.from_pretrained(saved).options()
+    config = json.loads(path.read_text())
+    assert config == {"library_name": "tritonds", **entry_of(saved)}
+    for other in (config | {"options": config["options"] | {"size": [3, 4]}}, config | {"format": 2}):
+        path.write_text(json.dumps(other))
+        for where in (tmp_path, saved):
+            with pytest.raises(ValueError, match=rf"{path}: expected what the header of model\.safetensors says"):
+                DownsizeNet.from_pretrained(where)
+    path.write_text("{")
+    with pytest.raises(ValueError, match=f"{path}: expected JSON"):
+        DownsizeNet.from_pretrained(tmp_path)
+    for other in ({"model_type": "segformer"}, [], config | {"more": 1}):
+        path.write_text(json.dumps(other))
+        assert DownsizeNet.from_pretrained(tmp_path).options() == expected
+    path.unlink()
+    assert DownsizeNet.from_pretrained(tmp_path).options() == expected
+    saved.rename(tmp_path / "own.safetensors")
+    DownsizeNet(taps=5).save_pretrained(tmp_path)
+    assert DownsizeNet.from_pretrained(tmp_path / "own.safetensors").options() == expected
 
 
 def test_files_folders_and_names(saved, tmp_path, monkeypatch):
@@ -87,7 +112,8 @@ def test_files_folders_and_names(saved, tmp_path, monkeypatch):
 def test_missing_ones(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
-        ValueError, match=r"expected one of \('natural-k2', 'natural-k4'\), a file or a folder, got 'natural-k3'"
+        ValueError,
+        match=r"expected one of \('natural-k2', 'natural-k4'\), a file, a folder or a repository 'org/name', got 'natural-k3'",
     ):
         DownsizeNet.from_pretrained("natural-k3")
     (tmp_path / "empty").mkdir()
@@ -189,6 +215,7 @@ def test_other_files_are_refused_and_run_no_code(saved):
 def test_damaged_files_never_do_worse_than_valueerror(saved, seed):
     """Cut anywhere they are refused; a changed byte may be a changed number, which no reader can tell."""
     whole, rng = saved.read_bytes(), random.Random(seed)
+    saved.with_name(CONFIG).unlink()
     header = 8 + int.from_bytes(whole[:8], "little")
     for length in [*range(0, 16), *rng.sample(range(len(whole)), 50), len(whole) - 1]:
         saved.write_bytes(whole[:length])
@@ -234,7 +261,8 @@ def test_what_was_saved_stays_where_saving_fails(step, saved, monkeypatch):
         with pytest.raises(OSError, match="no space left"):
             DownsizeNet().save_pretrained(saved.parent)
     assert saved.read_bytes() == whole
-    assert [path.name for path in saved.parent.iterdir()] == [FILE]
+    assert {path.name for path in saved.parent.iterdir()} == {FILE} | ({CONFIG} if step == "write_bytes" else set())
+    assert DownsizeNet.from_pretrained(saved.parent).taps == 2
 
 
 def test_given_options_come_before_stored_ones(saved):

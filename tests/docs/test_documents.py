@@ -113,7 +113,9 @@ def files(tmp_path, monkeypatch):
 @pytest.mark.filterwarnings("ignore:No complete tensor found in the group:UserWarning")
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # the command line draws tensors
 @pytest.mark.parametrize("page", [page for page in PAGES if re.search("```(python|sh)", (ROOT / page).read_text())])
-def test_code_runs(page, names, files, monkeypatch):
+def test_code_runs(page, names, files, monkeypatch, request):
+    if "push_to_hub" in (ROOT / page).read_text():
+        request.getfixturevalue("hub")
     monkeypatch.setattr(transformers.SegformerForSemanticSegmentation, "from_pretrained", segformer)
     parsers = [CodeBlockParser("python", run_python), CodeBlockParser("sh", run_shell)]
     document = Document.parse(str(ROOT / page), *parsers)

@@ -38,3 +38,10 @@ def test_batch(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "2 photographs to (2, 3, 224, 224)" in out
     assert "wide.png: 60x30, scale 3.733, from x = 0, y = 56" in out
+
+
+def test_detect(capsys):
+    main("detect.py")
+    out = capsys.readouterr().out
+    assert "its gradient reaches 8 tensors of the layer" in out
+    assert "160x120: 8 boxes" in out
