@@ -29,7 +29,7 @@ from triton.compiler import make_backend
 from triton.runtime import jit
 
 from bench.workloads import MEAN, STD
-from tritonds import CoefficientWeights, DownsizeNet, downsize, precompile
+from tritonds import CoefficientWeights, DownsizeNet, Letterboxed, downsize, precompile
 
 Ranges: TypeAlias = tuple[range, range]
 Size: TypeAlias = tuple[int, int]
@@ -155,7 +155,7 @@ def _layer_step(schedule: Schedule, net: DownsizeNet, draw: random.Random) -> pr
         sizes = [image_size, *(_draw(draw, schedule.images) for _ in range(draw.randint(0, 3)))]
         given = [_tensor(schedule, 1, 3, *one, gradient=schedule.image_gradient) for one in sizes]
         result = net([image[0] for image in given], size, letterbox=schedule.letterbox)
-        return result.images if schedule.letterbox else result, [*given, *net.parameters()]
+        return result.images if isinstance(result, Letterboxed) else result, [*given, *net.parameters()]
 
     return images if schedule.ragged else batch
 

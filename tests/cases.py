@@ -205,6 +205,12 @@ def randomized(net, std=0.3):
     return net
 
 
+def assert_same_parameters(net, expected, name="", rtol=1e-4, atol=1e-5):
+    for (parameter, x), y in zip(net.named_parameters(), expected.parameters(), strict=True):
+        what = f"{name} {parameter}"
+        torch.testing.assert_close(x, y, rtol=rtol, atol=atol, msg=lambda text, what=what: f"{what}: {text}")
+
+
 @contextlib.contextmanager
 def matmul_precision(name):
     """With PyTorch's setting of float32 products on CUDA: "ieee" or "tf32"."""

@@ -13,11 +13,16 @@ Source: half-pixel centres and the fractional bins are our reading of the method
 """
 
 import operator
+from typing import Any, TypeVar, cast
 
 import torch
+from torch import Tensor
+
+# Annotations have it in quotes, since Triton compiles these functions, and looks up every name in them.
+Index = TypeVar("Index", int, Tensor)
 
 
-def first_tap(j, n_in, n_out, taps):
+def first_tap(j: "Index", n_in: int, n_out: int, taps: int) -> "Index":
     """First source pixel of the ``taps`` read by target pixel ``j``, before clamping (it may be negative).
 
     >>> [first_tap(j, 4, 2, 2) for j in range(2)]
@@ -26,7 +31,7 @@ def first_tap(j, n_in, n_out, taps):
     return ((2 * j + 1) * n_in + (1 - taps % 2) * n_out) // (2 * n_out) - taps // 2
 
 
-def distance_numerator(i, j, n_in, n_out):
+def distance_numerator(i: "Index", j: "Index", n_in: int, n_out: int) -> "Index":
     """Signed distance from target ``j`` to source pixel ``i``, in units of ``1 / (2 * n_out)`` source pixels.
 
     >>> distance_numerator(1, 0, 4, 2) / (2 * 2)
@@ -35,7 +40,7 @@ def distance_numerator(i, j, n_in, n_out):
     return (2 * i + 1) * n_out - (2 * j + 1) * n_in
 
 
-def bin_first(j, n_in, n_out):
+def bin_first(j: "Index", n_in: int, n_out: int) -> "Index":
     """First source pixel that overlaps the bin ``[j * n_in / n_out, (j + 1) * n_in / n_out)``.
 
     >>> [bin_first(j, 5, 2) for j in range(2)]
@@ -44,7 +49,7 @@ def bin_first(j, n_in, n_out):
     return j * n_in // n_out
 
 
-def bin_last(j, n_in, n_out):
+def bin_last(j: "Index", n_in: int, n_out: int) -> "Index":
     """Last source pixel that overlaps bin ``j``.
 
     >>> [bin_last(j, 5, 2) for j in range(2)]
@@ -53,7 +58,7 @@ def bin_last(j, n_in, n_out):
     return ((j + 1) * n_in - 1) // n_out
 
 
-def bin_width(n_in, n_out):
+def bin_width(n_in: int, n_out: int) -> int:
     """Upper bound on the source pixels that one bin overlaps; exact when ``n_in`` and ``n_out`` share no divisor.
 
     >>> bin_width(4, 2), bin_width(5, 2), bin_width(2, 5)
@@ -62,7 +67,7 @@ def bin_width(n_in, n_out):
     return n_in // n_out if n_in % n_out == 0 else (n_in - 2) // n_out + 2
 
 
-def windows_starting_by(i, n_in, n_out, taps):
+def windows_starting_by(i: "Index", n_in: int, n_out: int, taps: int) -> "Index":
     """How many target pixels ``j >= 0`` have ``first_tap(j) <= i``, were the target endless: clamp to ``n_out``.
 
     Those are ``0 .. count - 1``, since first taps never decrease.
@@ -125,10 +130,10 @@ def check_size(name: str, size: int | tuple[int, int]) -> tuple[int, int]:
     return h, w
 
 
-def integer(name, value, expected, given=None):
+def integer(name: str, value: Any, expected: str, given: object = None) -> int:
     """``value`` as an integer, whichever library it is from. Raise TypeError unless it is one: no bool, no float."""
     if isinstance(value, (int, torch.SymInt)) and not isinstance(value, bool):
-        return value
+        return cast(int, value)
     # Python makes integers of True, and of tensors' and some NumPys' bool.
     is_bool = isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool")
     try:

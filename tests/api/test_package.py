@@ -86,6 +86,12 @@ def test_wheel_holds_the_package_and_nothing_else(wheel):
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 
+def test_the_index_takes_both(built):
+    """Metadata is complete, README renders there, and the wheel installs nothing that it should not."""
+    run([sys.executable, "-m", "twine", "check", "--strict", *built.iterdir()], cwd=built)
+    run([sys.executable, "-m", "check_wheel_contents", *built.glob("*.whl")], cwd=built)
+
+
 def test_sdist_holds_what_its_tests_need(unpacked):
     needed = {"Makefile", "constraints.txt", ".ci/run", "tests/emulator/libcuda.c", "bench/results/kernels/sm_90.json"}
     assert not {name for name in needed if not (unpacked / name).is_file()}
@@ -143,6 +149,41 @@ def test_works_beside_its_sources(where, with_triton):
     code = CODE_WITH_TRITON.replace("import torch", "import sys; sys.path.insert(0, ''); import torch")
     code += f"assert tritonds.__file__.startswith({str(ROOT)!r}), tritonds.__file__"
     assert run([python, "-c", code], cwd=ROOT, TRITON_INTERPRET="1") == "fine\n"
+
+
+RESULTS = """
+from typing import assert_type
+from torch import Tensor
+from tritonds import CoefficientWeights, DownsizeNet, Letterboxed, Warmup, downsize, downsize_image, geometry, labels, warmup
+
+def results(image: Tensor, weights: CoefficientWeights, net: DownsizeNet, choice: bool) -> None:
+    assert_type(net(image), Tensor)
+    assert_type(net([image], (4, 5), letterbox=False), Tensor)
+    assert_type(net([image], letterbox=True), Letterboxed)
+    assert_type(net(image, letterbox=choice), Tensor | Letterboxed)
+    assert_type(net.coefficients(image), Tensor)
+    assert_type(net.weights(), CoefficientWeights)
+    assert_type(DownsizeNet.from_pretrained("natural-k4"), DownsizeNet)
+    assert_type(downsize(image, None, weights, 4), Tensor)
+    assert_type(downsize_image(image, None, None, weights, 4), Tensor)
+    assert_type(downsize_image([image], None, None, weights, (4, 5), letterbox=False), Tensor)
+    assert_type(downsize_image(image, None, None, weights, (4, 5), letterbox=True), Letterboxed)
+    assert_type(downsize_image(image, None, None, weights, (4, 5), letterbox=choice), Tensor | Letterboxed)
+    assert_type(labels.map_boxes(image, (4, 5), (2, 3)), Tensor)
+    assert_type(geometry.first_tap(0, 4, 2, 2), int)
+    assert_type(geometry.first_tap(image, 4, 2, 2), Tensor)
+    assert_type(warmup(net, (4, 5)), Warmup)
+"""
+
+
+@pytest.mark.long
+def test_users_code_is_typed(with_triton, tmp_path):
+    """Strictly, beside the installed package: the examples, and what calls return; a letterbox is another type."""
+    (tmp_path / "results.py").write_text(RESULTS)
+    files = [tmp_path / "results.py", *sorted((ROOT / "examples").glob("*.py"))]
+    others = ["--ignore-missing-imports", "--untyped-calls-exclude=ray", "--untyped-calls-exclude=torch"]  # their own types
+    mypy = [sys.executable, "-m", "mypy", "--python-executable", with_triton / "python", "--strict", *others]
+    run([*mypy, *files], cwd=tmp_path)
 
 
 def test_transformers_imports_in_the_repository():

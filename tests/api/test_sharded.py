@@ -1,18 +1,22 @@
-"""Training in several processes: data parallel, and fully sharded; batches and lists of images."""
+"""Training in several processes: data parallel, fully sharded, by accelerate; batches and lists of images."""
 
 import datetime
 import os
 
+import interpreter
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from cases import net_of
+from accelerate import Accelerator
+from cases import assert_same_parameters, net_of
+from torch import nn
+from torch.utils.data import DataLoader
 
 from tritonds import DownsizeNet
 
-pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="PyTorch was built without gloo")
 WORLD = 2
+KINDS = ("ddp", "sharded", "each module sharded", "accelerate")
 
 
 def images(rank):
@@ -27,56 +31,70 @@ def loss_of(net, rank):
     return net(batch).square().mean() + net(listed).square().mean()
 
 
+def sgd(net):
+    return torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+
+
+def in_process(rank, backend, folder):
+    """A step of each kind; the network that it makes goes to ``folder/kind/rank``."""
+    interpreter.quicken()
+    os.environ.update(MASTER_ADDR="127.0.0.1", GLOO_SOCKET_IFNAME="lo")
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(WORLD))  # which accelerate reads
+    store = dist.FileStore(str(folder / "store"), WORLD)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=WORLD, timeout=datetime.timedelta(seconds=300))
+    for kind in KINDS:
+        net = net_of(backend)
+        if kind == "accelerate":
+            net = accelerated(net)
+        elif kind == "ddp":
+            step(net, nn.parallel.DistributedDataParallel(net), rank)
+        else:
+            sharded(net, kind == "each module sharded")
+            step(net, net, rank)
+        if kind == "each module sharded":  # whose hooks a file cannot hold
+            state = {name: value.full_tensor() for name, value in net.state_dict().items()}
+            net = net_of(backend)
+            net.load_state_dict(state)
+        net.save_pretrained(folder / kind / str(rank))
+    dist.destroy_process_group()
+
+
 def step(net, model, rank):
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    optimizer = sgd(net)
     loss_of(model, rank).backward()
     optimizer.step()
 
 
-def in_process(rank, kind, backend, folder):
-    os.environ.update(MASTER_ADDR="127.0.0.1", GLOO_SOCKET_IFNAME="lo")
-    store = dist.FileStore(str(folder / "store"), WORLD)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=WORLD, timeout=datetime.timedelta(seconds=100))
-    net = net_of(backend)
-    if kind == "ddp":
-        step(net, torch.nn.parallel.DistributedDataParallel(net), rank)
-    else:
-        from torch.distributed.device_mesh import init_device_mesh
-        from torch.distributed.fsdp import fully_shard
+def sharded(net, each):
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
 
-        mesh = init_device_mesh("cpu", (WORLD,))
-        if kind == "each module sharded":
-            for module in (net.texture[0], net.distance, net.hidden[0], net.out):
-                fully_shard(module, mesh=mesh)
-        fully_shard(net, mesh=mesh)
-        step(net, net, rank)
-    if kind != "each module sharded":  # whose hooks a file cannot hold
-        net.save_pretrained(folder / str(rank))
-    else:
-        state = {name: value.full_tensor() for name, value in net.state_dict().items()}
-        whole = net_of(backend)
-        whole.load_state_dict(state)
-        whole.save_pretrained(folder / str(rank))
-    dist.destroy_process_group()
+    mesh = init_device_mesh("cpu", (WORLD,))
+    for module in (net.texture[0], net.distance, net.hidden[0], net.out) if each else ():
+        fully_shard(module, mesh=mesh)
+    fully_shard(net, mesh=mesh)
 
 
-@pytest.mark.parametrize(
-    ("kind", "backend"),
-    [
-        ("ddp", "triton"),
-        pytest.param("ddp", "torch", marks=pytest.mark.long),
-        ("sharded", "triton"),
-        pytest.param("each module sharded", "torch", marks=pytest.mark.long),
-    ],
-)
-def test_one_step_is_that_of_one_process(kind, backend, tmp_path):
-    mp.start_processes(in_process, args=(kind, backend, tmp_path), nprocs=WORLD, start_method="spawn")
-    expected = net_of(backend)
-    optimizer = torch.optim.SGD(expected.parameters(), lr=0.1)
+def accelerated(net):
+    """Which gives every process its part of the loader: here the number of its images."""
+    accelerator = Accelerator(cpu=True)
+    model, optimizer, loader = accelerator.prepare(net, sgd(net), DataLoader(range(WORLD)))
+    for part in loader:
+        accelerator.backward(loss_of(model, part.item()))
+        optimizer.step()
+    return accelerator.unwrap_model(model)
+
+
+@pytest.mark.skipif(not dist.is_gloo_available(), reason="PyTorch was built without gloo")
+@pytest.mark.parametrize("backend", ["triton", pytest.param("torch", marks=pytest.mark.long)])
+def test_one_step_of_two_processes_is_that_of_one_with_all_images(backend, tmp_path):
+    mp.start_processes(in_process, args=(backend, tmp_path), nprocs=WORLD, start_method="spawn")
+    before, expected = net_of(backend), net_of(backend)
+    optimizer = sgd(expected)
     (sum(loss_of(expected, rank) for rank in range(WORLD)) / WORLD).backward()
     optimizer.step()
-    for rank in range(WORLD):
-        got = DownsizeNet.from_pretrained(tmp_path / str(rank))
-        for (name, x), y in zip(got.named_parameters(), expected.parameters(), strict=True):
-            torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
-            assert not torch.equal(y, dict(net_of(backend).named_parameters())[name])
+    for kind in KINDS:
+        for rank in range(WORLD):
+            assert_same_parameters(DownsizeNet.from_pretrained(tmp_path / kind / str(rank)), expected, kind)
+    for x, y in zip(before.parameters(), expected.parameters(), strict=True):
+        assert not torch.equal(x, y)

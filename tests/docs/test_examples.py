@@ -25,9 +25,13 @@ def test_train(tmp_path, capsys):
 
 # PyTorch says so of any weight that is channels-last, as the texture's is, and writes it whole.
 @pytest.mark.filterwarnings("ignore:No complete tensor found in the group:UserWarning")
-def test_serve(tmp_path, capsys):
-    main("serve.py", tmp_path / "served.pt2")
-    assert "(2, 3, 180, 240) to (2, 10)" in capsys.readouterr().out
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # the exporters' own
+@pytest.mark.parametrize("form", ["program", "onnx", pytest.param("aotinductor", marks=pytest.mark.long)])
+def test_export(form, tmp_path, capsys):
+    path = tmp_path / ("served.onnx" if form == "onnx" else "served.pt2")
+    main("export.py", form, path)
+    assert f"{path}: (3, 3, 150, 130) to (3, 10)" in capsys.readouterr().out
+    assert path.exists()
 
 
 def test_batch(tmp_path, capsys):
