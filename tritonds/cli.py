@@ -2,10 +2,12 @@
 
 import contextlib
 import copy
+import io
 import itertools
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -211,9 +213,18 @@ def doctor() -> None:
 
 
 def main() -> None:
-    """Entry point."""
+    """Entry point. Where its output cannot be written, as on a full disk, one line says so, and the exit code is 1."""
     allocation.keep_freed_memory()
-    app()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files, where the terminal has not all of Unicode
+    try:
+        app()
+    except OSError as error:
+        if error.filename is not None:  # what names a file is of no stream
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what Python writes as it ends, which would fail again
+        sys.exit(f"failed: the output cannot be written: {folders.reason(error)}")
 
 
 def _version(package: str) -> str:

@@ -6,13 +6,13 @@ many folders deep below ``--out``, a hash of the relative path from there to the
 user's, and a hash of the settings.
 """
 
+import contextlib
 import hashlib
 import io
 import itertools
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -76,7 +76,8 @@ def is_done(source: "Source", out: Path, suffix: str, mark: str) -> bool:
     first = itertools.islice(candidates, 2)
     for path in itertools.chain(first, itertools.takewhile(os.path.lexists, candidates)):
         if _read_mark(path) == mark:
-            return path.stat().st_mtime >= source.path.stat().st_mtime
+            with contextlib.suppress(OSError):  # the input is gone, as reading it will say
+                return path.stat().st_mtime >= source.path.stat().st_mtime
     return False
 
 
@@ -93,7 +94,7 @@ def free(candidates: Iterator[Path], mark: str) -> Path:
     return next(path for path in candidates if not os.path.lexists(path) or _words(_read_mark(path))[:3] == _words(mark)[:3])
 
 
-@contextmanager
+@contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file that takes the place of ``path`` once it is written whole, and is gone if it is not.
 
@@ -131,7 +132,7 @@ def _words(mark: str | None) -> list[str]:
 
 def _read_mark(path: Path) -> str | None:
     """What the file says of itself, if it is a result of ``tritonds``."""
-    if path.suffix.lower()[1:] not in FORMATS or not path.is_file():
+    if path.suffix.lower()[1:] not in FORMATS or not os.path.isfile(path):
         return None
     try:
         with Image.open(path, formats=list(FORMATS.values())) as file:

@@ -133,6 +133,28 @@ def test_results_of_retrained_weights_are_not_skipped(photos, tmp_path):
         assert expected in result.output
 
 
+def test_inputs_that_are_gone_are_named_and_not_skipped(photos, tmp_path):
+    (photos / "link.png").symlink_to(photos / "a.png")
+    resize(photos, tmp_path / "out")
+    (photos / "a.png").rename(tmp_path / "gone.png")
+    inputs = [photos / "a.png", photos]
+    result = run("resize", *inputs, "--size", "8x6", "--out", tmp_path / "out", "--method", "area", "--skip-existing")
+    assert result.exit_code == 1
+    assert "0 written" in result.output
+    assert "2 skipped" in result.output
+    for name in ("a.png", "link.png"):
+        assert f"failed: {photos / name}: " in result.output
+
+
+def test_names_as_long_as_they_may_be_are_skipped(photos, tmp_path):
+    """Beside the results another name would be too long."""
+    (photos / "a.jpg").rename(photos / f"{'b' * 251}.jpg")
+    for expected in ("3 written", "3 skipped"):
+        assert expected in resize(photos, tmp_path / "out", "--skip-existing")
+    (photos / f"{'c' * 251}.jpg").symlink_to(photos / "a.png")
+    assert "1 written" in resize(photos, tmp_path / "out", "--skip-existing")
+
+
 def begin(photos, out):
     """The command, in a process of its own, once it has written some results."""
     command = [sys.executable, "-c", "from tritonds.cli import main; main()", "resize", photos, "--size", "300x300",
