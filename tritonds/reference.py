@@ -178,12 +178,18 @@ def _prior_axis(n_in: int, n_out: int, taps: int, prior: str, device: torch.devi
     """
     i, j = _taps(n_in, n_out, taps, device)
     antialias = prior == "antialias"
-    # Twice the larger one: max would settle which that is while torch.export traces.
-    support = n_in + n_out + abs(n_in - n_out) if antialias else 2 * n_out
+    support = 2 * _larger(n_in, n_out) if antialias else 2 * n_out
     q = (support - geometry.distance_numerator(i, j, n_in, n_out).abs()).clamp(min=0)
     if antialias:
         q = torch.where((i >= 0) & (i < n_in), q, 0)
     return q.to(dtype) / support
+
+
+def _larger(n: int, other: int) -> int:
+    """``max``, which would settle which that is while a program for every size is traced."""
+    if torch._C._get_tracing_state() is not None:  # of TorchScript, where sizes are tensors
+        return (n + other + abs(n - other)) // 2
+    return torch.sym_max(n, other)  # programs of torch.export cannot be saved with abs
 
 
 def _taps(n_in: int, n_out: int, taps: int, device: torch.device) -> tuple[Tensor, Tensor]:
