@@ -193,8 +193,10 @@ def check_letterbox(letterbox: bool, image: Tensor | Sequence[Tensor]) -> bool:
     """``letterbox`` as True or False. Raise, too, if a program is exported whose letterboxes would be those of one size."""
     letterbox = check_bool("letterbox", letterbox)
     if letterbox and torch.compiler.is_exporting():
+        from torch.fx.experimental.symbolic_shapes import has_static_value  # where strict=True, a SymInt looks like an int
+
         images = [image] if isinstance(image, Tensor) else image
-        if any(isinstance(length, torch.SymInt) for x in images for length in x.shape):
+        if not all(has_static_value(length) for x in images for length in x.shape):
             raise ValueError(
                 "letterbox: expected images of fixed size and number where programs are exported, got dynamic ones"
             )
