@@ -39,6 +39,8 @@ def locate(name_or_path: str | PathLike[str], revision: str | None) -> AbstractC
             than a repository.
     """
     path = Path(name_or_path)
+    if revision == "":  # huggingface_hub would look for it in its cache, and find a folder
+        raise ValueError("revision: expected a branch, a tag or a commit, got ''")
     if name_or_path not in SHIPPED and hub.names_repository(name_or_path) and not path.exists():
         path = hub.download(str(name_or_path), revision, (FILE, CONFIG)) / FILE
         if not path.exists():
