@@ -24,7 +24,7 @@ from .batches import channels_last, memory_format_of, normalize
 from .coefficient_weights import unflatten
 from .dtypes import compute_dtype, in_transform
 
-STRIP_BYTES = 3 << 20
+STRIP_BYTES = 8 << 20
 """What the features under a strip may take. Smaller strips fit smaller caches, but call more operators."""
 
 
@@ -265,7 +265,7 @@ def _downsize(
         features = _convolve(pixels, network.filters, image_size[0], strip)
         inputs.append(_pool(features, image_size, size, strip))
     elif texture is not None and whole_texture is not None:
-        inputs.append(_pool(texture.to(dtype).permute(0, 2, 3, 1), whole_texture.shape[2:], size, strip))
+        inputs.append(_pool(channels_last(texture.to(dtype)), whole_texture.shape[2:], size, strip))
     *hidden, weight, bias = network.layers
     for w, b in zip(hidden[::2], hidden[1::2], strict=True):
         inputs = [_linear(inputs, w, b).relu_()]
@@ -283,29 +283,29 @@ def _rows(x: Tensor, strip: _Strip) -> Tensor:
 
 
 def _convolve(pixels: Tensor, filters: list[Tensor], image_h: int, strip: _Strip) -> Tensor:
-    """Features (n, rows, W, F) of the source rows under the strip's bins; zeros lie around the image alone."""
+    """Features (n, F, rows, W) of the source rows under the strip's bins; zeros lie around the image alone."""
     low, high = strip.features.start - 1, strip.features.stop + 1
     window = pixels[:, :, max(low, 0) - strip.pixels.start : min(high, image_h) - strip.pixels.start]
     window = window.contiguous(memory_format=torch.channels_last)
     if low < 0 or high > image_h:
         window = F.pad(window, (0, 0, max(-low, 0), max(high - image_h, 0)))
-    return F.conv2d(window, *filters, padding=(0, 1)).relu_().permute(0, 2, 3, 1)
+    return F.conv2d(window, *filters, padding=(0, 1)).relu_()
 
 
 def _pool(features: Tensor, size_in: Sequence[int], size: tuple[int, int], strip: _Strip) -> Tensor:
-    """Mean over the bins: (n, rows, w, F)."""
-    rows = _pool_axis(features, size_in[0], size[0], strip.rows, strip.features.start, dim=1)
-    return _pool_axis(rows, size_in[1], size[1], range(size[1]), 0, dim=2)
+    """Mean of (n, F, rows, W) over the bins: (n, rows, w, F)."""
+    whole = [n_in // n_out if n_in % n_out == 0 else 1 for n_in, n_out in zip(size_in, size, strict=True)]
+    pooled = (features if whole == [1, 1] else F.avg_pool2d(features, whole)).permute(0, 2, 3, 1)
+    if size_in[0] % size[0]:
+        pooled = _pool_axis(pooled, size_in[0], size[0], strip.rows, strip.features.start, dim=1)
+    if size_in[1] % size[1]:
+        pooled = _pool_axis(pooled, size_in[1], size[1], range(size[1]), 0, dim=2)
+    return pooled
 
 
 def _pool_axis(x: Tensor, n_in: int, n_out: int, targets: range, first: int, dim: int) -> Tensor:
-    """Mean over the bins of ``targets`` along one axis, on which ``x`` begins with source pixel ``first``."""
-    if n_in == n_out:
-        return x
-    if n_in % n_out == 0:
-        parts = x.unflatten(dim, (len(targets), n_in // n_out)).unbind(dim + 1)
-        return functools.reduce(Tensor.add_, parts[2:], parts[0] + parts[1]).div_(len(parts))
-    j = torch.arange(targets.start, targets.stop)
+    """Mean over the fractional bins of ``targets`` along one axis, on which ``x`` begins with source pixel ``first``."""
+    j = torch.arange(targets.start, targets.stop, device=x.device)
     begin, last = geometry.bin_first(j, n_in, n_out), geometry.bin_last(j, n_in, n_out)
     total = None
     for t in range(geometry.bin_width(n_in, n_out)):
@@ -354,5 +354,5 @@ def _tap(x: Tensor, k: int, n_in: int, n_out: int, taps: int, targets: range, fi
         index = [slice(None)] * x.ndim
         index[dim] = slice(begin - first, end - first + 1, n_in // n_out)
         return x[tuple(index)]
-    j = torch.arange(targets.start, targets.stop)
+    j = torch.arange(targets.start, targets.stop, device=x.device)
     return x.index_select(dim, (geometry.first_tap(j, n_in, n_out, taps) + k).clamp(0, n_in - 1) - first)
