@@ -263,7 +263,11 @@ def _downsize(
         inputs.append((_rows(dy, strip)[:, None] + dx).relu_()[None])
     if network.filters:
         features = _convolve(pixels, network.filters, image_size[0], strip)
-        inputs.append(_pool(features, image_size, size, strip))
+        scale = [n_in // n_out if n_in % n_out == 0 else 0 for n_in, n_out in zip(image_size, size, strict=True)]
+        if all(scale):
+            inputs.append(_MeanOfRelu.apply(features, scale).permute(0, 2, 3, 1))
+        else:
+            inputs.append(_pool(features.relu_(), image_size, size, strip))
     elif texture is not None and whole_texture is not None:
         inputs.append(_pool(channels_last(texture.to(dtype)), whole_texture.shape[2:], size, strip))
     *hidden, weight, bias = network.layers
@@ -283,13 +287,36 @@ def _rows(x: Tensor, strip: _Strip) -> Tensor:
 
 
 def _convolve(pixels: Tensor, filters: list[Tensor], image_h: int, strip: _Strip) -> Tensor:
-    """Features (n, F, rows, W) of the source rows under the strip's bins; zeros lie around the image alone."""
+    """Features before the ReLU (n, F, rows, W) of the source rows under the strip's bins; zeros lie around the image alone."""
     low, high = strip.features.start - 1, strip.features.stop + 1
     window = pixels[:, :, max(low, 0) - strip.pixels.start : min(high, image_h) - strip.pixels.start]
     window = window.contiguous(memory_format=torch.channels_last)
     if low < 0 or high > image_h:
         window = F.pad(window, (0, 0, max(-low, 0), max(high - image_h, 0)))
-    return F.conv2d(window, *filters, padding=(0, 1)).relu_()
+    return F.conv2d(window, *filters, padding=(0, 1))
+
+
+class _MeanOfRelu(torch.autograd.Function):
+    """Mean of relu(x) over bins of whole pixels. Its backward pass writes the gradient of ``x`` once, not twice."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: list[int]) -> Tensor:
+        features = x.detach().relu_()  # in place: the convolution does not need its result
+        ctx.save_for_backward(features)
+        ctx.scale = scale
+        return F.avg_pool2d(features, scale)
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None]:
+        (features,) = ctx.saved_tensors
+        scale_y, scale_x = ctx.scale
+        grad = torch.empty_like(features)
+        into, given = (t.permute(0, 2, 3, 1).unflatten(1, (-1, scale_y)) for t in (grad, features))
+        share = (grad_output.permute(0, 2, 3, 1) / (scale_y * scale_x)).unsqueeze(3)
+        # Written out along rows, so that the loops below are as long as rows.
+        share = share.expand(-1, -1, -1, scale_x, -1).flatten(2, 3).unsqueeze(2).expand_as(given)
+        torch.ops.aten.threshold_backward.grad_input(share, given, 0, grad_input=into)
+        return grad, None
 
 
 def _pool(features: Tensor, size_in: Sequence[int], size: tuple[int, int], strip: _Strip) -> Tensor:
