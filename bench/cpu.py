@@ -53,7 +53,7 @@ def functions_of(passes: list[str]) -> dict[str, Callable[[], Any]]:
     compiled = torch.compile(net, dynamic=False)
 
     def whole() -> torch.Tensor:
-        with mock.patch.object(strips, "can_run", lambda tensors: False):
+        with mock.patch.object(strips, "can_run", return_value=False):
             result: torch.Tensor = net(image)
         return result
 
@@ -61,12 +61,15 @@ def functions_of(passes: list[str]) -> dict[str, Callable[[], Any]]:
         with torch.inference_mode():
             return network()
 
+    def with_gradients(network: Callable[[], torch.Tensor]) -> Any:
+        return torch.autograd.grad(network().sum(), list(net.parameters()))
+
     networks = {"in strips": lambda: net(image), "compiled": lambda: compiled(image), "whole images": whole}
     for name, network in networks.items():
         if "forward" in passes:
             functions[f"{name}, forward"] = functools.partial(without_gradients, network)
         if "forward+backward" in passes:
-            functions[f"{name}, forward+backward"] = lambda f=network: torch.autograd.grad(f().sum(), list(net.parameters()))
+            functions[f"{name}, forward+backward"] = functools.partial(with_gradients, network)
     return functions
 
 

@@ -1,4 +1,4 @@
-"""The PyTorch backend on CPUs, in strips: what it gives, whatever the strips' height; what it needs; where the reference stays."""
+"""The PyTorch backend on CPUs: the same result in strips of any height; what it needs; where the reference stays."""
 
 from dataclasses import replace
 
@@ -28,7 +28,7 @@ from torch.autograd import forward_ad
 from torch.utils.flop_counter import FlopCounterMode
 
 import tritonds
-from tritonds import reference, strips
+from tritonds import reference, strip, strips
 from tritonds.coefficient_weights import flatten as flatten_weights
 
 CASES = {
@@ -51,7 +51,7 @@ each_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 @pytest.fixture(params=[1, 3000], ids=["rows", "strips"])
 def low(request, monkeypatch):
     """Strips of one target row; and of a few, the last one of fewer."""
-    monkeypatch.setattr(strips, "STRIP_BYTES", request.param)
+    monkeypatch.setattr(strip, "STRIP_BYTES", request.param)
 
 
 @each_case
@@ -124,15 +124,15 @@ def test_only_the_gradients_that_are_wanted(low, device):
 @pytest.mark.parametrize("backward", [False, True])
 def test_needs_no_more_than_two_results_and_a_strip(backward, monkeypatch):
     """In strips of a few rows; the gradients of the parameters are small."""
-    monkeypatch.setattr(strips, "STRIP_BYTES", 1 << 18)
+    monkeypatch.setattr(strip, "STRIP_BYTES", 1 << 18)
     net, image = net_of("torch", (200, 300)), torch.rand(1, 3, 600, 900)
     output = 3 * 200 * 300 * 4
     # Under a strip there are, beside the features, pixels that are normalised, and padded, and activations and their gradients.
-    strip = strips.STRIP_BYTES * (12 if backward else 4)
+    temporaries = strip.STRIP_BYTES * (12 if backward else 4)
     with torch.set_grad_enabled(backward):
         run = (lambda: net(image).sum().backward()) if backward else (lambda: net(image))
         run()
-        assert peak_bytes(run) <= 2 * output + strip < 6 * 600 * 900 * 4
+        assert peak_bytes(run) <= 2 * output + temporaries < 6 * 600 * 900 * 4
 
 
 def test_saves_its_inputs_alone():
