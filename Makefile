@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test compiled check docs kernels speed gpu accuracy clean
+.PHONY: demo test compiled torchvision check docs kernels speed gpu accuracy clean
 
 demo: $(VENV)/ready  ## every method on a real photograph, and photographs of several sizes to one batch: pictures and tables
 	TRITON_INTERPRET=1 $(BIN)/tritonds compare --out demo/compare.png
@@ -27,6 +27,18 @@ $(OTHER)/ready: pyproject.toml constraints.txt
 	sed '$(if $(filter 3.6.%,$(TRITON)),s/^numpy==.*/numpy<2.4/)' constraints.txt > $(OTHER)/constraints.txt
 	$(OTHER)/bin/pip install --quiet --constraint $(OTHER)/constraints.txt --editable '.[compiled]'
 	$(OTHER)/bin/pip install --quiet --no-deps triton==$(TRITON)  # last: PyTorch may require its own
+	touch $@
+
+# torchvision imports beside PyTorch 2.14.1, which brings Triton 3.8.0: one environment is for both.
+VISION = $(VENV)-torchvision
+torchvision: $(VISION)/ready  ## what works beside torchvision; and the kernels as Triton 3.8.0 compiles them, emulated
+	$(VISION)/bin/python -m pytest -n 2 tests/vision tritonds/transforms.py tests/bench/test_operands.py $(STRICT)
+	$(VISION)/bin/python -m pytest -n 2 --kernels emulated $(DRAWS) tests/kernels/test_compiled.py $(STRICT)
+
+$(VISION)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VISION)
+	sed 's/^torch==.*/torch==2.14.1/; s/^triton==.*/triton==3.8.0/' constraints.txt > $(VISION)/constraints.txt
+	$(VISION)/bin/pip install --quiet --constraint $(VISION)/constraints.txt --editable '.[vision]'
 	touch $@
 
 check: $(VENV)/ready  ## lint, format, types
@@ -66,4 +78,4 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-docs build dist demo site *.egg-info
+	rm -rf $(VENV) $(VENV)-docs $(VISION) build dist demo site *.egg-info

@@ -4,6 +4,7 @@ pytest                          in the interpreter: fast to start, but not what 
 pytest --kernels emulated       what a GPU executes, in the emulator of tests/emulator; the tests that need it
 """
 
+import importlib.util
 import os
 import zlib
 
@@ -33,7 +34,10 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    """Decide how kernels run, before anything imports Triton."""
+    """Decide how kernels run, before anything imports Triton; leave out what needs torchvision, where it cannot be imported."""
+    if importlib.util.find_spec("torchvision") is None:
+        beside_torchvision = [config.rootpath / "tests" / "vision", config.rootpath / "tritonds" / "transforms.py"]
+        config.option.ignore = [*(config.option.ignore or []), *map(str, beside_torchvision)]
     if torch.cuda.is_available():
         config.kernels = "gpu"
         torch.backends.cudnn.conv.fp32_precision = "ieee"  # cuDNN's default is TF32, of 10 bits

@@ -44,6 +44,7 @@ def image_call(
     size = checks.check_size(size)
     taps = checks.check_taps(taps)
     checks.check_prior(prior)
+    letterbox = checks.check_letterbox(letterbox, images)
     mean, std = checks.check_normalization(channels, mean, std, out_dtype)
     texture_weights = checks.check_texture_weights(texture_weight, texture_bias, channels)
     checks.check_weights(weights, texture_weights[0].shape[0] if texture_weights else 0, taps)

@@ -15,6 +15,7 @@ PRIORS = ("bilinear", "antialias")
 BACKENDS = ("auto", "triton", "torch")
 MAX_TAPS = 8
 MAX_HIDDEN_LAYERS = 3
+MAX_NUMBER = torch.finfo(torch.float64).max
 SMALLEST_STD = 1e-30
 """Least deviation that images are divided by: float32 holds its inverse, and the products of pixels with that."""
 
@@ -77,16 +78,20 @@ def _channel_numbers(name: str, values: Sequence[float] | None, channels: int) -
     if values is None:
         return None
     plain = values.tolist() if hasattr(values, "tolist") else values
-    if not isinstance(plain, (tuple, list)) or not all(type(v) is float or isinstance(v, numbers.Real) for v in plain):
+    if not isinstance(plain, (tuple, list)) or not all(type(v) is float or _is_number(v) for v in plain):
         raise TypeError(f"{name}: expected a list of numbers, got {values!r}")
-    if len(plain) != channels or not all(-math.inf < v < math.inf for v in plain):
+    if len(plain) != channels or not all(-MAX_NUMBER <= v <= MAX_NUMBER for v in plain):
         raise ValueError(f"{name}: expected {channels} finite numbers, one for each channel, got {values!r}")
     return [v if type(v) is float else float(v) for v in plain]
 
 
+def _is_number(value: object) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
 def check_fill(fill: float, dtype: torch.dtype) -> float:
     """``fill`` as a float. Raise unless it is a number that ``dtype`` holds."""
-    if type(fill) is not float and (not isinstance(fill, numbers.Real) or isinstance(fill, bool)):
+    if type(fill) is not float and not _is_number(fill):
         raise TypeError(f"fill: expected a number, got {fill!r}")
     most = torch.finfo(dtype).max
     if not -most <= fill <= most:
@@ -170,6 +175,27 @@ def check_prior(prior: str | None) -> None:
         raise ValueError(f"prior: expected None or one of {PRIORS}, got {prior!r}")
 
 
+def check_bool(name: str, value: bool) -> bool:
+    """``value`` as True or False. Raise unless it is one, also NumPy's: "no" would mean True, and [] False."""
+    if value is True or value is False:
+        return value
+    if str(getattr(value, "dtype", "")) != "bool" or value.shape != ():
+        raise TypeError(f"{name}: expected True or False, got {value!r}")
+    return bool(value)
+
+
+def check_letterbox(letterbox: bool, image: Tensor | Sequence[Tensor]) -> bool:
+    """``letterbox`` as True or False. Raise, too, if a program is exported whose letterboxes would be those of one size."""
+    letterbox = check_bool("letterbox", letterbox)
+    if letterbox and torch.compiler.is_exporting():
+        images = [image] if isinstance(image, Tensor) else image
+        if any(isinstance(length, torch.SymInt) for x in images for length in x.shape):
+            raise ValueError(
+                "letterbox: expected images of fixed size and number where programs are exported, got dynamic ones"
+            )
+    return letterbox
+
+
 def check_backend(backend: str) -> None:
     """Raise unless ``backend`` is a known one."""
     if not isinstance(backend, str) or backend not in BACKENDS:
@@ -242,6 +268,11 @@ def check_alike(name: str, x: Tensor, other_name: str, other: Tensor) -> None:
     """Raise unless ``x`` has the dtype and device of ``other``."""
     if x.dtype != other.dtype:
         raise TypeError(f"{name}: expected the dtype of {other_name}, {other.dtype}, got {x.dtype}")
+    check_device(name, x, other_name, other)
+
+
+def check_device(name: str, x: Tensor, other_name: str, other: Tensor) -> None:
+    """Raise unless ``x`` is on the device of ``other``."""
     if x.device != other.device:
         raise ValueError(f"{name}: expected the device of {other_name}, {other.device}, got {x.device}")
 
@@ -279,9 +310,10 @@ def check_label(fill: float, dtype: torch.dtype) -> float:
     if not isinstance(fill, numbers.Real):
         raise TypeError(f"fill: expected a number, got {fill!r}")
     if dtype.is_floating_point or dtype.is_complex:
-        held = torch.tensor(float(fill), dtype=torch.float64, device="cpu").to(dtype).to(torch.float64).item()
-        kept = held == fill or (math.isnan(held) and math.isnan(fill))  # some dtypes have no infinity
-        fits = abs(fill) <= torch.finfo(dtype).max if math.isfinite(fill) else kept
+        fits = abs(fill) <= torch.finfo(dtype).max
+        if fill != fill or abs(fill) == math.inf:  # some dtypes have no infinity
+            held = torch.tensor(float(fill), dtype=torch.float64, device="cpu").to(dtype).to(torch.float64).item()
+            fits = str(held) == str(float(fill))
     else:
         low, high = (0, 1) if dtype == torch.bool else (torch.iinfo(dtype).min, torch.iinfo(dtype).max)
         fits = low <= fill <= high and fill == int(fill)

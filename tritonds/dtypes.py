@@ -25,8 +25,8 @@ def autocast(tensors: list[Tensor], device_type: str) -> list[Tensor]:
 
 
 def in_transform() -> bool:
-    """Whether a transform of torch.func runs, where vmap knows no memory formats. Not told while compiling."""
-    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+    """Whether a transform of torch.func runs, where vmap knows no memory formats; torch.compile traces this function, too."""
+    return torch._C._functorch.get_dynamic_layer_stack_depth() > 0
 
 
 def trainable(tensors: list[Tensor]) -> list[Tensor]:

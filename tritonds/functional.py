@@ -185,7 +185,7 @@ def downsize_image(
     call = image_call(image, texture_weight, texture_bias, weights, size, taps, prior, mean, std, out_dtype, letterbox, fill)
     run = _downsize_image_triton if _use_triton(backend, call.first, call.weights[0].dtype) else _downsize_image_torch
     result = run(call)
-    return letterboxed(result, call.image, call.size) if letterbox else result
+    return letterboxed(result, call.image, call.size) if call.letterbox else result
 
 
 def _downsize_image_torch(call: ImageCall) -> Tensor:

@@ -179,8 +179,8 @@ class DownsizeNet(nn.Module):
             weight, bias = (None, None) if convolution is None else (convolution.weight, convolution.bias)
             options |= {"mean": self.mean, "std": self.std, "out_dtype": self.out_dtype, "letterbox": letterbox, "fill": fill}
             return functional.downsize_image(image, weight, bias, self.weights(), size, **options)
-        parameter = self._parameter()
-        checks.check_image(image, parameter)
+        parameter = self._checked_parameter(image)
+        letterbox = checks.check_letterbox(letterbox, image)
         fill = checks.check_fill(fill, self.out_dtype or parameter.dtype)
 
         def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -199,7 +199,7 @@ class DownsizeNet(nn.Module):
     def coefficients(self, image: Tensor | Sequence[Tensor], size: int | tuple[int, int] | None = None) -> Tensor:
         """The coefficients (N, K*K, h, w) with which :meth:`forward` resizes ``image``, a batch or a list without letterbox."""
         size = self._size_or(size)
-        checks.check_image(image, self._parameter())
+        self._checked_parameter(image)
         checks.check_channels(image, self.in_channels)
         if not isinstance(image, Tensor):
             return torch.cat([self.coefficients(x.unsqueeze(0), size) for x in image])
@@ -222,11 +222,20 @@ class DownsizeNet(nn.Module):
         offloaded = torch.empty(0, dtype=torch.float32, device="meta")
         return next((p for p in self.parameters() if p.dtype in DTYPES), offloaded)  # quantised ones may be of integers
 
+    def _checked_parameter(self, image: Tensor | Sequence[Tensor]) -> Tensor:
+        """As :meth:`_parameter`. Raise unless ``image`` and the options, which are attributes, are such as the layer takes."""
+        checks.check_options(None, self.taps, self.prior, self.backend)
+        checks.check_normalization(self.in_channels, self.mean, self.std, self.out_dtype)
+        parameter = self._parameter()
+        checks.check_image(image, parameter)
+        return parameter
+
     def _with_texture(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
         """``image`` normalised, and its texture features. These are made channels-last, which the kernels read fastest."""
-        if self.mean is not None or self.std is not None or image.dtype == torch.uint8:
+        mean, std = checks.check_normalization(self.in_channels, self.mean, self.std, self.out_dtype)
+        if mean is not None or std is not None or image.dtype == torch.uint8:
             dtype = self._parameter().dtype if image.dtype == torch.uint8 else image.dtype
-            image = normalize(image, self.mean, self.std, dtype)
+            image = normalize(image, mean, std, dtype)
         (image,) = trainable([image])
         if self.texture is None:
             return image, None

@@ -109,6 +109,9 @@ def warmup(
     device = parameter.device if device is None else torch.device(device)
     inputs = _ranges("image_size", image_size)
     checks.check_options(None, 1, prior, backend)
+    letterbox, as_list = checks.check_bool("letterbox", letterbox), checks.check_bool("as_list", as_list)
+    channels_last, backward = checks.check_bool("channels_last", channels_last), checks.check_bool("backward", backward)
+    image_gradient = checks.check_bool("image_gradient", image_gradient)
     if isinstance(net, DownsizeNet):
         _refuse(
             "a layer has its own", prior=prior, in_channels=in_channels, texture_size=texture_size, backend=backend != "auto"

@@ -117,6 +117,8 @@ def check_state(path: Path, state: Mapping[str, Tensor], expected: Mapping[str, 
         unknown, missing = sorted(state.keys() - expected.keys()), sorted(expected.keys() - state.keys())
         raise ValueError(f"{path}: expected the tensors of its options, got unknown ones {unknown} and not {missing}")
     dtype = state["out.weight"].dtype
+    if any(value.is_meta for value in state.values()):
+        raise ValueError(f"{path}: expected parameters with values, got some on the meta device")
     for name, value in state.items():
         if value.shape != expected[name].shape:
             raise ValueError(f"{path}: {name}: expected shape {tuple(expected[name].shape)}, got {tuple(value.shape)}")

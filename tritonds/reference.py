@@ -178,7 +178,8 @@ def _prior_axis(n_in: int, n_out: int, taps: int, prior: str, device: torch.devi
     """
     i, j = _taps(n_in, n_out, taps, device)
     antialias = prior == "antialias"
-    support = 2 * torch.sym_max(n_in, n_out) if antialias else 2 * n_out
+    # Twice the larger one: max would settle which that is while torch.export traces.
+    support = n_in + n_out + abs(n_in - n_out) if antialias else 2 * n_out
     q = (support - geometry.distance_numerator(i, j, n_in, n_out).abs()).clamp(min=0)
     if antialias:
         q = torch.where((i >= 0) & (i < n_in), q, 0)
@@ -206,7 +207,7 @@ def _tap_distances(n_in: int, n_out: int, taps: int, device: torch.device, dtype
 def _pool_axis(x: Tensor, n_out: int, dim: int) -> Tensor:
     """Mean over the fractional bins along one axis."""
     n_in = x.shape[dim]
-    if torch.compiler.is_exporting():
+    if torch.compiler.is_exporting() or torch._C._get_tracing_state() is not None:
         return (x.movedim(dim, -1) @ _overlaps(n_in, n_out, x).T).movedim(-1, dim)
     if n_in % n_out == 0:
         width = n_in // n_out

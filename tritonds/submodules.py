@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from . import functional, reference
+from . import checks, functional, reference
 from .coefficient_weights import CoefficientWeights
+from .dtypes import autocasts
 
 if TYPE_CHECKING:
     from .module import DownsizeNet
@@ -27,10 +27,8 @@ def is_as_made(module: nn.Module, kind: type[nn.Module]) -> bool:
 
 def _is_quantized(module: nn.Module) -> bool:
     """Whether the weight's class has operators of its own, as torchao's have. DTensor does not count: FSDP makes it plain."""
-    weight = module._parameters.get("weight")
-    if weight is None or type(weight) is nn.Parameter:
-        return False
-    return is_traceable_wrapper_subclass(weight) and not hasattr(weight, "full_tensor")
+    kind = type(module._parameters.get("weight"))  # of which torch.compile knows more than of the weight
+    return hasattr(kind, "__tensor_flatten__") and not hasattr(kind, "full_tensor")
 
 
 def has_hooks(module: nn.Module) -> bool:
@@ -109,27 +107,53 @@ def coefficients(net: "DownsizeNet", image: Tensor, texture: Tensor | None, size
     others it holds channels: (N * h * w, channels).
 
     Raises:
-        ValueError: ``out`` does not give K*K numbers a row.
+        TypeError, ValueError: a module gives something else than such rows, or is given channels that it does not take.
     """
     (h, w), n, taps = size, image.shape[0], net.taps
-    inputs = []
+    inputs, sources = [], []
     if net.distance is not None:
         distances = reference.tap_distances(image, size, taps).to(image.dtype)
-        inputs.append(net.distance(distances).relu().expand(n, -1, -1).flatten(0, 1))
+        inputs.append(_rows("distance", net.distance, distances, "2 * taps distances").relu().repeat(n, 1))
+        sources.append(f"{inputs[-1].shape[1]} of distance")
     if texture is not None:
         pooled = functional.area_pool2d(texture, size, backend=net.backend)
         inputs.append(pooled.permute(0, 2, 3, 1).flatten(0, 2))
-    z = torch.cat(inputs, dim=1)
+        sources.append(f"{inputs[-1].shape[1]} of texture")
+    if not inputs:
+        raise ValueError("distance, texture: expected at least one, got None for both")
+    z, source = torch.cat(inputs, dim=1), " and ".join(sources)
     if isinstance(net.hidden, nn.ModuleList):
-        for layer in net.hidden:
-            z = layer(z).relu()
+        for index, layer in enumerate(net.hidden):
+            z = _rows(f"hidden.{index}", layer, z, source).relu()
+            source = f"{z.shape[1]} of hidden.{index}"
     else:
-        z = net.hidden(z)
-    logits = net.out(z)
-    if logits.shape != (n * h * w, taps * taps):
+        z = _rows("hidden", net.hidden, z, source)
+        source = f"{z.shape[1]} of hidden"
+    logits = _rows("out", net.out, z, source)
+    if logits.shape[1] != taps * taps:
         raise ValueError(f"out: expected to give {(n * h * w, taps * taps)} (pixels, taps*taps), got {tuple(logits.shape)}")
     logits = logits.view(n, h, w, taps * taps).permute(0, 3, 1, 2)
     return reference.constrain(logits, image, size, taps, net.prior).to(logits.dtype).contiguous()
+
+
+def _rows(name: str, module: nn.Module, rows: Tensor, source: str) -> Tensor:
+    """What ``module`` gives for ``rows``, which ``source`` gave. Raise, by its name, what would otherwise fail further on."""
+    if module is None:
+        raise TypeError(f"{name}: expected a module, got None")
+    width = getattr(module, "in_features", None)
+    # Hooks may change what it is given, as those of tensor parallelism do.
+    if isinstance(width, int) and width != rows.shape[1] and not has_hooks(module):
+        raise ValueError(f"{name}: expected {width} channels, got {rows.shape[1]}: {source}")
+    dtype = cast(nn.Linear, module).weight.dtype if _is_linear(module) else rows.dtype
+    if dtype != rows.dtype and not autocasts(rows.device.type):
+        raise TypeError(f"{name}: expected its weight's dtype, {dtype}, got {rows.dtype}: {source}")
+    result: Tensor = module(rows)
+    checks.check_dense(name, result)
+    checks.check_dtype(name, result)
+    checks.check_device(name, result, "image", rows)
+    if result.dim() != 2 or result.shape[0] != rows.shape[0] or result.shape[1] < 1:
+        raise ValueError(f"{name}: expected to give ({rows.shape[0]}, channels), got {tuple(result.shape)}")
+    return result
 
 
 def downsize(net: "DownsizeNet", image: Tensor, texture: Tensor | None, size: tuple[int, int]) -> Tensor:

@@ -48,6 +48,7 @@ def test_results_are_the_same(backend):
             *torch.autograd.grad(loss, list(net.parameters())),
             tritonds.area_pool2d(batch, (4, 5), backend=backend),
             labels.map_boxes(batch[0, 0, :, :4], (9, 12), (6, 8), letterbox=True),
+            labels.map_points(batch[0, 0, :, :2], (9, 12), (6, 8), letterbox=True),
             labels.map_masks(batch[0] > 0.5, (6, 8), letterbox=True),
         ]
 
@@ -108,3 +109,39 @@ def test_vmap_over_images_and_networks(options):
     )
     torch.testing.assert_close(together, torch.stack([net(batches[0]) for net in nets]))
     torch.func.jacfwd(nets[0])(batches[0])
+
+
+@pytest.mark.parametrize("options", [{}, {"texture_layers": 2}])
+def test_transforms_are_compiled(options):
+    """Which vmap of memory formats it does not know would prevent."""
+    net = tritonds.DownsizeNet((4, 5), prior="antialias", **options)
+    torch.nn.init.normal_(net.out.weight)
+    images = torch.rand(3, 2, 8, 9, 3).permute(0, 1, 4, 2, 3)
+
+    def transformed(x):
+        gradient = torch.func.grad(lambda image: net(image).square().sum())(x[0])
+        return torch.vmap(lambda image: net(image))(x), torch.vmap(net.coefficients)(x), gradient
+
+    compiled = torch.compile(transformed, backend="aot_eager", fullgraph=True)
+    for got, expected in zip(compiled(images), transformed(images), strict=True):
+        torch.testing.assert_close(got, expected)
+
+
+def test_the_table_of_images_is_made_in_pinned_memory_whatever_the_default_device(monkeypatch):
+    """As on a GPU, by what PyTorch is asked for."""
+    from tritonds.kernels import batch
+
+    class Image:
+        device, shape = torch.device("cuda"), (3, 9, 12)
+        data_ptr = staticmethod(lambda: 16)
+        stride = staticmethod(lambda: (108, 12, 1))
+
+    class Host:
+        to = staticmethod(lambda device, non_blocking: device)
+
+    asked = []
+    monkeypatch.setattr(torch, "tensor", lambda rows, **options: asked.append(options) or Host())
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    with strange_defaults():
+        assert batch.table([Image(), Image()], (6, 8), False).type == "cuda"
+    assert asked == [{"dtype": torch.int64, "device": "cpu", "pin_memory": True}]

@@ -195,12 +195,45 @@ def test_weighted_gather2d(arguments, error, message):
         (dict(hidden_channels=0), ValueError, "hidden_channels: expected at least 1, got 0"),
         (dict(texture_layers=0), ValueError, "texture_layers: expected at least 1, got 0"),
         (dict(in_channels=2.5), TypeError, "in_channels: expected an integer, got 2.5"),
+        (dict(mean=[True, False, True]), TypeError, "mean: expected a list of numbers, got [True, False, True]"),
+        (dict(std=[10**400] * 3), ValueError, "std: expected 3 finite numbers, one for each channel, got [1000"),
         (dict(texture_channels=0, distance_channels=0), ValueError, "expected at least one above 0, got 0 and 0"),
     ],
 )
 def test_layer(arguments, error, message):
     with pytest.raises(error, match=re.escape(message)):
         DownsizeNet(**arguments)
+
+
+@pytest.mark.parametrize("value", ["no", 1, 0, None, [], torch.tensor(True), np.array([True])], ids=repr)
+def test_choices_are_true_or_false(value):
+    """Where "no" would mean True."""
+    boxes, masks = torch.rand(2, 4), torch.zeros(8, 9)
+    net, deep = DownsizeNet((4, 4)), DownsizeNet((4, 4), texture_layers=2)
+    weights = CoefficientWeights(None, None, (), (), torch.zeros(4, 2), torch.zeros(4))
+    calls = {
+        "letterbox": [
+            lambda: net(IMAGE, letterbox=value),
+            lambda: deep(IMAGE, letterbox=value),
+            lambda: downsize_image(IMAGE, torch.zeros(2, 3, 3, 3), torch.zeros(2), weights, 4, letterbox=value),
+            lambda: tritonds.labels.map_boxes(boxes, 8, 4, letterbox=value),
+            lambda: tritonds.labels.map_masks(masks, 4, letterbox=value),
+            lambda: tritonds.warmup(net, (8, 8), letterbox=value),
+        ],
+        "inverse": [lambda: tritonds.labels.map_boxes(boxes, 8, 4, inverse=value)],
+    }
+    for name in ("as_list", "channels_last", "backward", "image_gradient"):
+        calls[name] = [lambda name=name: tritonds.warmup(net, (8, 8), **{name: value})]
+    for name, each in calls.items():
+        for call in each:
+            with pytest.raises(TypeError, match=f"^{name}: expected True or False, got "):
+                call()
+
+
+def test_numpys_choices():
+    boxed = DownsizeNet((4, 4))(IMAGE, letterbox=np.bool_(True))
+    assert torch.equal(boxed.images, DownsizeNet((4, 4))(IMAGE, letterbox=True).images)
+    assert isinstance(DownsizeNet((4, 4))(IMAGE, letterbox=np.bool_(False)), torch.Tensor)
 
 
 def test_layer_without_size_or_with_other_channels():

@@ -77,6 +77,25 @@ def test_programs(prior, taps, dynamic):
     assert_right_at_all_sizes(exported(model, dynamic).module(), model)
 
 
+@pytest.mark.parametrize(("prior", "taps"), [(None, 2), ("antialias", 4)])
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:`torch.jit.trace:FutureWarning")
+def test_programs_of_torchscript(prior, taps):
+    model = served(prior, taps)
+    assert_right_at_all_sizes(torch.jit.trace(model, images(*TRACED), check_trace=False), model)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_letterboxes_are_exported_for_one_size(layers):
+    """Others are refused: the exporters of PyTorch would fix them without a word where dimensions are automatic."""
+    net, x = served(texture_layers=layers).downsize, images(*TRACED)
+    program = torch.export.export(net, (x,), {"letterbox": True}).module()
+    for got, expected in zip(program(x, letterbox=True), net(x, letterbox=True), strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=5e-6)
+    for dynamic in ({0: Dim.AUTO}, {3: Dim.AUTO}, DYNAMIC["named"]):
+        with pytest.raises(ValueError, match="letterbox: expected images of fixed size and number"):
+            torch.export.export(net, (x,), {"letterbox": True}, dynamic_shapes={"image": dynamic, "letterbox": None})
+
+
 def test_program_of_a_network_of_several_layers():
     model = served(texture_layers=2, hidden_layers=2)
     assert_right_at_all_sizes(exported(model).module(), model)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 import tritonds
 from tritonds.geometry import letterbox
-from tritonds.labels import map_boxes, map_masks
+from tritonds.labels import map_boxes, map_masks, map_points
 
 LENGTHS = [1, 2, 3, 5, 8, 13, 40, 999]
 SIZES = [(513, 179), (179, 513), *itertools.product(LENGTHS, repeat=2)]
@@ -128,9 +128,31 @@ def test_boxes_of_any_shape(shape):
 
 
 @pytest.mark.parametrize("inverse", [False, True])
-def test_boxes_are_differentiable(inverse):
-    boxes = torch.rand(3, 4, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda b: map_boxes(b, (9, 8), (5, 7), letterbox=True, inverse=inverse), boxes)
+@pytest.mark.parametrize(("move", "count"), [(map_boxes, 4), (map_points, 2)])
+def test_boxes_and_points_are_differentiable(move, count, inverse):
+    given = torch.rand(3, count, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: move(x, (9, 8), (5, 7), letterbox=True, inverse=inverse), given)
+
+
+def test_points_by_hand(device):
+    points = torch.tensor([[[2.0, 3.0], [-4.0, 50.0]]], device=device)
+    wider = map_points(points, (12, 20), (6, 40))
+    torch.testing.assert_close(wider, torch.tensor([[[4.0, 1.5], [-8.0, 25.0]]], device=device))
+    boxed = map_points(points, (12, 20), (24, 44), letterbox=True)  # twice as large, 2 columns left of it
+    torch.testing.assert_close(boxed, torch.tensor([[[6.0, 6.0], [-6.0, 100.0]]], device=device))
+    torch.testing.assert_close(map_points(boxed, (12, 20), (24, 44), letterbox=True, inverse=True), points)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(2,), (0, 2), (3, 2, 2, 2)])
+@pytest.mark.parametrize("inverse", [False, True])
+@hypothesis.given(size_in=size_strategy, size_out=size_strategy, boxed=st.booleans(), seed=st.integers(0, 2**32 - 1))
+def test_points_are_corners_of_boxes(inverse, shape, dtype, size_in, size_out, boxed, seed):
+    points = (torch.rand(shape, generator=torch.Generator().manual_seed(seed)) * 600).to(dtype)
+    mapped = map_points(points, size_in, size_out, letterbox=boxed, inverse=inverse)
+    assert mapped.dtype == dtype
+    boxes = map_boxes(torch.cat([points, points], dim=-1), size_in, size_out, letterbox=boxed, inverse=inverse)
+    assert torch.equal(torch.cat([mapped, mapped], dim=-1), boxes)
 
 
 @hypothesis.example(size_in=(513, 179), size_out=(179, 513))
@@ -304,6 +326,14 @@ ERRORS = [
         ValueError,
         "boxes: expected the format XYXY, got XYWH; convert them by torchvision first",
     ),
+    (lambda: map_points([0, 0], (7, 7), (7, 7)), TypeError, "points: expected a torch.Tensor, got list"),
+    (
+        lambda: map_points(BOXES.int(), (7, 7), (7, 7)),
+        TypeError,
+        "points: expected float16, bfloat16, float32 or float64, got torch.int32; convert integers by points.float()",
+    ),
+    (lambda: map_points(BOXES, (7, 7), (7, 7)), ValueError, "points: expected shape (..., 2), of x, y, got (5, 4)"),
+    (lambda: map_points(BOXES[:, :2], (7, 0), (7, 7)), ValueError, f"size_in: {BELOW}(7, 0)"),
     (lambda: map_masks(np.zeros((6, 7)), (7, 7)), TypeError, "masks: expected a torch.Tensor, got ndarray"),
     (lambda: map_masks(MASKS.to_sparse(), (7, 7)), TypeError, "masks: expected a dense tensor, got layout torch.sparse_coo"),
     (lambda: map_masks(MASKS[0, 0], (7, 7)), ValueError, "masks: expected shape (..., H, W), each at least 1, got (7,)"),
@@ -332,6 +362,11 @@ ERRORS = [
     (lambda: map_masks(MASKS, (7, 7), fill=0.5), ValueError, "fill: expected a value of torch.uint8, got 0.5"),
     (lambda: map_masks(MASKS, (7, 7), fill=math.nan), ValueError, "fill: expected a value of torch.uint8, got nan"),
     (lambda: map_masks(MASKS.bool(), (7, 7), fill=255), ValueError, "fill: expected a value of torch.bool, got 255"),
+    (
+        lambda: map_masks(MASKS.half(), (7, 7), fill=10**400),
+        ValueError,
+        f"fill: expected a value of torch.float16, got {10**400}",
+    ),
     (lambda: map_masks(MASKS.half(), (7, 7), fill=1e6), ValueError, "fill: expected a value of torch.float16, got 1000000.0"),
 ]
 

@@ -236,11 +236,13 @@ def test_damaged_files_never_do_worse_than_valueerror(saved, seed):
 
 
 def test_saving_refuses_what_loading_would(tmp_path):
-    replaced, mixed, diverged = (DownsizeNet() for _ in range(3))
+    replaced, mixed, diverged, empty = (DownsizeNet() for _ in range(4))
+    empty.out.to("meta")
     replaced.texture[0] = torch.nn.Conv2d(3, 16, 5, padding=2)
     mixed.out.half()
     torch.nn.init.constant_(diverged.out.bias, torch.nan)
-    for net, message in [(replaced, "texture.0: expected it as"), (mixed, "the same for all"), (diverged, "finite")]:
+    for net, message in [(replaced, "texture.0: expected it as"), (mixed, "the same for all"), (diverged, "finite"),
+                         (empty, "some on the meta device")]:  # fmt: skip
         with pytest.raises(ValueError, match=message):
             net.save_pretrained(tmp_path / "net")
     assert not (tmp_path / "net").exists()

@@ -60,6 +60,15 @@ def test_hooks_run_and_may_change_what_they_see(target):
     assert torch.equal(net(image), before)
 
 
+def test_hooks_may_change_how_wide_it_is():
+    """As those of tensor parallelism do."""
+    net, image = given()
+    expected = net(image)
+    net.hidden[0].register_forward_hook(lambda module, args, output: torch.cat((output, output), dim=1))
+    net.out.register_forward_pre_hook(lambda module, args: (args[0][:, 7:],))
+    torch.testing.assert_close(net(image), expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("norm", ["spectral", "weight", "pruned"])
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*deprecated:FutureWarning")
@@ -150,6 +159,7 @@ def test_weights_with_operators_of_their_own(target, backend, tmp_path):
     module.weight = nn.Parameter(Rounded((module.weight.detach() / scale).round().to(torch.int8), scale), requires_grad=False)
     assert type(module) is nn.Linear
     torch.testing.assert_close(net(image), expected, rtol=0, atol=0.1)
+    torch.testing.assert_close(torch.compile(net, backend="eager")(image), expected, rtol=0, atol=0.1)
     with pytest.raises(ValueError, match=f"^{target}: expected an nn.Linear with bias and without hooks or quantised weights"):
         net.weights()
     with pytest.raises(ValueError, match=f"^{target}: expected it as DownsizeNet made it"):
@@ -190,6 +200,8 @@ def test_weights_that_are_offloaded(target):
     torch.testing.assert_close(net(image), expected, rtol=1e-4, atol=1e-5)
     images = [x.mul(255).to(torch.uint8) for x in image]
     assert net(images, letterbox=True).images.shape == (2, 3, 6, 8)
+    with pytest.raises(TypeError, match="image: expected float16, bfloat16, float32 or float64"):
+        net(image.int())
 
 
 def test_called_modules_agree_everywhere(monkeypatch):
@@ -267,7 +279,7 @@ def test_hidden_layers_of_ones_own_are_called_as_a_whole():
 
 
 class Giving(nn.Module):
-    """A texture that is whatever ``function`` makes of the image."""
+    """Gives whatever ``function`` makes of its input."""
 
     def __init__(self, function):
         super().__init__()
@@ -296,6 +308,30 @@ def test_textures_that_do_not_fit_are_named(function, error, message, called):
             resize(image)
 
 
+GIVEN = [
+    (lambda z: None, TypeError, "{}: expected a torch.Tensor, got NoneType"),
+    (lambda z: (z,), TypeError, "{}: expected a torch.Tensor, got tuple"),
+    (lambda z: z[:, 0], ValueError, r"{}: expected to give \((48|96), channels\), got \((48|96),\)"),
+    (lambda z: z[:1], ValueError, r"{}: expected to give \((48|96), channels\), got \(1, \d\)"),
+    (lambda z: z[:, :0], ValueError, "{}: expected to give"),
+    (lambda z: z.int(), TypeError, "{}: expected float16, bfloat16, float32 or float64, got torch.int32"),
+    (lambda z: z.to("meta"), ValueError, "{}: expected the device of image, cpu, got meta"),
+    (lambda z: z.to_sparse(), TypeError, "{}: expected a dense tensor"),
+    (lambda z: z[:, :3], ValueError, r"expected (\d+ channels, got \d+: 3 of {}|to give \(96, 4\) .*, got \(96, 3\))"),
+]
+
+
+@pytest.mark.parametrize("target", [*TARGETS, "hidden"])
+@pytest.mark.parametrize(("function", "error", "message"), GIVEN, ids=[message for _, _, message in GIVEN])
+def test_what_called_modules_give_is_named_if_it_does_not_fit(function, error, message, target):
+    net, image = given()
+    replacement = nn.Sequential(net.hidden[0] if target == "hidden" else net.get_submodule(target), Giving(function))
+    net.set_submodule(target, replacement)
+    for resize in (net, net.coefficients):
+        with pytest.raises(error, match=message.format(target)):
+            resize(image)
+
+
 def test_what_does_not_fit_is_named():
     net, image = given()
     net.out = nn.Sequential(nn.Linear(7, 3))
@@ -304,7 +340,43 @@ def test_what_does_not_fit_is_named():
     net.out = nn.Sequential(nn.Linear(7, 4))
     assert net(image).shape == (2, 3, 6, 8)
     net.texture = None
-    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+    with pytest.raises(ValueError, match=r"hidden\.0: expected 11 channels, got 5: 5 of distance"):
+        net(image)
+    net.distance = None
+    with pytest.raises(ValueError, match="distance, texture: expected at least one, got None for both"):
+        net(image)
+    for name in ("out", "hidden", "hidden.0"):
+        net, image = given()
+        net.set_submodule(name, nn.Identity())
+        parent, _, child = name.rpartition(".")
+        setattr(net.get_submodule(parent), child, None)
+        with pytest.raises(TypeError, match=f"^{name}: expected a module, got None"):
+            net(image)
+    net, image = given()
+    net.out.double()
+    net.hidden[0].register_forward_hook(lambda *_: None)
+    with pytest.raises(TypeError, match=r"out: expected its weight's dtype, torch\.float64, got .*: 7 of hidden\.0"):
+        net(image)
+
+
+@pytest.mark.parametrize("how", ["called", "in steps", "in one launch"])
+@pytest.mark.parametrize(
+    ("option", "value", "error"),
+    [
+        ("prior", "antialiased", ValueError),
+        ("backend", "cuda", ValueError),
+        ("taps", 9, ValueError),
+        ("std", [0.0, 1.0, 1.0], ValueError),
+        ("mean", [0.5], ValueError),
+        ("out_dtype", torch.int8, TypeError),
+    ],
+)
+def test_options_set_afterwards_are_checked(option, value, error, how):
+    net, image = given(texture_layers=2 if how == "in steps" else 1)
+    if how == "called":
+        net.out.register_forward_hook(lambda *_: None)
+    setattr(net, option, value)
+    with pytest.raises(error, match=f"^{option}: expected"):
         net(image)
 
 

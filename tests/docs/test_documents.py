@@ -20,6 +20,10 @@ from bench.measure import ROOT
 from tritonds.cli import app
 
 PAGES = ["README.md", "CONTRIBUTING.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))]
+BESIDE_TORCHVISION = re.compile("^(from|import) torch(vision|codec)", re.MULTILINE)
+"""Code that tests/vision runs, in another environment."""
+RUN = [page for page in PAGES if re.search("```(python|sh)", (ROOT / page).read_text())]
+RUN = [page for page in RUN if not BESIDE_TORCHVISION.search((ROOT / page).read_text())]
 URL = "https://github.com/tritonds/tritonds/"
 RAW = "https://raw.githubusercontent.com/tritonds/tritonds/main/"
 
@@ -96,6 +100,7 @@ def names():
         "loader": [(images.float() / 255, torch.randint(19, (2,)))],
         "scenes": [(images, torch.randint(19, (2, 230, 230)))],
         "truth": torch.rand(5, 4),
+        "corners": torch.rand(5, 2),
         "classes": torch.randint(19, (480, 640)),
     }
 
@@ -114,7 +119,7 @@ def files(tmp_path, monkeypatch):
 # PyTorch says so of any weight that is channels-last, as the texture's is, and writes it whole.
 @pytest.mark.filterwarnings("ignore:No complete tensor found in the group:UserWarning")
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # the command line draws tensors
-@pytest.mark.parametrize("page", [page for page in PAGES if re.search("```(python|sh)", (ROOT / page).read_text())])
+@pytest.mark.parametrize("page", RUN)
 def test_code_runs(page, names, files, monkeypatch, request):
     if "push_to_hub" in (ROOT / page).read_text():
         request.getfixturevalue("hub")
