@@ -105,9 +105,11 @@ def test_second_derivatives(size, low, device):
     tensors = flatten(image, filters, weights)
 
     def function(*_):
-        return from_image(image * filters.mean(), filters, weights, size, backend="torch", mean=MEAN[:2], std=STD[:2])
+        return from_image(image * weights.out_bias.sum(), filters, weights, size, backend="torch", mean=MEAN[:2], std=STD[:2])
 
     assert torch.autograd.gradgradcheck(function, tensors, fast_mode=True)
+    first, again = (torch.autograd.grad(function().sum(), tensors, create_graph=twice) for twice in (False, True))
+    torch.testing.assert_close(first, again)
 
 
 def test_only_the_gradients_that_are_wanted(low, device):
