@@ -204,6 +204,12 @@ class TestTheReferenceStays:
             image = forward_ad.make_dual(torch.rand(1, 3, 12, 16), torch.rand(1, 3, 12, 16))
             assert forward_ad.unpack_dual(net(image)).tangent is not None
 
+    @pytest.mark.parametrize("transform", [torch.func.vmap, lambda net: torch.func.grad(lambda x: net(x[0]).square().sum())])
+    def test_in_compiled_transforms(self, transform, net):
+        image = torch.rand(2, 1, 3, 12, 16)
+        function = transform(net)
+        torch.testing.assert_close(torch.compile(function, backend="aot_eager")(image), function(image))
+
     def test_for_other_devices(self, net):
         assert net.to("meta")(torch.empty(1, 3, 12, 16, device="meta")).shape == (1, 3, 6, 8)
 
