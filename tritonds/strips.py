@@ -44,13 +44,13 @@ def _in_compiled_transform() -> bool:
 
 @torch.library.custom_op(f"{NAMESPACE}::strips", mutates_args=())
 def strips(
-    image: Tensor, texture: Tensor | None, texture_weights: Sequence[Tensor], weights: Sequence[Tensor], distance: bool, h: int, w: int,
-    taps: int, prior: str | None, mean: Sequence[float] | None, std: Sequence[float] | None, dtype: torch.dtype,
+    image: Tensor, texture: Tensor | None, texture_weights: Sequence[Tensor], weights: Sequence[Tensor], distance: bool,
+    h: int, w: int, taps: int, prior: str | None, mean: Sequence[float] | None, std: Sequence[float] | None, dtype: torch.dtype,
 ) -> Tensor:  # fmt: skip
     """(N, C, H, W) to (N, C, h, w) of ``dtype``.
 
-    Features are ``texture`` (N, F, Ht, Wt), or made of the normalised image by ``texture_weights``, which are weight and bias, or none
-    of both. ``weights`` are flat.
+    Features are ``texture`` (N, F, Ht, Wt), or made of the normalised image by ``texture_weights``, which are weight and bias,
+    or none of both. ``weights`` are flat.
     """
     options = arithmetic.Options(distance, h, w, taps, prior, mean, std, dtype)
     output = _allocate(image, texture, texture_weights, weights, *options)
