@@ -4,12 +4,10 @@
     python -m bench.folders --write     the same, into docs/command-line.md
 
 JPEG files of 1920x1080, mosaics of scikit-image's photographs, become 160x160. Some rows are parts: Pillow's decoder alone,
-in as many threads; the pipeline as a GPU has it, around a stand-in that only cuts a corner out; a network that sees the
-whole image at once, not strip by strip. The others are the command itself, in a process each, whose start images a second
-leave out.
+in as many threads; the pipeline as a GPU has it, around a stand-in that only cuts a corner out. The others are the command
+itself, in a process each, whose start images a second leave out.
 """
 
-import contextlib
 import datetime
 import os
 import pathlib
@@ -31,8 +29,7 @@ from PIL import Image
 from torch import Tensor
 
 from bench import measure, report
-from tritonds import allocation, files, methods, outputs, pipeline
-from tritonds.batches import to_batch
+from tritonds import allocation, files, outputs, pipeline
 from tritonds.cli import SAMPLES
 
 PAGE = measure.ROOT / "docs" / "command-line.md"
@@ -99,11 +96,6 @@ def corners(images: list[Tensor]) -> Tensor:
     return torch.cat([x[:, :, : SIZE[0], : SIZE[1]] / 255 for x in images])
 
 
-def whole(function: methods.Resize, images: list[Tensor]) -> Tensor:
-    """A network's results, its features of the whole image in memory."""
-    return to_batch([x[0] for x in images], SIZE, False, 0.0, function)
-
-
 def commanding(folder: pathlib.Path, *options: str) -> tuple[float, float]:
     """Images a second that `tritonds resize` reports, and the peak of its memory in MB."""
     with tempfile.TemporaryDirectory() as out:
@@ -126,7 +118,7 @@ def commanding(folder: pathlib.Path, *options: str) -> tuple[float, float]:
     return float(speed[1]), int(peak[1]) / 1024
 
 
-def rows(jobs: int, count: int, growth: list[int], compiled: bool) -> Iterator[Row]:
+def rows(jobs: int, count: int, growth: list[int]) -> Iterator[Row]:
     """What is measured, one row after the other."""
     with tempfile.TemporaryDirectory() as temporary:
         place = pathlib.Path(temporary)
@@ -135,33 +127,9 @@ def rows(jobs: int, count: int, growth: list[int], compiled: bool) -> Iterator[R
         yield "pipeline, stand-in for a network on a GPU", count, piping(photos, corners, jobs, batched=True), None
         for name in ("bilinear-aa", "natural-k4"):
             yield f"the command, {name}", count, *commanding(photos, "--method", name, "--jobs", str(jobs))
-        network = methods.network("natural-k4")
-        yield "natural-k4, whole images", count, piping(photos, partial(whole, network), jobs, batched=False), None
-        if compiled:
-            compute = partial(whole, _compiled(photos, network))
-            yield "natural-k4, whole images, compiled", count, piping(photos, compute, jobs, batched=False), None
         for number in growth:
             small = photographs(place / str(number), number, (96, 128))
             yield "the command, bilinear-aa, 128x96", number, *commanding(small, "--method", "bilinear-aa", "--jobs", str(jobs))
-
-
-def _compiled(photos: pathlib.Path, network: methods.Resize) -> methods.Resize:
-    """Compiled for one thread, since that is what each worker has."""
-    with one_thread(), torch.inference_mode():
-        compiled = torch.compile(network, dynamic=False)
-        compiled(files.decode(next(photos.iterdir())).pixels, SIZE)
-    return compiled
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Of PyTorch's."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def markdown(done: list[Row], caption: str) -> str:
@@ -175,7 +143,6 @@ def main(
     jobs: Annotated[int, typer.Option(help="workers")] = os.cpu_count() or 1,
     count: Annotated[int, typer.Option(help="photographs of 1920x1080")] = 200,
     growth: Annotated[str, typer.Option(help="sizes of folders of small images, for the memory")] = "100,1000,10000",
-    compiled: Annotated[bool, typer.Option(help="measure torch.compile as well")] = True,
     write: Annotated[bool, typer.Option("--write", help="into docs/command-line.md; on an idle machine alone")] = False,
 ) -> None:
     """Measure `tritonds resize` and its parts."""
@@ -188,7 +155,7 @@ def main(
     )
     print(caption)
     done = []
-    for row in rows(jobs, count, [int(number) for number in growth.split(",") if number], compiled):
+    for row in rows(jobs, count, [int(number) for number in growth.split(",") if number]):
         done.append(row)
         print(*row, sep=" | ", flush=True)
     if write:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import checks, ops, reference
+from . import checks, ops, reference, strips
 from .batches import Letterboxed, channels_last, letterboxed, normalization_terms, normalize, to_batch
 from .calls import ImageCall, checked, image_call
 from .coefficient_weights import CoefficientWeights, unflatten
@@ -66,6 +66,9 @@ def downsize(
     """
     image, texture, weights, flat, size, taps = checked(image, texture, weights, size, taps, prior)
     if not _use_triton(backend, image, image.dtype):
+        if strips.can_run([image, *flat, *([] if texture is None else [texture])]):
+            distance = weights.distance_weight is not None
+            return strips.strips(image, texture, [], flat, distance, *size, taps, prior, None, None, image.dtype)
         return reference.downsize(image, texture, weights, size, taps=taps, prior=prior)
     if _fits_one_launch(0 if texture is None else texture.shape[1], flat):
         distance = weights.distance_weight is not None
@@ -186,6 +189,14 @@ def downsize_image(
 
 
 def _downsize_image_torch(call: ImageCall) -> Tensor:
+    images = [call.image] if isinstance(call.image, Tensor) else call.image
+    if strips.can_run([*images, *call.texture_weights, *call.weights]):
+        options = call.taps, call.prior, call.mean, call.std, call.dtype
+
+        def in_strips(x: Tensor, size: tuple[int, int]) -> Tensor:
+            return strips.strips(x, None, call.texture_weights, call.weights, call.distance, *size, *options)
+
+        return to_batch(call.image, call.size, call.letterbox, call.fill, in_strips)
     weight, bias = call.texture_weights or (None, None)
     return reference.downsize_image(
         call.image, weight, bias, unflatten(call.weights, call.distance), call.size, taps=call.taps, prior=call.prior,

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import files, methods, strips
+from . import files, methods
 from .batches import to_batch
 from .files import Photograph, Source
 from .module import DownsizeNet
@@ -65,10 +65,7 @@ def computation(function: methods.Resize, size: tuple[int, int], letterbox: bool
     """
     if isinstance(function, DownsizeNet) and device.type == "cuda":
         return partial(_in_one_launch, function, size, letterbox, device)
-    if isinstance(function, DownsizeNet):
-        resize = partial(strips.downsize, function) if strips.can_downsize(function) else function
-    else:
-        resize = partial(_interpolate, function)
+    resize = function if isinstance(function, DownsizeNet) else partial(_interpolate, function)
     return lambda images: to_batch([x[0].to(device) for x in images], size, letterbox, 0.0, resize)
 
 

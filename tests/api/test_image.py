@@ -25,6 +25,7 @@ from cases import (
     net_of,
     oracle_from_image,
     oracle_from_uint8,
+    peak_bytes,
     run,
 )
 
@@ -229,18 +230,6 @@ def launches(monkeypatch):
     names = []
     monkeypatch.setattr(kernels.launch, "run", lambda kernel, *_: names.append(kernel.__name__))
     return names
-
-
-def peak_bytes(function):
-    """The most that is allocated at once while ``function`` runs, in bytes."""
-    with torch.profiler.profile(profile_memory=True) as profile:
-        function()
-    total = peak = 0
-    for event in profile.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            total += event.nbytes()
-            peak = max(peak, total)
-    return peak
 
 
 def test_one_launch_allocates_its_output_alone(launches, device, monkeypatch):
