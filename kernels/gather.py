@@ -80,9 +80,9 @@ def _first_window(i, n_in, n_out, TAPS: tl.constexpr):
 
 @triton.jit
 def _taps_on(i, j, n_in, n_out, TAPS: tl.constexpr):
-    """First and last tap of target pixel ``j`` that read source pixel ``i``: one, but several at the image's edges.
+    """(First, last) tap of target pixel ``j`` that read source pixel ``i``. At the image's edges they may differ.
 
-    If none does, the first is past the last. ``j`` is not before the first window.
+    If no tap reads it, the first is greater than the last. ``j`` is not before the first window.
     """
     tap = i - first_tap(j, n_in, n_out, TAPS)
     first = tl.where(i == 0, 0, tap)

@@ -1,7 +1,7 @@
 """Networks of one convolution on a CPU, strip by strip: no feature map of the whole image goes through memory.
 
-The features of a strip of rows are pooled over rows while caches hold them. What is left is pooled over columns at the
-end. The result is the network's, up to rounding, but for its normalisation: coefficients sum to 1, so that it comes out again.
+The features of a strip of rows are pooled over rows while caches hold them. At the end they are pooled over columns. The result
+is the network's up to rounding, without its normalisation: coefficients sum to 1, so the raw pixels are summed instead.
 """
 
 from typing import cast
@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import functional
+from . import functional, reference
 from .batches import channels_last, normalize
 from .module import DownsizeNet
 
 ROWS = 32
-"""Of an image's rows in a strip. Of 1920 columns their features take 4 MB."""
+"""Rows of the image in a strip. Of 1920 columns, their features take 4 MB."""
 
 
 def can_downsize(net: DownsizeNet) -> bool:
@@ -32,7 +32,7 @@ def downsize(net: DownsizeNet, image: Tensor, size: tuple[int, int]) -> Tensor:
         size: (h, w) in pixels.
     """
     height, width = image.shape[2:]
-    of_this_size = torch.empty(1).expand(1, 1, height, width)  # all that coefficients ask of an image beside its texture
+    of_this_size = torch.empty(1).expand(1, 1, height, width)  # coefficients read the size of an image, and no pixel
     texture = _pooled_texture(net, image, size)
     coefficients = functional.coefficients(
         of_this_size, texture, net.weights(), size, taps=net.taps, prior=net.prior, backend="torch"
@@ -59,9 +59,8 @@ def _pooled_texture(net: DownsizeNet, image: Tensor, size: tuple[int, int]) -> T
 
 
 def _shares(first: int, end: int, n_in: int, n_out: int) -> tuple[int, Tensor]:
-    """The first target row that rows ``first`` to ``end`` reach, and their shares in the means of it and its successors."""
+    """The first target row whose bin overlaps source rows ``first`` to ``end``, and their shares of each bin from it on."""
     j_first, j_last = first * n_out // n_in, (end * n_out - 1) // n_in
     i = torch.arange(first, end)
     j = torch.arange(j_first, j_last + 1)[:, None]
-    overlap = torch.minimum((i + 1) * n_out, (j + 1) * n_in) - torch.maximum(i * n_out, j * n_in)
-    return j_first, overlap.clamp(min=0).float() / n_in
+    return j_first, reference.bin_share(i, j, n_in, n_out, torch.float32)
