@@ -30,6 +30,7 @@ from .launch import (
     needs_int64,
     next_power_of_2,
     plan_of,
+    stride_arguments,
     tile_columns,
     tile_shape,
 )
@@ -121,14 +122,8 @@ def area_pool_plan(source: Layout, output: Layout, norm: tuple[int, int], dtype:
     )
     return plan_of(
         columns * chunks,
-        source_stride_n=source_strides.n,
-        source_stride_c=source_strides.c,
-        source_stride_h=source_strides.h,
-        source_stride_w=source_strides.w,
-        output_stride_n=output_strides.n,
-        output_stride_c=output_strides.c,
-        output_stride_h=output_strides.h,
-        output_stride_w=output_strides.w,
+        **stride_arguments("source", source_strides[:4]),
+        **stride_arguments("output", output_strides[:4]),
         source_h=source_h,
         source_w=source_w,
         out_h=out_h,

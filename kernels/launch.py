@@ -3,7 +3,7 @@
 import contextlib
 import contextvars
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -215,3 +215,8 @@ def aligned_strides(x: Layout | None) -> Strides:
     align = math.gcd(16, n, h, w) if channels_last else 1
     dense = w == (x.shape[1] if channels_last else 1) and w % align == 0
     return Strides(n // align, c, h // align, w // align, channels_last, align, dense)
+
+
+def stride_arguments(name: str, strides: Sequence[int], axes: str = "nchw") -> dict[str, int]:
+    """The strides of a tensor along ``axes``, by a kernel's arguments."""
+    return {f"{name}_stride_{axis}": stride for axis, stride in zip(axes, strides, strict=True)}

@@ -27,6 +27,7 @@ from .launch import (
     next_power_of_2,
     padded,
     plan_of,
+    stride_arguments,
     tile_columns,
     tile_shape,
 )
@@ -176,9 +177,7 @@ def backward_plan(problem: Problem, to_image: bool, grad_texture: Layout | None,
         GRAD_WEIGHTS=weights > 0,
     )
     arguments = dict(
-        grad_texture_stride_n=strides.n,
-        grad_texture_stride_h=strides.h,
-        grad_texture_stride_w=strides.w,
+        **stride_arguments("grad_texture", (strides.n, strides.h, strides.w), "nhw"),
         total_columns=total_columns,
         rows=rows,
         C=constants,
@@ -213,13 +212,8 @@ def grad_image_plan(problem: Problem, grad_image: Layout, index64: bool) -> Plan
     tile = tile_shape(32)
     columns, rows = tile_columns(batch, image_h, image_w, tile)
     arguments = dict(
-        grad_pooled_stride_n=strides.n,
-        grad_pooled_stride_h=strides.h,
-        grad_pooled_stride_w=strides.w,
-        grad_image_stride_n=grad_image.stride[0],
-        grad_image_stride_c=grad_image.stride[1],
-        grad_image_stride_h=grad_image.stride[2],
-        grad_image_stride_w=grad_image.stride[3],
+        **stride_arguments("grad_pooled", (strides.n, strides.h, strides.w), "nhw"),
+        **stride_arguments("grad_image", grad_image.stride),
         bin_h=bin_h,
         bin_w=bin_w,
         rows=rows,
@@ -258,10 +252,7 @@ def _image_integers(problem: Problem) -> dict[str, int]:
     strides = problem.image.stride if problem.image else (0, 0, 0, 0)
     bin_h, bin_w, *_ = _texture_bins(problem)
     return dict(
-        image_stride_n=strides[0],
-        image_stride_c=strides[1],
-        image_stride_h=strides[2],
-        image_stride_w=strides[3],
+        **stride_arguments("image", strides),
         image_h=problem.image_size[0],
         image_w=problem.image_size[1],
         out_h=problem.output_size[0],
@@ -275,16 +266,10 @@ def _texture_integers(problem: Problem) -> dict[str, int]:
     """The integers of texture and result, by argument."""
     strides = aligned_strides(problem.texture)
     return dict(
-        texture_stride_n=strides.n,
-        texture_stride_c=strides.c,
-        texture_stride_h=strides.h,
-        texture_stride_w=strides.w,
+        **stride_arguments("texture", strides[:4]),
         texture_h=problem.texture_size[0],
         texture_w=problem.texture_size[1],
-        output_stride_n=problem.output.stride[0],
-        output_stride_c=problem.output.stride[1],
-        output_stride_h=problem.output.stride[2],
-        output_stride_w=problem.output.stride[3],
+        **stride_arguments("output", problem.output.stride),
     )
 
 
