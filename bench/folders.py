@@ -155,7 +155,7 @@ def _compiled(photos: pathlib.Path, network: methods.Resize) -> methods.Resize:
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Of PyTorch's."""
+    """Run with one thread of PyTorch's."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

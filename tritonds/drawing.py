@@ -46,7 +46,7 @@ class Crop(NamedTuple):
     width: int
 
     def of(self, image: Tensor) -> Tensor:
-        """That part of (..., h, w)."""
+        """This part of ``image`` (..., h, w)."""
         return image[..., self.top : self.top + self.height, self.left : self.left + self.width]
 
 
@@ -77,7 +77,7 @@ class Canvas:
         )
 
     def save(self, file: BinaryIO, suffix: str, mark: dict[str, str]) -> None:
-        """In the format of the suffix; PNG bears the mark."""
+        """Write the figure in the suffix's format. PNG files bear the mark."""
         form = FORMATS[suffix]
         self.figure.savefig(file, format=form, dpi=DPI, metadata=mark if form == "png" else None)
 

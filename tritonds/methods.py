@@ -22,7 +22,7 @@ from .functional import area_pool2d
 from .module import DownsizeNet
 
 Resize = Callable[[Tensor, tuple[int, int]], Tensor]
-"""From images (N, C, H, W) and (h, w) to images (N, C, h, w)."""
+"""A function from images (N, C, H, W) and (h, w) to images (N, C, h, w)."""
 
 INTERPOLATIONS: dict[str, Resize] = {
     "bilinear": lambda image, size: F.interpolate(image, size, mode="bilinear"),
@@ -32,7 +32,7 @@ INTERPOLATIONS: dict[str, Resize] = {
 }
 
 PEERS: dict[str, Resize] = {"nearest": lambda image, size: F.interpolate(image, size, mode="nearest-exact")}
-"""For comparison alone: :func:`get` does not offer them."""
+"""Methods for comparison alone, which :func:`get` does not offer."""
 
 _K2 = partial(DownsizeNet, taps=2, prior="bilinear")
 _K4 = partial(DownsizeNet, taps=4, prior="antialias")

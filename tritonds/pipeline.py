@@ -25,9 +25,9 @@ from .files import Photograph, Source
 from .module import DownsizeNet
 
 Compute = Callable[[list[Tensor]], Tensor]
-"""From images (1, 3, H, W) of one dtype, uint8 or float32 between 0 and 1, to pictures (N, 3, h, w) between 0 and 1."""
+"""Takes images (1, 3, H, W), all uint8 or all float32 between 0 and 1. Returns pictures (N, 3, h, w) between 0 and 1."""
 Encode = Callable[[Source, np.ndarray, bytes | None], bytes]
-"""From a source, the pixels (h, w, 3) of its result in uint8, and their colour profile."""
+"""Takes a source, the pixels (h, w, 3) of its result in uint8, and their colour profile. Returns the bytes of a file."""
 
 FAILURES = (OSError, ValueError, RuntimeError, MemoryError)
 """What may be raised for one image. PyTorch raises RuntimeError where memory ends."""
