@@ -127,7 +127,7 @@ class Provider:
 
 @dataclass(frozen=True)
 class Errors:
-    """The output's is the largest difference over the largest value. The gradients' is the worst one's, in the Euclidean norm."""
+    """The output's is the largest difference over the largest value; the gradients' is the worst one's, in Euclidean norm."""
 
     output: float
     gradient: float | None

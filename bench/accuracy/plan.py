@@ -50,7 +50,7 @@ PROFILES = {
     "cpu": Profile("small", steps=1000, batch=16, train=3000, test=300, seeds=3),
     "gpu": Profile("full", steps=400, batch=16, train=400, test=100, seeds=3),
 }
-"""Profiles by name: one for the tests; one for a night on a few cores; one for 25 minutes of a GPU beside 16 cores, by estimate."""
+"""Profiles by name: for the tests; for a night on a few cores; for 25 minutes, by estimate, of a GPU beside 16 cores."""
 
 
 @dataclass(frozen=True)
