@@ -65,7 +65,7 @@ def _add(x: Tensor | None, key: list[Any]) -> int | None:
         key.append(None)
         return None
     found = address(x)
-    key.append(x.dtype)
+    key += x.dtype, x.get_device()  # of tensors elsewhere Triton itself complains
     if found % ALIGNMENT:
         key.append("unaligned")
     return found

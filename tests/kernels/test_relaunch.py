@@ -177,3 +177,16 @@ def test_another_device_has_kernels_of_its_own(device, bindings, monkeypatch):
         monkeypatch.setattr(driver.active, "get_current_device", lambda index=index: index)
         downsized(inputs, case)
         assert len(bindings) == count
+
+
+@pytest.mark.gpu
+def test_tensors_on_the_cpu_are_refused_after_a_launch_too(device):
+    from tritonds import ops
+    from tritonds.coefficient_weights import flatten
+
+    case = Case(n=1)
+    image, texture, weights = make(case, device)
+    downsized((image, texture, weights), case)
+    elsewhere = [*flatten(weights)[:-1], weights.out_bias.cpu()]
+    with pytest.raises(ValueError, match="cannot be accessed"):
+        ops.downsize(image, texture, elsewhere, True, *case.size_out, case.taps, "none")
