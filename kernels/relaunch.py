@@ -65,7 +65,7 @@ def _add(x: Tensor | None, key: list[Any]) -> int | None:
         key.append(None)
         return None
     found = address(x)
-    key += x.dtype, x.get_device()  # of tensors elsewhere Triton itself complains
+    key += x.dtype, x.get_device()  # tensors on another device go to Triton, which refuses them
     if found % ALIGNMENT:
         key.append("unaligned")
     return found
