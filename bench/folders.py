@@ -5,8 +5,8 @@
 
 JPEG files of 1920x1080, mosaics of scikit-image's photographs, become 160x160. Some rows are parts: Pillow's decoder alone,
 in as many threads; the pipeline as a GPU has it, around a stand-in that only cuts a corner out; a network that sees the
-whole image at once, not strip by strip. The others are the command itself, in a process each, whose start images a second
-leave out.
+whole image at once, not strip by strip. The other rows are the command itself, in a process each. The start of that process is
+not counted.
 """
 
 import contextlib
