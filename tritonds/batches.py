@@ -19,7 +19,7 @@ class Letterboxed(NamedTuple):
     mask: Tensor
     """(N, h, w), bool: True where the image lies, False on what is around it."""
     scale: Tensor
-    """(N, 2), float32: the factors of x and of y, pixels of the result per pixel of the image. Below 1 where an image shrinks."""
+    """(N, 2), float32: pixels of the result per pixel of the image, along x and y. Below 1 where an image shrinks."""
     offset: Tensor
     """(N, 2), float32, in pixels: ``x' = x * scale + offset``. :func:`tritonds.labels.map_boxes` does this for boxes."""
 
