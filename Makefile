@@ -80,4 +80,4 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-docs $(VISION) build dist demo site *.egg-info
+	rm -rf $(VENV) $(VENV)-docs $(VISION) $(VENV)-triton-* build dist demo site *.egg-info

@@ -40,7 +40,7 @@ class Case(NamedTuple):
 
     name: str
     goal: int | None
-    """In microseconds, of the forward call; twice that for the backward pass."""
+    """Microseconds that the forward call may take. The backward pass may take twice as many."""
     call: Callable[[], torch.Tensor]
 
 
@@ -51,7 +51,7 @@ class Result(NamedTuple):
     goal: int | None
     forward: float
     recorded: float
-    """With gradients wanted."""
+    """The forward call with gradients wanted."""
     backward: float
 
 
@@ -92,7 +92,7 @@ def _detached(part: Any) -> Any:
 
 
 def _interpolate(image: torch.Tensor) -> Callable[[], torch.Tensor]:
-    """Of one pixel to one pixel, so that hardly more than its dispatch is left."""
+    """An interpolation of one pixel to one pixel, so that hardly more than its dispatch is left."""
     pixel = image[:, :1, :1, :1].clone().requires_grad_()
     return lambda: F.interpolate(pixel, (1, 1), mode="bilinear", align_corners=False)
 
@@ -115,7 +115,7 @@ def measure(case: Case) -> Result:
 
 
 def _recorded(case: Case, ones: torch.Tensor) -> tuple[float, float]:
-    """Of calls with gradients wanted, and of their backward passes."""
+    """(Microseconds of a call with gradients wanted, and of its backward pass)."""
     results: list[torch.Tensor] = []
     recorded = _microseconds(lambda: results.append(case.call()))
     remaining = iter(results)

@@ -15,7 +15,7 @@ from .groups import Plane, Target
 from .launch import MAX_INT32, needs_int64
 
 COLUMNS = tl.constexpr(16)
-"""Of the table, which kernels read by position: a :class:`Plane`'s fields, a :class:`Target`'s, and padding."""
+"""Columns of the table. Kernels read a row by position: a :class:`Plane`'s fields, then a :class:`Target`'s, then padding."""
 
 
 @triton.jit
@@ -54,9 +54,9 @@ def _field(row_ptr, COLUMN: tl.constexpr, C: tl.constexpr):
 
 
 def table(images: Sequence[Tensor], size: tuple[int, int], letterboxed: bool) -> tuple[Tensor, bool]:
-    """The table of ``images`` (C, H, W), resized to ``size`` or to where they lie in it, on their device.
+    """(The table of ``images`` (C, H, W), on their device; whether any of them needs 64-bit geometry or offsets).
 
-    Also whether any of them needs 64-bit geometry or offsets.
+    Each image is resized to ``size``, or letterboxed within it.
     """
     fields, index64 = array.array("q"), False
     for image in images:
@@ -82,10 +82,10 @@ _captured: list[Tensor] = []
 
 @functools.lru_cache(maxsize=4096)
 def _place(height: int, width: int, size: tuple[int, int], letterboxed: bool) -> tuple[tuple[int, ...], bool]:
-    """A row of the table but for pointer and strides, padded to its columns; and whether its geometry needs 64 bits."""
+    """(A row of the table without pointer and strides; whether its geometry needs 64 bits)."""
     image_size = height, width
-    region, offset = geometry.letterbox(image_size, size) if letterboxed else (size, (0, 0))
+    region, corner = geometry.place(image_size, size, letterboxed)
     axes = list(zip(image_size, region, strict=True))
-    fields = (*image_size, *region, *offset, *[bin_width(*axis) for axis in axes])
+    fields = (*image_size, *region, *corner, *[bin_width(*axis) for axis in axes])
     padding = (0,) * (COLUMNS.value - len(fields) - 4)
     return fields + padding, needs_int64([*axes, *zip(image_size, size, strict=True)], [])

@@ -24,6 +24,7 @@ from .launch import (
     needs_int64,
     next_power_of_2,
     plan_of,
+    stride_arguments,
     tile_columns,
     tile_shape,
 )
@@ -80,9 +81,9 @@ def _first_window(i, n_in, n_out, TAPS: tl.constexpr):
 
 @triton.jit
 def _taps_on(i, j, n_in, n_out, TAPS: tl.constexpr):
-    """First and last tap of target pixel ``j`` that read source pixel ``i``: one, but several at the image's edges.
+    """(First, last) tap of target pixel ``j`` that read source pixel ``i``. At the image's edges they may differ.
 
-    If none does, the first is past the last. ``j`` is not before the first window.
+    If no tap reads it, the first is greater than the last. ``j`` is not before the first window.
     """
     tap = i - first_tap(j, n_in, n_out, TAPS)
     first = tl.where(i == 0, 0, tap)
@@ -200,9 +201,9 @@ def weighted_gather_plan(
     )
     return plan_of(
         programs,
-        **_strides("image", image, "nchw"),
-        **_strides("coefficients", coefficients, "nkhw"),
-        **_strides("output", output, "nchw"),
+        **stride_arguments("image", image.stride),
+        **stride_arguments("coefficients", coefficients.stride, "nkhw"),
+        **stride_arguments("output", output.stride),
         image_h=image_h,
         image_w=image_w,
         out_h=out_h,
@@ -211,11 +212,6 @@ def weighted_gather_plan(
         C=constants,
         num_warps=1,
     )
-
-
-def _strides(name: str, x: Layout, axes: str) -> dict[str, int]:
-    """The strides of a tensor, by argument."""
-    return {f"{name}_stride_{axis}": stride for axis, stride in zip(axes, x.stride, strict=True)}
 
 
 def grad_image_gather(grad_output: Tensor, coefficients: Tensor, grad_image: Tensor, taps: int) -> None:
@@ -246,9 +242,9 @@ def weighted_gather_grad_image_plan(
     )
     return plan_of(
         columns * chunks,
-        **_strides("grad_output", grad_output, "nchw"),
-        **_strides("coefficients", coefficients, "nkhw"),
-        **_strides("grad_image", grad_image, "nchw"),
+        **stride_arguments("grad_output", grad_output.stride),
+        **stride_arguments("coefficients", coefficients.stride, "nkhw"),
+        **stride_arguments("grad_image", grad_image.stride),
         image_h=image_h,
         image_w=image_w,
         out_h=out_h,

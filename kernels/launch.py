@@ -3,7 +3,7 @@
 import contextlib
 import contextvars
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -19,24 +19,27 @@ INTERPRETED = isinstance(tl.cdiv, InterpretedFunction)
 
 
 class Plan(NamedTuple):
-    """A launch but for its tensors, to be kept and used again."""
+    """All of a launch but its tensors. It is kept, and used again."""
 
     programs: int
     arguments: dict[str, Any]
     """Integers, constants and options."""
     ready: dict[Any, relaunch.Ready]
-    """What was launched by it."""
+    """Launches of this plan that can be repeated, by what selects their kernel."""
 
 
 def plan_of(programs: int, **arguments: Any) -> Plan:
-    """One stage: many small programs hide each other's latency, and pipelining through shared memory would lower occupancy."""
+    """A plan whose loops have one stage.
+
+    Many small programs hide each other's latency, and pipelining through shared memory would lower occupancy.
+    """
     return Plan(programs, arguments | {"num_stages": 1}, {})
 
 
 def launch(kernel: Any, plan: Plan, device: torch.device, tensors: dict[str, Any]) -> None:
     """Run ``plan.programs`` instances of ``kernel`` on ``device``; none for an empty output.
 
-    ``tensors``, by argument, in an order that is the plan's, are tensors, None, or tuples of both.
+    ``tensors`` holds by argument a tensor, None, or a tuple of both. All launches of a plan have the same order of arguments.
     """
     if plan.programs == 0:
         return
@@ -60,14 +63,14 @@ def run(kernel: Any, plan: Plan, tensors: dict[str, Any]) -> None:
 
 
 class Launch(NamedTuple):
-    """A launch that was asked for, of tensors without memory."""
+    """A recorded launch, of tensors without memory."""
 
     kernel: Any
     programs: int
     arguments: dict[str, Any]
 
     def key(self) -> tuple[Any, ...]:
-        """What decides which compiled kernel it needs, if all tensors start at multiples of 16 bytes."""
+        """What decides which compiled kernel the launch needs, given that all tensors start at multiples of 16 bytes."""
         return (self.kernel.__name__, *((name, self._decisive(name, value)) for name, value in self.arguments.items()))
 
     def _decisive(self, name: str, value: Any) -> Any:
@@ -86,7 +89,7 @@ _recorded: contextvars.ContextVar[list[Launch] | None] = contextvars.ContextVar(
 
 @contextlib.contextmanager
 def record() -> Iterator[list[Launch]]:
-    """Gather what this thread launches on PyTorch's meta device, where nothing runs: the launches of such tensors on a GPU."""
+    """Record what this thread launches on PyTorch's meta device, where nothing runs. On a GPU it would launch the same."""
     launches: list[Launch] = []
     token = _recorded.set(launches)
     try:
@@ -110,8 +113,8 @@ def dot_precision(dtype: torch.dtype) -> str:
 def all_registers() -> dict[str, int]:
     """Launch options that let a program's threads have 255 registers each; there are such options for NVIDIA GPUs alone.
 
-    Without, ptxas stops at 168 where it deems a few bytes of spills worth a third warp a scheduler. In which kernels it does so
-    changes with every version of Triton.
+    Without them ptxas stops at 168 where it deems a few bytes of spills worth a third warp a scheduler. In which kernels it
+    does so changes with every version of Triton.
     """
     return {} if torch.version.hip is not None else {"maxnreg": 255}
 
@@ -158,7 +161,7 @@ ENOUGH_PROGRAMS = 8192
 
 
 class Layout(NamedTuple):
-    """How a (N, C, H, W) tensor lies in memory: what a launch depends on beside the dtype."""
+    """How a (N, C, H, W) tensor lies in memory. A launch depends on this and on the dtype."""
 
     shape: tuple[int, ...]
     stride: tuple[int, ...]
@@ -212,3 +215,8 @@ def aligned_strides(x: Layout | None) -> Strides:
     align = math.gcd(16, n, h, w) if channels_last else 1
     dense = w == (x.shape[1] if channels_last else 1) and w % align == 0
     return Strides(n // align, c, h // align, w // align, channels_last, align, dense)
+
+
+def stride_arguments(name: str, strides: Sequence[int], axes: str = "nchw") -> dict[str, int]:
+    """The strides of a tensor along ``axes``, by a kernel's arguments."""
+    return {f"{name}_stride_{axis}": stride for axis, stride in zip(axes, strides, strict=True)}

@@ -124,7 +124,7 @@ def downsize_image_backward(
     summands: tuple[float, ...],
     fill: float | None,
 ) -> None:
-    """Write those gradients of :func:`downsize_image` that are given a tensor; that to an image of one batch alone.
+    """Write those gradients of :func:`downsize_image` that are given a tensor. Only a batch can have one to the image.
 
     That of the weights is one flat tensor, the convolution's first.
     """

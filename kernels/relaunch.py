@@ -1,8 +1,8 @@
-"""Launching again what was launched before: by Triton's own launcher, past the rest of what Triton does at each launch.
+"""Repeated launches: they call Triton's launcher directly, without the steps that Triton takes before it.
 
-At each launch Triton binds some forty arguments to names, and works out of all of them which compiled kernel fits. That is
-known for a plan that was launched before, on the same device, with tensors of the same dtypes that are aligned alike. Triton's
-way is still taken for AMD's GPUs, where kernels depend on more, and where hooks, debugging or instrumentation are set.
+At each launch Triton binds some forty arguments to names, and derives from them which compiled kernel fits. A plan that was
+launched before needs the same kernel again, if the device is the same, and the tensors' dtypes and alignment are. AMD's GPUs
+go Triton's way each time, because kernels depend on more there. So do launches under hooks, debugging or instrumentation.
 """
 
 from typing import Any, NamedTuple
@@ -14,21 +14,21 @@ from triton.compiler import CompiledKernel
 from triton.runtime import driver
 
 ALIGNMENT = 16
-"""In bytes: what Triton tells compilers of addresses."""
+"""Bytes. The compiler is told whether an address is a multiple of them."""
 
 
 class Ready(NamedTuple):
-    """A kernel that was launched, and what its launcher is given again."""
+    """A compiled kernel that was launched, and the arguments that its launcher is given again."""
 
     kernel: CompiledKernel
     arguments: list[Any]
-    """Integers and constants, and None in place of tensors."""
+    """Integers and constants, with None in the places of tensors."""
     places: list[int]
-    """Of the tensors, and tuples of tensors, among the arguments."""
+    """Positions of the tensors, and of tuples of tensors, among the arguments."""
 
 
 def run(kernel: Any, programs: int, arguments: dict[str, Any], tensors: dict[str, Any], ready: dict[Any, Ready]) -> None:
-    """Launch ``kernel``; ``ready`` keeps what such launches have in common."""
+    """Launch ``kernel``. ``ready`` keeps what the next launch of the same plan uses again."""
     if torch.version.hip is not None or not _is_plain(kernel):
         kernel[(programs,)](**arguments, **tensors)
         return
@@ -48,7 +48,7 @@ def run(kernel: Any, programs: int, arguments: dict[str, Any], tensors: dict[str
 
 
 def _key(tensors: dict[str, Any]) -> tuple[tuple[Any, ...], list[Any]]:
-    """(What a compiled kernel depends on beside the plan: the device, dtypes and alignment; the tensors' addresses)."""
+    """(What selects the compiled kernel, beside the plan: device, dtypes and alignment; the tensors' addresses)."""
     key: list[Any] = [driver.active.get_current_device()]
     addresses: list[Any] = []
     for value in tensors.values():
@@ -60,19 +60,19 @@ def _key(tensors: dict[str, Any]) -> tuple[tuple[Any, ...], list[Any]]:
 
 
 def _add(x: Tensor | None, key: list[Any]) -> int | None:
-    """Put to ``key`` what matters of ``x``; its address."""
+    """Append to ``key`` what matters of ``x``. Return its address."""
     if x is None:
         key.append(None)
         return None
     found = address(x)
-    key += x.dtype, x.get_device()  # of tensors elsewhere Triton itself complains
+    key += x.dtype, x.get_device()  # tensors on another device go to Triton, which refuses them
     if found % ALIGNMENT:
         key.append("unaligned")
     return found
 
 
 def address(x: Tensor) -> int:
-    """Of the first element, as launchers take it."""
+    """The address of the first element, as launchers take it."""
     return x.data_ptr()
 
 
@@ -91,5 +91,5 @@ def _is_plain(kernel: Any) -> bool:
 
 
 def _is_set(hook: Any) -> bool:
-    """Of hooks Triton has a chain, which may be empty; programs may put a function or None in its place."""
+    """Whether there is a hook. Triton's own chain of hooks may be empty; programs may put a function or None in its place."""
     return hook is not None and bool(getattr(hook, "calls", True))

@@ -1,4 +1,4 @@
-"""glibc's allocator, told to keep what it is given back: what one image freed, the next one uses.
+"""glibc's allocator keeps freed memory, so that the next image uses what the last one freed.
 
 By default glibc returns large blocks to the system at once. Each image's tensors then take new pages, which the system clears
 one by one at first use.
@@ -9,13 +9,13 @@ import platform
 import sys
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
-"""Of glibc's ``malloc.h``."""
+"""Parameters of ``mallopt``, from glibc's ``malloc.h``."""
 
 
 def keep_freed_memory() -> None:
-    """For this process, before it starts threads; for the command line alone, since it is for a program to decide.
+    """Set this for the process, before it starts threads. Only the command line does, since it is for a program to decide.
 
-    Nothing on other systems, nor with another C library.
+    Other systems and other C libraries are left as they are.
     """
     if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
         return

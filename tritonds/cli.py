@@ -1,4 +1,4 @@
-"""The command line ``tritonds``: resize images, compare methods on one, say what would run here."""
+"""The command line ``tritonds``: its commands resize images, compare methods, draw a batch, and say what would run here."""
 
 import contextlib
 import copy
@@ -38,12 +38,11 @@ SAMPLE = "coffee"
 SAMPLES = ("astronaut", "chelsea", "coffee", "rocket")
 """Photographs inside scikit-image, each of another size."""
 MAX_SIDE = 65_535
-"""Of a result, in pixels: what JPEG and most other formats allow."""
-
+"""Longest side of a result, in pixels: what JPEG and most other formats allow."""
 QUALITY = 90
-"""Of JPEG and WebP files, of 100."""
+"""The quality of JPEG and WebP files, out of 100, where none is given."""
 INTERRUPTED = 130
-"""The exit code, as shells have it."""
+"""The exit code after Ctrl-C, as shells have it."""
 
 Format = Literal["png", "jpg", "webp"]
 Size = Annotated[str, typer.Option(help="WIDTHxHEIGHT of the result, in pixels")]
@@ -289,7 +288,7 @@ def _bad_parameter(prefix: str = "") -> Iterator[None]:
 
 @contextlib.contextmanager
 def _failing() -> Iterator[None]:
-    """Exit code 1 and one line."""
+    """Turn failures into one line and exit code 1."""
     try:
         yield
     except pipeline.FAILURES as error:
@@ -323,7 +322,7 @@ def _save(canvas: "Canvas", out: Path, mark: str) -> None:
 
 
 def _cores() -> int:
-    """Those that this process may use."""
+    """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

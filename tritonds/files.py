@@ -15,7 +15,7 @@ from torch import Tensor
 from . import outputs
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-"""What is looked at in a folder."""
+"""Names with which files in a folder are taken for images."""
 BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0
 """Tags of TIFF, and the value of the second that makes an image a negative."""
 
@@ -34,16 +34,16 @@ class Source(NamedTuple):
 
     path: Path
     name: Path
-    """Relative: its place below the folder that was searched, or its name alone."""
+    """The path below the folder that was searched, or the file's name alone."""
     problem: str = ""
     """Why it cannot be read, if that is known."""
 
 
 def find(inputs: Sequence[Path], out: Path) -> Iterator[Source]:
-    """Every input, folders searched with all below them, in a fixed order, each once; what cannot be read has its problem.
+    """Every input once, in a fixed order. Folders are searched with all below them. What cannot be read has its problem.
 
-    Links are followed, except to a folder that holds the link. Earlier results in ``out`` are left out. Of what is found, the
-    names in one folder are in memory, and the folders not yet searched.
+    Links are followed, except to a folder that holds the link. Earlier results in ``out`` are left out. Memory holds the names
+    in one folder, and the folders not yet searched.
     """
     before: set[Path] = set()
     for path in inputs:
@@ -82,7 +82,7 @@ def _search(top: Path, out: Path) -> Iterator[Source]:
 
 
 def _is_found(path: Path, out: Path) -> bool:
-    """Whether a search of its folder gives it."""
+    """Whether a search of the file's folder finds it."""
     listed = os.path.lexists(path) and os.access(path.parent, os.R_OK)
     return listed and _is_image(path) and not outputs.is_result_in(path, out)
 
@@ -92,7 +92,7 @@ def _is_image(path: Path) -> bool:
 
 
 def _problem(path: Path) -> str:
-    """Of what is no regular file: opening a pipe would wait for ever."""
+    """Why a path is no file to read, or nothing. Pipes are refused because opening one would wait for ever."""
     if os.path.islink(path) and not os.path.exists(path):
         return f"a link to {os.readlink(path)}, where there is nothing"
     if os.path.exists(path) and not os.path.isfile(path):
@@ -101,7 +101,7 @@ def _problem(path: Path) -> str:
 
 
 def read(path: Path) -> Photograph:
-    """As :func:`decode`, always in float32; and with no warning of large files, nor of damage that decoders can cope with."""
+    """As :func:`decode`, in float32, and without decoders' warnings of large files and of damage that they can cope with."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         photograph = decode(path)
@@ -133,7 +133,7 @@ def _decode(file: Image.Image) -> Photograph:
     white, negative = _white(file)
     file.load()
     turned = file.getexif().get(ExifTags.Base.Orientation, 1) != 1
-    upright = ImageOps.exif_transpose(file) if turned else file  # which copies also what is upright
+    upright = ImageOps.exif_transpose(file) if turned else file  # exif_transpose would copy an upright image, too
     if white is not None:
         grey = torch.from_numpy(np.asarray(upright).astype(np.float32) / white)
         return Photograph((1 - grey if negative else grey).clamp(0, 1).expand(1, 3, -1, -1).contiguous(), None)
@@ -149,7 +149,7 @@ def _decode(file: Image.Image) -> Photograph:
 
 
 def _white(file: Image.Image) -> tuple[float | None, bool]:
-    """The largest value, where grey has more than 8 bits, else None; and whether that is black, which Pillow leaves so."""
+    """(The largest value of grey of more than 8 bits, or None; whether that value is black, which Pillow leaves as it is)."""
     if file.mode == "I" and file.format == "PPM":
         return 65_535, False  # Pillow has scaled it from the file's maximum
     if not file.mode.startswith("I;16"):
@@ -161,7 +161,7 @@ def _white(file: Image.Image) -> tuple[float | None, bool]:
 
 
 def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
-    """By the file's profile; a profile that does not fit the pixels is ignored, as viewers do."""
+    """The image converted by its profile. A profile that does not fit the pixels is ignored, as by viewers."""
     if image.mode == "LA":
         image = image.convert("L")
     try:
@@ -170,7 +170,7 @@ def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
         )
     except (ImageCms.PyCMSError, OSError):
         return image
-    assert converted is not None  # it is in place that there is no result
+    assert converted is not None  # only conversion in place returns None
     return converted
 
 
@@ -185,5 +185,5 @@ def to_pixels(image: Tensor) -> np.ndarray:
 
 
 def shown(text: object) -> str:
-    """In one line, with escapes for what a terminal cannot show or would obey, and for bytes of a name that are no UTF-8."""
+    """``text`` in one line. What a terminal cannot show or would obey is escaped, and bytes of a name that are no UTF-8."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))

@@ -1,4 +1,4 @@
-"""``tritonds resize``: from inputs to results in a folder, and what came of each."""
+"""``tritonds resize``: inputs are resized into a folder, and what became of them is counted."""
 
 import contextlib
 import hashlib
@@ -27,7 +27,7 @@ class Options(NamedTuple):
 
 
 class Folder:
-    """The results of one run, counted, and those named of which the user has to know."""
+    """One run into the folder ``out``. It counts results, and keeps the lines that the user has to see."""
 
     def __init__(self, out: Path, function: methods.Resize, options: Options, device: torch.device) -> None:
         self.out = out
@@ -41,7 +41,7 @@ class Folder:
         self.start = time.perf_counter()
 
     def resize(self, sources: Iterable[Source]) -> Generator[None]:
-        """Yields after each image. Close it to stop; what is begun then is written whole or not at all."""
+        """Resize all, and yield after each image. Close this to stop: what was begun is written whole or not at all."""
         compute = pipeline.computation(self.function, self.options.size, self.options.letterbox, self.device)
         batched = self.device.type == "cuda"
         outcomes = pipeline.run(filter(self._is_wanted, sources), compute, self._encode, self.options.jobs, batched=batched)
@@ -51,7 +51,7 @@ class Folder:
                 yield
 
     def summary(self) -> str:
-        """In one line."""
+        """What was done, in one line."""
         seconds = time.perf_counter() - self.start
         skipped = f", {self.skipped} skipped" if self.skipped else ""
         return f"{self.written} written to {self.out}{skipped}: {seconds:.1f} s, {self.written / seconds:.1f} images a second"
@@ -82,7 +82,7 @@ class Folder:
 
 
 def reason(error: BaseException) -> str:
-    """One line, also of what PyTorch says in many."""
+    """The error in one line. PyTorch's may have many."""
     return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 

@@ -41,7 +41,7 @@ def downsize(
         taps: K, source pixels read per axis: 1 to 8.
         prior: what the coefficients are a multiple of: None for none (the poster's plain softmax), "bilinear", or "antialias".
             With an output layer of zeros the result then is ``F.interpolate(mode="bilinear", antialias=...)``, given 2 taps,
-            or ``2 * ceil(scale)`` antialiased.
+            or antialiased ``2 * ceil(scale)``, where the scale is H / h or W / w, whichever is larger.
         backend: "triton", "torch", or "auto" for Triton on CUDA and ROCm tensors and PyTorch on all others.
 
     Returns:
@@ -205,7 +205,7 @@ def _downsize_image_torch(call: ImageCall) -> Tensor:
 
 
 def _downsize_image_triton(call: ImageCall) -> Tensor:
-    """One launch, if it holds the network and no gradients to several images are wanted."""
+    """One launch, if a program holds the network and no gradients to several images are wanted."""
     image, channels = call.image, call.first.shape[-3]
     factors, summands = normalization_terms(call.first, call.mean, call.std)
 
@@ -235,7 +235,7 @@ def _in_steps(call: ImageCall, x: Tensor, size: tuple[int, int]) -> Tensor:
     texture = None
     if call.texture_weights:
         weight, bias = call.texture_weights
-        weight = channels_last(weight)  # features are then, too, which the kernels read fastest
+        weight = channels_last(weight)  # makes features channels-last, which the kernels read fastest
         texture = F.conv2d(x, weight, bias, padding=1).relu()
     weights = unflatten(call.weights, call.distance)
     return downsize(x, texture, weights, size, taps=call.taps, prior=call.prior, backend="triton").to(call.dtype)
@@ -349,17 +349,17 @@ def weighted_gather2d(
 def _coefficients_in_steps(
     image: Tensor, texture: Tensor | None, weights: CoefficientWeights, size: tuple[int, int], taps: int, prior: str | None
 ) -> Tensor:
-    """By matrix products of PyTorch, with the texture pooled by Triton: for networks too wide for one launch."""
+    """The coefficients of networks too wide for one launch: Triton pools the texture, PyTorch multiplies the matrices."""
     a = reference.infer_coefficients(image, texture, weights, size, taps, prior, pool=ops.area_pool2d)
     return a.to(image.dtype).expand(image.shape[0], -1, -1, -1)
 
 
 def _use_triton(backend: str, x: Tensor, network: torch.dtype | None = None) -> bool:
-    """Whether ``backend`` means Triton for ``x``, and for a network of that dtype."""
+    """Whether ``backend`` means Triton for ``x``, and for a network of dtype ``network``."""
     checks.check_backend(backend)
     if backend == "torch" or (backend == "auto" and not x.is_cuda):
         return False
-    if torch.compiler.is_compiling():  # whether Triton is installed; the operator checks the rest when it runs
+    if torch.compiler.is_compiling():  # the operator checks all else when it runs
         return backend == "triton" or ops.HAS_TRITON
     reason = ops.why_no_triton(x.device.type) or (None if network is None else ops.why_not_in(network, x.device))
     if reason is None and in_transform():
@@ -370,7 +370,7 @@ def _use_triton(backend: str, x: Tensor, network: torch.dtype | None = None) -> 
 
 
 def _fits_one_launch(texture_channels: int, flat: list[Tensor]) -> bool:
-    """Whether a program holds the network's tiles in its registers; wider ones run as pooling, matrix products, gather."""
+    """Whether a program holds the network's tiles in its registers. Wider ones run as pooling, matrix products, gather."""
     widest = max([texture_channels, *[bias.shape[0] for bias in flat[1:-1:2]]])
     tensor_cores = flat[0].dtype in (torch.float16, torch.bfloat16)
     return widest <= (MAX_FUSED_CHANNELS if tensor_cores else MAX_FUSED_CHANNELS // 2)

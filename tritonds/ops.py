@@ -1,11 +1,11 @@
 """The Triton backend as PyTorch operators ``torch.ops.tritonds.*``: schemas, implementations, fakes, autograd.
 
-Everything here follows from the classes in :mod:`tritonds.arguments`, one an operator. A copy of the package under another name
-registers its operators under that name, so that several versions can be in one process.
+Everything here follows from the classes in :mod:`tritonds.arguments`, one for each operator. A copy of the package under
+another name registers its operators under that name, so that several versions can be in one process.
 
-Operators are defined with :class:`torch.library.Library` and, at the Autograd key, dispatch to a
-:class:`torch.autograd.Function` only if a gradient is wanted: of the ways to register an operator, the one with the least
-overhead per call that also compiles, exports and passes :func:`torch.library.opcheck`.
+Operators are defined with :class:`torch.library.Library`. At the Autograd key they go to a :class:`torch.autograd.Function`
+only if a gradient is wanted. Of the ways that compile, export and pass :func:`torch.library.opcheck`, this one costs least per
+call.
 
 Results are allocated by the same functions for tensors and for fakes, so that their strides cannot differ. The kernels are
 imported at the first call.
@@ -34,7 +34,7 @@ from .arguments import (
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 NAMESPACE = __name__.rpartition(".")[0].replace(".", "_")
-"""Of the operators: the package's name."""
+"""The operators' namespace, which is the package's name."""
 _LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")
 IMPLEMENTATIONS: dict[Any, Callable[..., Any]] = {}
 """By operator, the function that allocates its results and launches its kernels."""
@@ -93,7 +93,7 @@ def import_kernels() -> Any:
 class _Gradients:
     """Which of an operator's arguments are tensors, and which gradients its backward operator gives.
 
-    It gives that of each input (of a list of images, the first one's), then one tensor for all parameters together.
+    These are the gradient to each input (in a list of images, to the first one), then one tensor for all parameters together.
     """
 
     def __init__(self, arguments: type[Any]) -> None:
@@ -113,17 +113,17 @@ class _Gradients:
         return [t.clone() if t is not None and t.is_inference() else t for t in flat], lengths
 
     def unflatten(self, flat: Sequence[Any], lengths: Sequence[int | None]) -> list[Any]:
-        """The arguments again, or what there is for each tensor in their place."""
+        """The inverse of :meth:`flatten`, for tensors or for a value of each."""
         remaining = iter(flat)
         return [next(remaining) if n is None else [next(remaining) for _ in range(n)] for n in lengths]
 
     def needs(self, wanted: Sequence[Any]) -> list[bool]:
-        """Which gradients are wanted, given for each tensor whether its own is."""
+        """Which gradients the backward operator has to give. ``wanted`` says of each tensor whether its own is wanted."""
         needs = [any(part) if isinstance(part, list) else part for part in wanted]
         return [*needs[: self.inputs], any(needs[self.inputs :])] if self.parameters else needs
 
     def allocate(self, args: Sequence[Any], needs: Sequence[bool]) -> list[Tensor]:
-        """Uninitialised gradients, those that are needed."""
+        """Uninitialised tensors for the gradients that are needed."""
         inputs = [arg[0] if isinstance(arg, list) else arg for arg in args[: self.inputs]]
         grads = [torch.empty_like(x) for x, need in zip(inputs, needs, strict=False) if need and x is not None]
         parameters = [t for arg in args[self.inputs : self.tensors] for t in arg]
@@ -151,9 +151,10 @@ def _place(grads: list[Tensor], needs: Sequence[bool]) -> list[Tensor | None]:
 
 
 def call(operator: Any, *args: Any) -> Any:
-    """``operator(*args)``, without PyTorch's dispatcher where all that it would do is to call these functions.
+    """``operator(*args)``, without PyTorch's dispatcher where it would do no more than call these functions.
 
-    Whoever watches or replaces operators sees them: compilation, tracing, profilers, modes, torch.func, tensor subclasses.
+    Whatever watches or replaces operators still sees them: compilation, tracing, profilers, modes, torch.func, subclasses of
+    tensors.
     """
     if torch.compiler.is_compiling() or _is_watched():
         return operator(*args)
@@ -178,7 +179,7 @@ def _is_watched() -> bool:
 
 
 def _tensors(args: Sequence[Any]) -> list[Tensor]:
-    """Those among an operator's arguments, and in its lists of tensors."""
+    """The tensors among an operator's arguments, and in its lists of tensors."""
     found: list[Tensor] = []
     for arg in args:
         if isinstance(arg, Tensor):
@@ -201,7 +202,7 @@ def _any_wants_grad(tensors: list[Tensor]) -> bool:
 
 
 class _Differentiable(torch.autograd.Function):
-    """An operator and its backward operator. Tensors are apart, since autograd follows none inside lists."""
+    """An operator and its backward operator. Tensors are arguments of their own, since autograd follows none inside lists."""
 
     @staticmethod
     def forward(

@@ -1,9 +1,9 @@
 """Results of the command line: formats, marks and names, and how they are written so that nothing is lost.
 
 A result is written whole or not at all, and over nothing but an earlier result for the same input. Results bear a mark: in PNG
-files a text chunk, "tritonds", in JPEG and WebP files the Software tag of EXIF. It holds the command that wrote the file, how
-many folders deep below ``--out``, a hash of the relative path from there to the input, so that it names no folder of the
-user's, and a hash of the settings.
+files the text chunk "tritonds", in JPEG and WebP files the Software tag of EXIF. It begins with the command that wrote the
+file. The mark of ``resize`` goes on with three words: how many folders deep the file lies below ``--out``; a hash of the
+relative path from its folder to the input, since a path would name folders of the user's; and a hash of the settings.
 """
 
 import contextlib
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 KEY = "tritonds"
 FORMATS = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}
-"""What results are written as, by the suffix of their names: Pillow's names."""
+"""Pillow's names of the formats, by the suffixes of results."""
 COMPRESS_LEVEL = 4
-"""Of PNG files. Pillow's default, 6, takes longer and saves little of a photograph."""
+"""The level for PNG files. Pillow's default, 6, takes longer and saves little of a photograph."""
 
 
 def encode(pixels: np.ndarray, mark: str, suffix: str, quality: int, profile: bytes | None) -> bytes:
-    """A whole file that bears the mark, from (h, w, 3) of uint8.
+    """The bytes of a file that bears the mark, from pixels (h, w, 3), uint8.
 
     Raises:
         OSError, ValueError: the format does not hold so large an image.
@@ -49,19 +49,19 @@ def encode(pixels: np.ndarray, mark: str, suffix: str, quality: int, profile: by
 
 
 def mark_for(source: "Source", out: Path, settings: str) -> str:
-    """What the result for ``source`` says of itself, made with the options that ``settings`` stands for."""
+    """The mark of the result for ``source``. ``settings`` is a hash of all else that the result depends on."""
     way = os.path.relpath(source.path.absolute(), (out / source.name).parent.absolute())
     return f"resize {len(source.name.parts) - 1} {hashlib.sha256(os.fsencode(way)).hexdigest()[:16]} {settings}"
 
 
 def save(data: bytes, mark: str, source: "Source", out: Path, suffix: str) -> Path:
-    """Write the result for ``source`` below ``out``; where it lies.
+    """Write the result for ``source`` below ``out``. Return where it lies.
 
     For ``below/a.jpg`` and PNG that is the first of ``below/a.png``, ``below/a.jpg.png``, ``below/a.jpg.2.png`` and so on that
     does not exist or is an earlier result for the same input.
 
     Raises:
-        OSError: it cannot be written; then nothing is there.
+        OSError: it cannot be written. No part of it is left.
     """
     destination = free(_candidates(source, out, suffix), mark)
     destination.parent.mkdir(parents=True, exist_ok=True)
@@ -90,15 +90,15 @@ def _candidates(source: "Source", out: Path, suffix: str) -> Iterator[Path]:
 
 
 def free(candidates: Iterator[Path], mark: str) -> Path:
-    """The first that does not exist, or that bears the mark, but for the settings."""
+    """The first candidate that does not exist, or whose mark is this one but for the settings."""
     return next(path for path in candidates if not os.path.lexists(path) or _words(_read_mark(path))[:3] == _words(mark)[:3])
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes the place of ``path`` once it is written whole, and is gone if it is not.
+    """A file that takes the place of ``path`` once it is written whole. If it is not, nothing of it is left.
 
-    Another name of the file that was there, a hard link or where a link points to, keeps its content.
+    If ``path`` was a hard link or a symbolic one, the file under its other name keeps its content.
     """
     temporary = path.with_name(f".tritonds-{secrets.token_hex(8)}.part")
     try:
@@ -118,7 +118,7 @@ def same_file(path: Path, other: Path) -> bool:
 
 
 def is_result_in(path: Path, out: Path) -> bool:
-    """Whether ``tritonds resize`` wrote it, for this ``out``."""
+    """Whether ``tritonds resize`` wrote the file, for this ``out``."""
     words = _words(_read_mark(path))
     if len(words) < 3 or words[0] != "resize" or not words[1].isdecimal():
         return False
@@ -141,5 +141,5 @@ def _read_mark(path: Path) -> str | None:
                 return mark if isinstance(mark, str) else None
             key, _, mark = str(file.getexif().get(ExifTags.Base.Software)).partition(" ")
             return mark if key == KEY else None
-    except Exception:  # whatever a damaged file is, it is not a result
+    except Exception:  # decoders fail on damaged files in every way, and those are no results
         return None

@@ -1,9 +1,9 @@
-"""Many images, resized: decoding, computing and encoding at the same time, and results in the order of the sources.
+"""Many images are decoded, computed and encoded at the same time. Results come in the order of the sources.
 
-On a CPU a worker takes an image from its file to the bytes of its result, and PyTorch has one thread in each: no worker waits
-for another. On a GPU workers decode and encode, and what they decoded goes through the network in batches, one launch each.
-Workers are threads, since Pillow and PyTorch let others run while they work. What is in memory depends on the number of
-workers, not on that of images.
+On a CPU each worker takes an image from its file to the bytes of its result. PyTorch's threads are shared out among the
+workers, and no worker waits for another. On a GPU workers decode and encode; in between, batches of images go through the
+network, in one launch each. Workers are threads, since Pillow and PyTorch let others run while they work. Memory depends on
+the number of workers, not on that of images.
 """
 
 import contextlib
@@ -25,14 +25,14 @@ from .files import Photograph, Source
 from .module import DownsizeNet
 
 Compute = Callable[[list[Tensor]], Tensor]
-"""From images (1, 3, H, W) of one dtype, uint8 or float32 between 0 and 1, to pictures (N, 3, h, w) between 0 and 1."""
+"""Takes images (1, 3, H, W), all uint8 or all float32 between 0 and 1. Returns pictures (N, 3, h, w) between 0 and 1."""
 Encode = Callable[[Source, np.ndarray, bytes | None], bytes]
-"""From a source, the pixels (h, w, 3) of its result in uint8, and their colour profile."""
+"""Takes a source, the pixels (h, w, 3) of its result in uint8, and their colour profile. Returns the bytes of a file."""
 
 FAILURES = (OSError, ValueError, RuntimeError, MemoryError)
-"""What may go wrong with one image; PyTorch raises RuntimeError where memory ends."""
+"""What may be raised for one image. PyTorch raises RuntimeError where memory ends."""
 BATCH, BATCH_PIXELS = 32, 2**26
-"""Of images in one launch: as many, or as large, as there may be."""
+"""The most images in one launch, and the most pixels of all of them together."""
 AHEAD = 2
 """Images that are decoded or encoded beforehand, per worker."""
 
@@ -41,7 +41,7 @@ R = TypeVar("R")
 
 
 class Outcome(NamedTuple):
-    """What became of a source: the file's bytes, or why there are none."""
+    """What became of a source: the bytes of its result, or the error in their place."""
 
     source: Source
     result: bytes | Exception
@@ -59,9 +59,9 @@ class _Computed(NamedTuple):
 
 
 def computation(function: methods.Resize, size: tuple[int, int], letterbox: bool, device: torch.device) -> Compute:
-    """How images are resized by a method, a network on the device that it is told. Letterboxes are black.
+    """The function that resizes images by a method. A network has to be on ``device`` already. Letterboxes are black.
 
-    Methods that are no networks are taken to be linear and separable, as interpolations are.
+    Any method but a network is taken to be linear and separable, as interpolations are.
     """
     if isinstance(function, DownsizeNet) and device.type == "cuda":
         return partial(_in_one_launch, function, size, letterbox, device)
@@ -80,7 +80,7 @@ def _in_one_launch(
 
 
 def _interpolate(function: methods.Resize, image: Tensor, size: tuple[int, int]) -> Tensor:
-    """Rows first, since few are left then, whereas PyTorch begins with columns. The small result is divided, not the image."""
+    """Resize along rows first: PyTorch would begin with columns, which is slower. Divide the small result, not the image."""
     result = function(function(image.float(), (size[0], image.shape[3])), size)
     return result / 255 if image.dtype == torch.uint8 else result
 
@@ -91,12 +91,12 @@ def run(sources: Iterable[Source], compute: Compute, encode: Encode, jobs: int, 
     Close the iterator to stop: images that were begun are finished, and no thread is left.
     """
     with contextlib.ExitStack() as stack:
-        stack.enter_context(warnings.catch_warnings())  # here, because it is of all threads
-        warnings.simplefilter("ignore")  # of large files, and of damage that decoders can cope with
+        stack.enter_context(warnings.catch_warnings())  # here and not in workers: filters are those of all threads
+        warnings.simplefilter("ignore")  # decoders warn of large files, and of damage that they can cope with
         sources = iter(sources)
         first = list(itertools.islice(sources, jobs))
         cores = torch.get_num_threads()
-        torch.set_num_threads(max(1, cores // max(1, len(first))))  # of each worker, as PyTorch does for new threads
+        torch.set_num_threads(max(1, cores // max(1, len(first))))  # new threads, the workers, take this number over
         stack.callback(torch.set_num_threads, cores)
         pool = ThreadPoolExecutor(jobs)
         stack.callback(pool.shutdown, cancel_futures=True)
@@ -110,7 +110,7 @@ def run(sources: Iterable[Source], compute: Compute, encode: Encode, jobs: int, 
 
 
 def _ordered(pool: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T], ahead: int) -> Iterator[R]:
-    """``map`` by the pool's workers, ``ahead`` of who takes the results, and no further."""
+    """``map`` by the pool's workers, in order. They are at most ``ahead`` items ahead of whoever takes the results."""
     pending: deque[Future[R]] = deque()
     for item in items:
         pending.append(pool.submit(function, item))
@@ -135,7 +135,7 @@ def _decode(source: Source) -> _Decoded:
 
 
 def _batches(decoded: Iterable[_Decoded]) -> Iterator[list[_Decoded]]:
-    """Neighbours that go together: of one dtype, and no more than fit; what could not be read goes with any."""
+    """Neighbours of one dtype, as many as fit one launch. Sources that could not be read go with any."""
     batch: list[_Decoded] = []
     pixels, dtype = 0, None
     for item in decoded:
@@ -154,7 +154,7 @@ def _batches(decoded: Iterable[_Decoded]) -> Iterator[list[_Decoded]]:
 
 
 def _compute(compute: Compute, batch: list[_Decoded]) -> list[_Computed]:
-    """In one call, or each alone if that fails, so that one image's failure is that image's alone."""
+    """Compute a batch in one call. If that fails, compute each image alone, so that only those fail that have to."""
     images = [item.photograph.pixels for item in batch if isinstance(item.photograph, Photograph)]
     pixels: Iterator[np.ndarray | Exception] | None = None
     try:
@@ -174,7 +174,7 @@ def _compute(compute: Compute, batch: list[_Decoded]) -> list[_Computed]:
 
 @torch.inference_mode()
 def _pixels(compute: Compute, images: list[Tensor]) -> np.ndarray:
-    """(N, h, w, 3) of uint8."""
+    """The results as (N, h, w, 3), uint8."""
     if not images:
         return np.empty((0, 0, 0, 3), np.uint8)
     result = compute(images)
@@ -194,5 +194,5 @@ def _encode(encode: Encode, computed: _Computed) -> Outcome:
 
 
 def _without_frames(error: Exception) -> Exception:
-    """The error alone; the frames that it came through hold the image."""
+    """The error without its traceback, whose frames would keep the image in memory."""
     return error.with_traceback(None)

@@ -1,4 +1,4 @@
-"""The layer's modules as users leave them: read where that is the same as calling them, called where it may not be.
+"""The layer's modules, which users may change. Reading their weights replaces calling them where that is the same.
 
 A module is as it was made if it is of PyTorch's own class, with a plain weight, no hooks and no ``forward`` of its own; a
 parametrisation of its weight is allowed, since reading the weight applies it. Only such modules' weights go to the kernels.
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def is_as_made(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether calling ``module`` is what reading the attributes of a ``kind`` is."""
+    """Whether ``module`` computes what a ``kind`` with its attributes computes."""
     if type(module) is not kind and not (parametrize.is_parametrized(module) and type(module).__bases__ == (kind,)):
         return False
     return not has_hooks(module) and "forward" not in module.__dict__ and not _is_quantized(module)
@@ -83,7 +83,7 @@ def weights(net: "DownsizeNet") -> CoefficientWeights:
     """The weights of modules that are as they were made.
 
     Raises:
-        ValueError: one is not, so that its weights are not all that it computes with.
+        ValueError: a module is not, and may compute with more than its weights.
     """
     changed = changed_linear(net)
     if changed is not None:
@@ -145,7 +145,7 @@ def coefficients(net: "DownsizeNet", image: Tensor, texture: Tensor | None, size
 
 
 def _rows(name: str, module: nn.Module, rows: Tensor, source: str) -> Tensor:
-    """What ``module`` gives for ``rows``, which ``source`` gave. Raise, by its name, what would otherwise fail further on."""
+    """``module(rows)``, checked. Errors have the module's name, and say what ``source`` the rows come from."""
     if module is None:
         raise TypeError(f"{name}: expected a module, got None")
     width = getattr(module, "in_features", None)
