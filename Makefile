@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
+COMPILED = tests/kernels/test_compiled.py tests/kernels/test_relaunch.py
+
 .PHONY: demo test compiled torchvision check docs kernels speed gpu accuracy clean
 
 demo: $(VENV)/ready  ## every method on a real photograph, and photographs of several sizes to one batch: pictures and tables
@@ -12,14 +14,14 @@ demo: $(VENV)/ready  ## every method on a real photograph, and photographs of se
 test: $(VENV)/ready  ## all tests; on a machine without a GPU, the kernels in Triton's interpreter, then compiled and emulated
 	$(BIN)/python -m pytest -n 2 --draws 1 $(STRICT)
 	if ! $(BIN)/python -c "import torch; assert torch.cuda.is_available()" 2> /dev/null; then \
-		$(BIN)/python -m pytest -n 2 --kernels emulated --draws 1 tests/kernels/test_compiled.py $(STRICT); fi
+		$(BIN)/python -m pytest -n 2 --kernels emulated --draws 1 $(COMPILED) $(STRICT); fi
 
 # Any other Triton than that of constraints.txt has an environment of its own, with little else in it.
 TRITON ?= 3.7.1
 COMPILATION ?= tests/bench/test_compile.py
 OTHER = $(VENV)-triton-$(TRITON)
 compiled: $(OTHER)/ready  ## the kernels as another Triton compiles them, emulated: make compiled TRITON=3.6.0
-	$(OTHER)/bin/python -m pytest -n 2 --kernels emulated $(DRAWS) tests/kernels/test_compiled.py $(STRICT)
+	$(OTHER)/bin/python -m pytest -n 2 --kernels emulated $(DRAWS) $(COMPILED) $(STRICT)
 	$(OTHER)/bin/python -m pytest -n 2 $(COMPILATION) tests/bench/test_operands.py $(STRICT)
 
 $(OTHER)/ready: pyproject.toml constraints.txt
@@ -33,7 +35,7 @@ $(OTHER)/ready: pyproject.toml constraints.txt
 VISION = $(VENV)-torchvision
 torchvision: $(VISION)/ready  ## what works beside torchvision; and the kernels as Triton 3.8.0 compiles them, emulated
 	$(VISION)/bin/python -m pytest -n 2 tests/vision tritonds/transforms.py tests/bench/test_operands.py $(STRICT)
-	$(VISION)/bin/python -m pytest -n 2 --kernels emulated $(DRAWS) tests/kernels/test_compiled.py $(STRICT)
+	$(VISION)/bin/python -m pytest -n 2 --kernels emulated $(DRAWS) $(COMPILED) $(STRICT)
 
 $(VISION)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VISION)
@@ -78,4 +80,4 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-docs $(VISION) build dist demo site *.egg-info
+	rm -rf $(VENV) $(VENV)-docs $(VISION) $(VENV)-triton-* build dist demo site *.egg-info

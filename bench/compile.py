@@ -60,7 +60,7 @@ class Launch:
     """A launch as a launcher asked for it."""
 
     operator: str
-    """Of the launchers, the one that was called."""
+    """The launcher that was called."""
     kernel: Any
     programs: int
     arguments: dict[str, Any]
@@ -80,9 +80,9 @@ class Compiled:
     warps: int
     shared_bytes: int
     seconds: float
-    """That compiling took: what a first call waits for, once for each machine."""
+    """How long compiling took. The first call on a machine waits so long."""
     repeated_operands: list[str]
-    """Of matrix products, those that may be multiplied wrongly."""
+    """Operands of matrix products that may be multiplied wrongly."""
     registers: int | None = None
     stack_bytes: int | None = None
     instructions: int | None = None
@@ -112,7 +112,7 @@ def launches_of(variant: Variant, parts: bool) -> list[Launch]:
 
 
 def _tensor(variant: Variant, *shape: int, dtype: str = "") -> torch.Tensor:
-    """Of the variant's dtype or another; of four dimensions, in the variant's layout."""
+    """A tensor of the variant's dtype or another. With four dimensions it has the variant's layout."""
     layout = torch.channels_last if variant.channels_last and len(shape) == 4 else torch.contiguous_format
     names = {name: dtype for dtype, name in POINTERS.items()}
     return torch.empty(*shape, dtype=names[dtype or variant.dtype], device="meta").contiguous(memory_format=layout)
@@ -184,7 +184,7 @@ def _images(variant: Variant) -> list[torch.Tensor]:
 
 
 def _flat_like(weights: list[torch.Tensor]) -> torch.Tensor:
-    """Where their gradients are written."""
+    """A tensor for the gradients of ``weights``."""
     return weights[-1].new_empty(sum(t.numel() for t in weights))
 
 
@@ -234,7 +234,7 @@ def compile_launch(launch: Launch, target: str, disassemble: bool) -> Binary:
 
 
 def _cost(launch: Launch, variant: Variant, binary: Binary) -> Cost:
-    """Of images that differ in size, the launch has the first and a table of all."""
+    """The launch's cost. If images differ in size, the launch has the first of them and a table of all."""
     workload = NAMED[variant.workload]
     tensors = [value for value in tree_leaves(launch.arguments) if isinstance(value, torch.Tensor)]
     tensors += _images(variant)[1:] if workload.sizes else []

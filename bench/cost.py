@@ -59,11 +59,11 @@ Source = tuple[str, int]
 @dataclass(frozen=True)
 class Instruction:
     opcode: str
-    """With modifiers: IMAD.WIDE.U32."""
+    """The opcode with its modifiers: IMAD.WIDE.U32."""
     predicate: str
     operands: str
     line: Source | None
-    """Of the innermost function that it was compiled from."""
+    """The line of the innermost function that it was compiled from."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Loop:
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one launch; instructions are warps' instructions."""
+    """The cost of one launch. Instructions are counted once a warp."""
 
     instructions_per_pixel: float
     bytes_per_pixel: float

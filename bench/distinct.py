@@ -43,16 +43,16 @@ class Schedule:
     images: Ranges
     sizes: Ranges
     dtype: torch.dtype | None = torch.bfloat16
-    """Of images that make their texture on the way; None if texture is given."""
+    """The dtype of images that make their texture on the way; None if texture is given."""
     channels_last: bool = True
     image_gradient: bool = False
     ragged: bool = False
     """Lists of images."""
     letterbox: bool = False
     layers: int = 1
-    """Of the texture's convolution; more than one are PyTorch's."""
+    """Convolutions of the texture. If there are several, PyTorch computes them."""
     channels: int = 16
-    """Of distances, texture and hidden layers alike."""
+    """Channels of distances, of texture and of hidden layers."""
     steps: int = 400
 
 
@@ -96,13 +96,13 @@ class Result:
     schedule: str
     steps: int
     kernels: int
-    """Different ones in all steps."""
+    """Different kernels in all steps."""
     last: int
     """The first step that needed the last of them, counted from 1."""
     warmed: int
     """Kernels that a warm-up for the schedule's ranges compiles."""
     missed: int
-    """Those that steps need and it did not compile."""
+    """Kernels that steps need and the warm-up did not compile."""
 
 
 def count(schedule: Schedule) -> Result:

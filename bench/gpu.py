@@ -30,7 +30,7 @@ NEEDED = ("allpairspy", "hypothesis", "matplotlib", "numpy", "pytest", "rich", "
 class Step:
     name: str
     seconds: int
-    """After which it is stopped."""
+    """The time after which the step is stopped."""
     command: tuple[str, ...]
     variables: tuple[tuple[str, str], ...] = ()
 
@@ -44,7 +44,7 @@ class Outcome:
 
 
 def steps(out: pathlib.Path, rehearse: bool) -> list[Step]:
-    """In the order in which they are run. At most 235 kernels are compiled: a minute's worth for a dozen processes."""
+    """The steps, in their order. They compile at most 235 kernels, which takes a dozen processes a minute."""
     parity = (*PYTEST, DRAWS)
     plot = (sys.executable, "-m", "bench", "plot", str(out / "gpu.json"), "--out", str(out / "plots"))
     if rehearse:

@@ -23,7 +23,7 @@ Box = tuple[int, int, int, int]
 SCALE = 2.5
 """Source pixels per result pixel: the largest scale that the shipped weights were trained at."""
 WORDS: Box = (66, 70, 118, 160)
-"""Of scikit-image's ``page``, which no training saw."""
+"""A part of scikit-image's ``page``, which no training saw."""
 SHOWN = {"bilinear": "bilinear", "bilinear-aa": "antialiased bilinear", "natural-k4": "DownsizeNet (natural-k4)"}
 
 

@@ -127,7 +127,7 @@ class Provider:
 
 @dataclass(frozen=True)
 class Errors:
-    """Of an output, the largest difference over the largest value; of gradients, the worst one's in the Euclidean norm."""
+    """The output's is the largest difference over the largest value; the gradients' is the worst one's, in Euclidean norm."""
 
     output: float
     gradient: float | None
@@ -178,7 +178,7 @@ def errors(name: str, problem: Problem, function: Function, inputs: Sequence[Ten
 
 
 def _gradient_error(gradient: Tensor, expected: Tensor) -> float:
-    """In the Euclidean norm; the images before the last have gradients of zero."""
+    """The error in the Euclidean norm. The images before the last have gradients of zero."""
     count = expected.shape[0]
     difference = torch.linalg.vector_norm(gradient[-count:].double() - expected)
     elsewhere = torch.linalg.vector_norm(gradient[: gradient.shape[0] - count], dtype=torch.float32)
@@ -186,7 +186,7 @@ def _gradient_error(gradient: Tensor, expected: Tensor) -> float:
 
 
 def _tolerances(name: str, problem: Problem) -> tuple[float, float]:
-    """For output and gradients."""
+    """The tolerances of output and gradients."""
     kind, w = PROVIDERS[name].kind, problem.workload
     if kind in COPIES:
         return 0.0, 0.0

@@ -64,7 +64,7 @@ def workload_of(row: Row) -> Workload:
 
 
 def grouped(rows: Sequence[Row]) -> dict[tuple[Workload, str], Group]:
-    """By workload and mode, in the order of measuring; what was not measured for want of time or of a GPU is left out."""
+    """Rows by workload and mode, in the order of measuring. What was not measured for want of time or of a GPU is left out."""
     groups: dict[tuple[Workload, str], Group] = {}
     for row in rows:
         if row["status"] != "not measured":

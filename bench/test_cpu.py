@@ -1,4 +1,4 @@
-"""pytest-benchmark cases of the providers that a CPU has: 1080p to 540p, float32, 16 channels; and the host's part of a launch.
+"""pytest-benchmark cases of the providers that a CPU has: 1080p to 540p, float32, 16 channels.
 
 python -m pytest bench/test_cpu.py
 """
@@ -30,15 +30,3 @@ def test_provider(benchmark, problem, name):
     function, inputs = providers.build(name, problem)
     assert providers.errors(name, problem, function, inputs).acceptable
     benchmark.pedantic(function, rounds=10, warmup_rounds=3)
-
-
-@pytest.mark.parametrize("mode", ["no_grad", "inference_mode"])
-def test_host_overhead(benchmark, monkeypatch, mode):
-    """One call of the fused operator up to the launch itself, which does nothing here."""
-    from tritonds.kernels import launch
-
-    monkeypatch.setattr(launch, "run", lambda kernel, programs, arguments: None)
-    tiny = workloads.Workload("tiny", 1, (20, 24), (9, 11))
-    function, _ = providers.build("fused", providers.Problem(tiny, "forward", CPU))
-    with getattr(torch, mode)():
-        benchmark(function)

@@ -19,7 +19,7 @@ class Variant:
     layers: int = 1
     channels_last: bool = True
     channels: int = 16
-    """Of distances, texture and hidden layers alike."""
+    """Channels of distances, of texture and of hidden layers."""
     workload: str = "hdx8"
     """Whose sizes."""
     image: str = ""

@@ -12,7 +12,7 @@ import torch
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 MODES = ("forward", "forward+backward")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""By which uint8 images are normalised: ImageNet's."""
+"""Mean and deviation that normalise uint8 images: ImageNet's."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Workload:
     channels_last: bool = True
     channels: int = 3
     sizes: tuple[tuple[int, int], ...] = ()
-    """Of every image, if they differ; none if all are of size ``image``."""
+    """Sizes of all images if they differ; empty if all are of size ``image``."""
 
     @property
     def pixels(self) -> int:

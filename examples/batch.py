@@ -14,7 +14,7 @@ from torch import Tensor
 from tritonds import DownsizeNet
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-"""Of ImageNet."""
+"""ImageNet's mean and deviation."""
 SUFFIXES = {".jpg", ".jpeg", ".png"}
 
 

@@ -15,7 +15,7 @@ SIZE = (64, 64)
 
 
 def detector() -> YolosForObjectDetection:
-    """In place of ``YolosForObjectDetection.from_pretrained``."""
+    """A tiny detector, in place of ``YolosForObjectDetection.from_pretrained``."""
     config = YolosConfig(
         hidden_size=32,
         num_hidden_layers=2,

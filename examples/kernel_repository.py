@@ -15,7 +15,7 @@ import tritonds
 
 BACKENDS = ("cpu", "cuda", "rocm")
 VERSION = 0
-"""Of the interface; 0 says that it may change."""
+"""The version of the interface; 0 says that it may change."""
 
 
 def main(folder: str, name: str) -> None:

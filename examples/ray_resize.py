@@ -49,7 +49,7 @@ class Downsizer:
 
     @torch.inference_mode()
     def __call__(self, batch: Batch) -> Batch:
-        """Of the images that could be read, in one call."""
+        """Resize the images that could be read, in one call."""
         read = np.flatnonzero(batch["error"] == "")
         images = [torch.from_numpy(batch["image"][i]).permute(2, 0, 1).to(self.device) for i in read]
         small = np.zeros((len(batch["error"]), *SIZE, 3), np.uint8)

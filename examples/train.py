@@ -12,7 +12,7 @@ from tritonds import DownsizeNet
 
 STEPS = 40
 PERIOD = 2.6
-"""Of the stripes, in source pixels: about one pixel of the result."""
+"""The stripes' period in source pixels: about one pixel of the result."""
 
 
 def batch(count: int) -> tuple[Tensor, Tensor]:

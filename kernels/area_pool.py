@@ -6,9 +6,11 @@ that bin with the pixel, so the gradient is the same sum with the two grids exch
 Per output pixel and channel: reads the scale's product of elements (each from memory once, edges again from cache), writes 1.
 """
 
+import functools
 import math
 from typing import Any
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -17,7 +19,21 @@ from .. import geometry
 from .bins import bin_sum
 from .constants import AreaPool, Pooling
 from .groups import Batch, Target
-from .launch import accumulator, aligned_strides, cdiv, launch, layout, needs_int64, next_power_of_2, tile_columns, tile_shape
+from .launch import (
+    Layout,
+    Plan,
+    accumulator,
+    aligned_strides,
+    cdiv,
+    launch,
+    layout_of,
+    needs_int64,
+    next_power_of_2,
+    plan_of,
+    stride_arguments,
+    tile_columns,
+    tile_shape,
+)
 from .tile import plane_at, tile_column, tile_pixels
 
 
@@ -69,6 +85,12 @@ def area_pool2d_backward(grad_output: Tensor, grad_x: Tensor) -> None:
 
 def _launch(source: Tensor, output: Tensor, norm: tuple[int, int]) -> None:
     """Sum ``source`` over the bins of ``output``'s pixels and divide by ``norm``."""
+    pool = area_pool_plan(layout_of(source), layout_of(output), norm, source.dtype)
+    launch(area_pool_kernel, pool, output.device, {"source_ptr": source, "output_ptr": output})
+
+
+@functools.lru_cache(maxsize=1024)
+def area_pool_plan(source: Layout, output: Layout, norm: tuple[int, int], dtype: torch.dtype) -> Plan:
     batch, channels, out_h, out_w = output.shape
     source_h, source_w = source.shape[2:]
     channels_pad = min(64, next_power_of_2(channels))
@@ -76,9 +98,9 @@ def _launch(source: Tensor, output: Tensor, norm: tuple[int, int]) -> None:
     bin_h, bin_w, static, whole, _ = bins((source_h, source_w), (out_h, out_w))
     tile = tile_shape(32)
     columns, rows = tile_columns(batch, out_h, out_w, tile)
-    source_strides = aligned_strides(layout(source))
-    output_strides = aligned_strides(layout(output))
-    source_layout = Pooling(
+    source_strides = aligned_strides(source)
+    output_strides = aligned_strides(output)
+    source_constants = Pooling(
         CHANNELS=channels,
         CHANNELS_PAD=channels_pad,
         CHANNELS_LAST=source_strides.channels_last,
@@ -87,31 +109,21 @@ def _launch(source: Tensor, output: Tensor, norm: tuple[int, int]) -> None:
         BIN_H=static,
         BIN_W=static,
         BINS_WHOLE=whole,
-        ACC=accumulator(source.dtype),
+        ACC=accumulator(dtype),
     )
     constants = AreaPool(
         BLOCK_H=tile[0],
         BLOCK_W=tile[1],
-        INDEX64=needs_int64([(source_h, out_h), (source_w, out_w)], [layout(source), layout(output)]),
-        ACC=accumulator(source.dtype),
-        SOURCE=source_layout,
+        INDEX64=needs_int64([(source_h, out_h), (source_w, out_w)], [source, output]),
+        ACC=accumulator(dtype),
+        SOURCE=source_constants,
         OUTPUT_CHANNELS_LAST=output_strides.channels_last,
         OUTPUT_ALIGN=output_strides.align,
     )
-    launch(
-        area_pool_kernel,
+    return plan_of(
         columns * chunks,
-        output.device,
-        source_ptr=source,
-        source_stride_n=source_strides.n,
-        source_stride_c=source_strides.c,
-        source_stride_h=source_strides.h,
-        source_stride_w=source_strides.w,
-        output_ptr=output,
-        output_stride_n=output_strides.n,
-        output_stride_c=output_strides.c,
-        output_stride_h=output_strides.h,
-        output_stride_w=output_strides.w,
+        **stride_arguments("source", source_strides[:4]),
+        **stride_arguments("output", output_strides[:4]),
         source_h=source_h,
         source_w=source_w,
         out_h=out_h,
@@ -130,8 +142,8 @@ def _launch(source: Tensor, output: Tensor, norm: tuple[int, int]) -> None:
 def bins(n_in: tuple[int, int], n_out: tuple[int, int]) -> tuple[int, int, int, bool, bool]:
     """(bin_h, bin_w, BIN_H and BIN_W, BINS_WHOLE) as :func:`bin_sum` takes them, and whether bins overlap at most 3 columns.
 
-    Few in all, since each is one more kernel to compile: bins of exactly 2 x 2 or 1 x 1 pixels are written out without
-    weights, those that overlap at most 2 x 2 with weights, and no others.
+    Each combination is one more kernel to compile, so there are few. Bins of exactly 2 x 2 or 1 x 1 pixels are written out
+    without weights. Bins that overlap at most 2 x 2 pixels are written out with weights. All others are loops.
     """
     bin_h, bin_w = (bin_width(*axis) for axis in zip(n_in, n_out, strict=True))
     class_h, class_w = (size_class(*axis) for axis in zip(n_in, n_out, strict=True))
@@ -148,18 +160,18 @@ def in_whole_bins(n_in: tuple[int, int], n_out: tuple[int, int]) -> bool:
 
 
 def size_decisions(n_in: tuple[int, int], n_out: tuple[int, int]) -> tuple[Any, ...]:
-    """All that launchers decide by the ratio of two sizes: sizes of which this is the same run the same kernels.
+    """All that launchers decide by the ratio of two sizes. Where it is the same, sizes run the same kernels.
 
-    But for 64-bit integers, which large sizes need, and axes of one pixel, which have no stride.
+    Two decisions are not in it: 64-bit integers, which large sizes need, and axes of one pixel, which have no stride.
     """
     return *bins(n_in, n_out)[2:], *bins(n_out, n_in)[2:], in_whole_bins(n_in, n_out)
 
 
 def size_class(n_in, n_out):
-    """All that decides, of an axis, which kernel is compiled, as bits; of integers or, elementwise, of torch tensors.
+    """The class of an axis, as bits: what decides which kernel is compiled. Elementwise, if given torch tensors.
 
-    DOUBLE and MULTIPLE: every bin is of 2 whole pixels, or of any number above 1. DIVISOR: every pixel is of several whole
-    bins. UP_TO_2 and UP_TO_3: bins overlap at most so many pixels, though not all such ratios are found.
+    DOUBLE: every bin is 2 whole pixels. MULTIPLE: every bin is a whole number of pixels above 1. DIVISOR: every pixel is
+    several whole bins. UP_TO_2 and UP_TO_3: bins overlap at most so many pixels, though not all such ratios are found.
     """
     double = n_in == 2 * n_out
     multiple = (n_in % n_out == 0) & (n_in > n_out)

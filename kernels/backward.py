@@ -41,7 +41,7 @@ def _store_partial_bias(partial_ptr, values, OUT: tl.constexpr):
 
 @triton.jit
 def _store_layer(partial_ptr, weight, bias, PIXELS: tl.constexpr, OUT: tl.constexpr, IN: tl.constexpr):
-    """Store a layer's gradients: to its weight, and behind it to its bias, whose axis PIXELS is summed. Returns their end."""
+    """Store the gradients to a layer's weight and, behind it, bias, which is summed along axis PIXELS. Return their end."""
     _store_partial(partial_ptr, weight, IN, OUT, IN)
     _store_partial_bias(partial_ptr + OUT * IN, tl.sum(bias, axis=PIXELS), OUT)
     return partial_ptr + OUT * (IN + 1)

@@ -1,5 +1,7 @@
 """Images of different sizes and strides in one launch: a table with a row for each, and where in the result it goes."""
 
+import array
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -10,10 +12,10 @@ from torch import Tensor
 from .. import geometry
 from .area_pool import bin_width
 from .groups import Plane, Target
-from .launch import Layout, needs_int64
+from .launch import MAX_INT32, needs_int64
 
 COLUMNS = tl.constexpr(16)
-"""Of the table, which kernels read by position: a :class:`Plane`'s fields, a :class:`Target`'s, and padding."""
+"""Columns of the table. Kernels read a row by position: a :class:`Plane`'s fields, then a :class:`Target`'s, then padding."""
 
 
 @triton.jit
@@ -51,35 +53,39 @@ def _field(row_ptr, COLUMN: tl.constexpr, C: tl.constexpr):
     return value if C.INDEX64 else value.to(tl.int32)
 
 
-def table(images: Sequence[Tensor], size: tuple[int, int], letterboxed: bool) -> Tensor:
-    """The table of ``images`` (C, H, W), resized to ``size`` or to where they lie in it, on their device."""
-    rows = [_row(image, size, letterboxed) for image in images]
+def table(images: Sequence[Tensor], size: tuple[int, int], letterboxed: bool) -> tuple[Tensor, bool]:
+    """(The table of ``images`` (C, H, W), on their device; whether any of them needs 64-bit geometry or offsets).
+
+    Each image is resized to ``size``, or letterboxed within it.
+    """
+    fields, index64 = array.array("q"), False
+    for image in images:
+        channels, height, width = image.shape
+        stride_c, stride_h, stride_w = strides = image.stride()
+        place, large = _place(height, width, size, letterboxed)
+        extent = (channels - 1) * stride_c + (height - 1) * stride_h + (width - 1) * stride_w
+        index64 = index64 or large or extent > MAX_INT32
+        fields.extend((image.data_ptr(), *strides, *place))
+    host = torch.frombuffer(fields, dtype=torch.int64).view(len(images), COLUMNS.value)
     device = images[0].device
     if device.type != "cuda":
-        return torch.tensor(rows, dtype=torch.int64, device=device)
-    host = torch.tensor(rows, dtype=torch.int64, device="cpu", pin_memory=True)
+        return host.to(device), index64
+    pinned = torch.empty(host.shape, dtype=torch.int64, device="cpu", pin_memory=True).copy_(host)
     if torch.cuda.is_current_stream_capturing():
-        _captured.append(host)
-    return host.to(device, non_blocking=True)
+        _captured.append(pinned)
+    return pinned.to(device, non_blocking=True), index64
 
 
 _captured: list[Tensor] = []
 """Tables that a CUDA graph copies again at every replay."""
 
 
-def _row(image: Tensor, size: tuple[int, int], letterboxed: bool) -> list[int]:
-    """A row of the table, padded to its columns."""
-    image_size = (image.shape[1], image.shape[2])
-    region, offset = geometry.letterbox(image_size, size) if letterboxed else (size, (0, 0))
-    bins = [bin_width(*axis) for axis in zip(image_size, region, strict=True)]
-    row = [image.data_ptr(), *image.stride(), *image_size, *region, *offset, *bins]
-    return row + [0] * (COLUMNS.value - len(row))
-
-
-def tables_need_int64(images: Sequence[Tensor], size: tuple[int, int]) -> bool:
-    """Whether any of ``images`` (C, H, W) needs 64-bit geometry or offsets."""
-    for image in images:
-        channels, height, width = image.shape
-        if needs_int64([(height, size[0]), (width, size[1])], [Layout((1, channels, height, width), (0, *image.stride()))]):
-            return True
-    return False
+@functools.lru_cache(maxsize=4096)
+def _place(height: int, width: int, size: tuple[int, int], letterboxed: bool) -> tuple[tuple[int, ...], bool]:
+    """(A row of the table without pointer and strides; whether its geometry needs 64 bits)."""
+    image_size = height, width
+    region, corner = geometry.place(image_size, size, letterboxed)
+    axes = list(zip(image_size, region, strict=True))
+    fields = (*image_size, *region, *corner, *[bin_width(*axis) for axis in axes])
+    padding = (0,) * (COLUMNS.value - len(fields) - 4)
+    return fields + padding, needs_int64([*axes, *zip(image_size, size, strict=True)], [])

@@ -1,4 +1,4 @@
-"""What kernels are compiled for: one argument of each, whose attributes are the values."""
+"""What kernels are compiled for: each kernel has one argument whose attributes are the values."""
 
 from dataclasses import MISSING, dataclass, fields
 from typing import Any
@@ -10,10 +10,10 @@ from .launch import INTERPRETED
 
 
 class Constants(str):
-    """Base of the classes below: a text that names every value.
+    """Base of the classes below: a string that names every value.
 
-    By it Triton keeps compiled kernels, on disk too, and its hooks see it. A string computes its hash once. Attributes are what
-    kernels take: the values themselves in the interpreter, wrapped for the compiler. ``values`` has them for Python.
+    Triton keeps compiled kernels by this string, on disk as well, and hooks see it. A string computes its hash once. Kernels
+    read the attributes, which are plain values in the interpreter and wrapped ones when compiling. Python reads ``values``.
     """
 
     values: dict[str, Any]
@@ -31,38 +31,41 @@ class Constants(str):
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Pooling(Constants):
-    """Of a tensor that is averaged over bins."""
+    """Constants of a tensor that is averaged over bins."""
 
     CHANNELS: int
     CHANNELS_PAD: int
-    """A power of two: of a tile."""
+    """Channels of a tile, a power of two."""
     CHANNELS_LAST: bool
     ALIGN: int
-    """Elements that strides n, h and w count in."""
+    """Elements in one unit of the strides along n, h and w."""
     DENSE: bool
     """Whether neighbouring pixels lie side by side."""
     BIN_H: int
-    """At least the rows of every bin, or 0 if that is not known when compiling."""
+    """No bin has more rows than this; 0 if the most is not known when compiling."""
     BIN_W: int
     BINS_WHOLE: bool
-    """Whether all bins are of BIN_H x BIN_W pixels, none cut."""
+    """Whether every bin overlaps BIN_H x BIN_W pixels, all by the same share."""
     ACC: tl.dtype
+    """Sums are in this dtype."""
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Tiled(Constants):
-    """Of every kernel: its tile of pixels, and its integers."""
+    """Constants of every kernel: its tile of pixels, and the types of its numbers."""
 
     BLOCK_H: int
     BLOCK_W: int
     INDEX64: bool
-    """Whether 32 bits do not hold offsets and geometry."""
+    """Whether offsets and geometry need 64 bits."""
     ACC: tl.dtype
-    """Of sums."""
+    """Sums are in this dtype."""
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class AreaPool(Tiled):
+    """Constants of area pooling."""
+
     SOURCE: Pooling
     OUTPUT_CHANNELS_LAST: bool
     OUTPUT_ALIGN: int
@@ -70,22 +73,24 @@ class AreaPool(Tiled):
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Gather(Tiled):
-    """Of the weighted sum of taps."""
+    """Constants of the weighted sum of taps."""
 
     CHANNELS: int
     TAPS: int
     TAPS_PAD: int
-    """A power of two, of TAPS * TAPS."""
+    """TAPS * TAPS, rounded up to a power of two."""
     BACKWARD: bool
     FACTORS: tuple[float, ...] = ()
-    """What pixels of each channel are multiplied by to be normalised, if they are."""
+    """A pixel is normalised as pixel * factor + summand, each of its channel; without factors it is not."""
     SUMMANDS: tuple[float, ...] = ()
-    """And what is added then."""
     FILL: float = 0.0
+    """The result's value around letterboxed images."""
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class GatherGradImage(Tiled):
+    """Constants of the weighted sum's gradient to the image."""
+
     CHANNELS: int
     CHANNELS_PAD: int
     TAPS: int
@@ -93,37 +98,39 @@ class GatherGradImage(Tiled):
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Convolution(Tiled):
-    """Of the texture's convolution, at its place."""
+    """Constants of kernels that convolve an image for its texture."""
 
     CHANNELS: int
-    """Of the image; 0 if there is none."""
+    """Channels of the image; 0 if there is none."""
     CHANNELS_LAST: bool
-    """Whether the image's are."""
+    """Whether the image is channels-last."""
     BAND: int
     """Rows of texture that are made at once."""
     PATCH_PAD: int
-    """A power of two, of elements of a column of patches."""
+    """Elements of a column of patches, rounded up to a power of two."""
     TEXTURE_WEIGHT_STRIDES: tuple[int, ...]
     FACTORS: tuple[float, ...]
-    """What pixels of each channel are multiplied by to be normalised, if they are."""
+    """As in :class:`Gather`, likewise SUMMANDS."""
     SUMMANDS: tuple[float, ...]
-    """And what is added then."""
     LETTERBOX: bool
     TEXTURE: Pooling
-    """Of the texture, whether it is given or made here."""
+    """Constants of the texture, whether it is given or made here."""
     OPERAND: tl.dtype
-    """Of matrix products."""
+    """Operands of matrix products are of this dtype."""
     PRECISION: str
+    """The precision of float32 products: "ieee" or "tf32"."""
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class ConvolutionGradImage(Convolution):
+    """Constants of the gradient that reaches the image by way of the texture's convolution."""
+
     CHANNELS_PAD: int
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Downsize(Convolution):
-    """Of the fused forward kernel."""
+    """Constants of the fused forward kernel."""
 
     DISTANCE_CHANNELS: int
     DISTANCE_CHANNELS_PAD: int
@@ -132,20 +139,22 @@ class Downsize(Convolution):
     HIDDEN_LAYERS: int
     TAPS: int
     TAPS_PAD: int
-    """A power of two, of TAPS * TAPS."""
+    """TAPS * TAPS, rounded up to a power of two."""
     PRIOR: str
     FUSED_TEXTURE: bool
-    """Whether the image is convolved for its texture."""
+    """Whether the texture is made here, of the image."""
     FILL: float
-    """Around letterboxed images."""
+    """The result's value around letterboxed images."""
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class DownsizeBackward(Downsize):
+    """Constants of the fused backward kernel."""
+
     WEIGHTS: int
-    """In a row of partial gradients."""
+    """How many weight gradients a program writes."""
     GRAD_POOLED: bool
-    """Which results are wanted."""
+    """Whether this result is wanted; likewise GRAD_TEXTURE, COEFFICIENTS and GRAD_WEIGHTS."""
     GRAD_TEXTURE: bool
     GRAD_TEXTURE_ALIGN: int
     COEFFICIENTS: bool

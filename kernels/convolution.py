@@ -99,7 +99,7 @@ def add_product(column, tile, total, C: tl.constexpr):
 
 @triton.jit
 def bin_share(i, j, n_in, n_out, ACC: tl.constexpr):
-    """Share of source pixel ``i`` that lies in bin ``j``, of the most that any has: exactly 1 for a whole pixel."""
+    """Overlap of source pixel ``i`` with bin ``j``, over the largest overlap of any pixel: exactly 1 for a whole pixel."""
     start = i * n_out - j * n_in  # of the pixel, from the bin's start on, in units of 1 / n_out source pixels
     overlap = tl.minimum(start + n_out, n_in) - tl.maximum(start, 0)
     most = tl.minimum(n_in, n_out)
@@ -115,7 +115,7 @@ def mean_factor(image, target, ACC: tl.constexpr):
 
 @triton.jit
 def bin_edges(pixels, image, target, CUT: tl.constexpr):
-    """Where the pixels' bins lie; if no bin is CUT, patches may read up to the image's edge."""
+    """Where the pixels' bins lie. If no bin is CUT, patches may read up to the image's edge."""
     last_row = tl.zeros_like(pixels.y) + image.h - 1
     last_column = tl.zeros_like(pixels.x) + image.w - 1
     if CUT:
@@ -126,7 +126,7 @@ def bin_edges(pixels, image, target, CUT: tl.constexpr):
 
 @triton.jit
 def most_rows(y, n_in, n_out):
-    """Rows of the image that the bins of one tile overlap at most: of one row of pixels, often one less than of any."""
+    """The most rows of the image that a bin of this tile overlaps, often one less than the most of all tiles."""
     rows = bin_last(y, n_in, n_out) - bin_first(y, n_in, n_out) + 1
     return tl.max(rows.to(tl.int32), axis=0)
 
@@ -191,8 +191,8 @@ def _add_band(total, tiles, row, image, edges, pixels, target, USED: tl.constexp
 def convolved_bin_mean(image, tiles, pixels, target, C: tl.constexpr):
     """Mean of the texture over each pixel's bin: [BLOCK, texture channels].
 
-    All ways, with bins known when compiling and without, whole and cut, give the same bits: they sum in the same order, and the
-    share of a whole pixel is exactly 1.
+    The bits are the same whether bins are known when compiling or not, whole or cut: sums have the same order, and the share of
+    a whole pixel is exactly 1.
     """
     edges = bin_edges(pixels, image, target, not C.TEXTURE.BINS_WHOLE)
     total = tl.zeros([pixels.y.shape[0], C.TEXTURE.CHANNELS_PAD], C.ACC)

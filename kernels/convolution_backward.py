@@ -24,7 +24,7 @@ INTEGERS = [
     "image_h", "image_w", "out_h", "out_w", "bin_h", "bin_w", "rows",
 ]  # fmt: skip
 ANYWHERE = ["image_ptr"]
-"""Tensors that gain nothing from starting at a multiple of 16 bytes, which crops and parts of larger tensors may not do."""
+"""Tensors that may start anywhere, as in :mod:`.forward`."""
 
 
 @triton.jit

@@ -5,13 +5,29 @@ C channels, and write C values (or K*K). The image gradient runs over source pix
 hold each of them, so that it needs no atomics.
 """
 
+import functools
+
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from .constants import Gather, GatherGradImage
 from .groups import Batch, Elements, Target
-from .launch import accumulator, cdiv, launch, layout, needs_int64, next_power_of_2, tile_columns, tile_shape
+from .launch import (
+    Layout,
+    Plan,
+    accumulator,
+    cdiv,
+    launch,
+    layout_of,
+    needs_int64,
+    next_power_of_2,
+    plan_of,
+    stride_arguments,
+    tile_columns,
+    tile_shape,
+)
 from .tile import first_tap, gather, gather_backward, plane_at, tap_offsets, tile_column, tile_pixels, windows_starting_by
 
 
@@ -65,9 +81,9 @@ def _first_window(i, n_in, n_out, TAPS: tl.constexpr):
 
 @triton.jit
 def _taps_on(i, j, n_in, n_out, TAPS: tl.constexpr):
-    """First and last tap of target pixel ``j`` that read source pixel ``i``: one, but several at the image's edges.
+    """(First, last) tap of target pixel ``j`` that read source pixel ``i``. At the image's edges they may differ.
 
-    If none does, the first is past the last. ``j`` is not before the first window.
+    If no tap reads it, the first is greater than the last. ``j`` is not before the first window.
     """
     tap = i - first_tap(j, n_in, n_out, TAPS)
     first = tl.where(i == 0, 0, tap)
@@ -160,6 +176,15 @@ def weighted_gather2d_backward(
 
 
 def _launch(image: Tensor, coefficients: Tensor, output: Tensor, taps: int, backward: bool) -> None:
+    sums = weighted_gather_plan(layout_of(image), layout_of(coefficients), layout_of(output), image.dtype, taps, backward)
+    tensors = {"image_ptr": image, "coefficients_ptr": coefficients, "output_ptr": output}
+    launch(weighted_gather_kernel, sums, image.device, tensors)
+
+
+@functools.lru_cache(maxsize=1024)
+def weighted_gather_plan(
+    image: Layout, coefficients: Layout, output: Layout, dtype: torch.dtype, taps: int, backward: bool
+) -> Plan:
     batch, channels, out_h, out_w = output.shape
     image_h, image_w = image.shape[2:]
     tile = tile_shape(32)
@@ -167,32 +192,18 @@ def _launch(image: Tensor, coefficients: Tensor, output: Tensor, taps: int, back
     constants = Gather(
         BLOCK_H=tile[0],
         BLOCK_W=tile[1],
-        INDEX64=needs_int64([(image_h, out_h), (image_w, out_w)], [layout(image), layout(coefficients), layout(output)]),
-        ACC=accumulator(image.dtype),
+        INDEX64=needs_int64([(image_h, out_h), (image_w, out_w)], [image, coefficients, output]),
+        ACC=accumulator(dtype),
         CHANNELS=channels,
         TAPS=taps,
         TAPS_PAD=next_power_of_2(taps * taps),
         BACKWARD=backward,
     )
-    launch(
-        weighted_gather_kernel,
+    return plan_of(
         programs,
-        image.device,
-        image_ptr=image,
-        image_stride_n=image.stride(0),
-        image_stride_c=image.stride(1),
-        image_stride_h=image.stride(2),
-        image_stride_w=image.stride(3),
-        coefficients_ptr=coefficients,
-        coefficients_stride_n=coefficients.stride(0),
-        coefficients_stride_k=coefficients.stride(1),
-        coefficients_stride_h=coefficients.stride(2),
-        coefficients_stride_w=coefficients.stride(3),
-        output_ptr=output,
-        output_stride_n=output.stride(0),
-        output_stride_c=output.stride(1),
-        output_stride_h=output.stride(2),
-        output_stride_w=output.stride(3),
+        **stride_arguments("image", image.stride),
+        **stride_arguments("coefficients", coefficients.stride, "nkhw"),
+        **stride_arguments("output", output.stride),
         image_h=image_h,
         image_w=image_w,
         out_h=out_h,
@@ -205,41 +216,35 @@ def _launch(image: Tensor, coefficients: Tensor, output: Tensor, taps: int, back
 
 def grad_image_gather(grad_output: Tensor, coefficients: Tensor, grad_image: Tensor, taps: int) -> None:
     """Write the gradient to the image, for coefficients (N, K*K, h, w), into ``grad_image`` (N, C, H, W)."""
+    sums = weighted_gather_grad_image_plan(*map(layout_of, (grad_output, coefficients, grad_image)), grad_image.dtype, taps)
+    tensors = {"grad_output_ptr": grad_output, "coefficients_ptr": coefficients, "grad_image_ptr": grad_image}
+    launch(weighted_gather_grad_image_kernel, sums, grad_image.device, tensors)
+
+
+@functools.lru_cache(maxsize=1024)
+def weighted_gather_grad_image_plan(
+    grad_output: Layout, coefficients: Layout, grad_image: Layout, dtype: torch.dtype, taps: int
+) -> Plan:
     batch, channels, image_h, image_w = grad_image.shape
     out_h, out_w = grad_output.shape[2:]
     channels_pad = min(16, next_power_of_2(channels))
     chunks = cdiv(channels, channels_pad)
     tile = tile_shape(32)
     columns, rows = tile_columns(batch, image_h, image_w, tile)
-    layouts = [layout(grad_output), layout(coefficients), layout(grad_image)]
     constants = GatherGradImage(
         BLOCK_H=tile[0],
         BLOCK_W=tile[1],
-        INDEX64=needs_int64([(image_h, out_h), (image_w, out_w)], layouts),
-        ACC=accumulator(grad_image.dtype),
+        INDEX64=needs_int64([(image_h, out_h), (image_w, out_w)], [grad_output, coefficients, grad_image]),
+        ACC=accumulator(dtype),
         CHANNELS=channels,
         CHANNELS_PAD=channels_pad,
         TAPS=taps,
     )
-    launch(
-        weighted_gather_grad_image_kernel,
+    return plan_of(
         columns * chunks,
-        grad_image.device,
-        grad_output_ptr=grad_output,
-        grad_output_stride_n=grad_output.stride(0),
-        grad_output_stride_c=grad_output.stride(1),
-        grad_output_stride_h=grad_output.stride(2),
-        grad_output_stride_w=grad_output.stride(3),
-        coefficients_ptr=coefficients,
-        coefficients_stride_n=coefficients.stride(0),
-        coefficients_stride_k=coefficients.stride(1),
-        coefficients_stride_h=coefficients.stride(2),
-        coefficients_stride_w=coefficients.stride(3),
-        grad_image_ptr=grad_image,
-        grad_image_stride_n=grad_image.stride(0),
-        grad_image_stride_c=grad_image.stride(1),
-        grad_image_stride_h=grad_image.stride(2),
-        grad_image_stride_w=grad_image.stride(3),
+        **stride_arguments("grad_output", grad_output.stride),
+        **stride_arguments("coefficients", coefficients.stride, "nkhw"),
+        **stride_arguments("grad_image", grad_image.stride),
         image_h=image_h,
         image_w=image_w,
         out_h=out_h,

@@ -1,7 +1,7 @@
 """What helpers of kernels take and return together.
 
 A kernel itself takes integers one by one, since Triton compiles it anew for some values of those inside a tuple. Its first
-lines build these groups. Tensors that are not there are None, or placeholders, never read.
+lines build these groups. Absent tensors are None, or placeholders, never read.
 """
 
 from typing import Any, NamedTuple
@@ -31,29 +31,29 @@ class Plane(NamedTuple):
 
 
 class Target(NamedTuple):
-    """The pixels that one image is resized to, and the bins of its pixels that these are."""
+    """The grid of pixels that one image is resized to. Each of its pixels has a bin of the image's pixels."""
 
     h: Any
     w: Any
     top: Any
-    """Of these pixels in the result."""
+    """The grid's first row in the result."""
     left: Any
     bin_h: Any
-    """Rows that the highest bin overlaps."""
+    """The most rows of the image that a bin overlaps."""
     bin_w: Any
 
 
 class Pixels(NamedTuple):
-    """Those of a tile, each field [BLOCK]."""
+    """The pixels of a tile, each field [BLOCK]."""
 
     y: Any
     x: Any
     mask: Any
-    """Which of them there are."""
+    """Which of the pixels lie inside."""
 
 
 class Elements(NamedTuple):
-    """Elements of a plane's first channel, and how far the same ones of the next are."""
+    """Elements of a plane's first channel, and the stride from them to the same elements of the next channel."""
 
     ptr: Any
     offsets: Any
@@ -65,9 +65,9 @@ class BinEdges(NamedTuple):
     """Where bins and the patches around their pixels lie in an image, each field [BLOCK]."""
 
     first_row: Any
-    """Of the bin."""
+    """The bin's first row."""
     last_row: Any
-    """That patches may read."""
+    """The last row that patches may read."""
     first_column: Any
     last_column: Any
 
@@ -110,7 +110,7 @@ class Network(NamedTuple):
 
 
 class Activations(NamedTuple):
-    """What the network makes of a tile of pixels; layers that there are not repeat another's, never read."""
+    """What the network computes for a tile of pixels. Absent layers are placeholders, never read."""
 
     position: Any
     encoding: Any
@@ -123,7 +123,7 @@ class Activations(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """To the coefficient network's weights: transposed, (in, out); biases' are still to be summed over pixels."""
+    """The gradients to the coefficient network's weights, transposed: (in, out). Biases' are not yet summed over pixels."""
 
     encoding: Any
     encoding_bias: Any

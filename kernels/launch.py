@@ -3,7 +3,7 @@
 import contextlib
 import contextvars
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -11,49 +11,66 @@ import triton.language as tl
 from torch import Tensor
 from triton.runtime.interpreter import InterpretedFunction
 
+from . import relaunch
+
 MAX_INT32 = 2**31 - 1
 INTERPRETED = isinstance(tl.cdiv, InterpretedFunction)
 """Whether Triton was imported as its own interpreter, which runs kernels on a CPU."""
 
 
-def launch(kernel: Any, programs: int, device: torch.device, **arguments: Any) -> None:
-    """Run ``programs`` instances of ``kernel`` on ``device``; none for an empty output."""
-    launch_with(kernel, programs, device, arguments)
+class Plan(NamedTuple):
+    """All of a launch but its tensors. It is kept, and used again."""
+
+    programs: int
+    arguments: dict[str, Any]
+    """Integers, constants and options."""
+    ready: dict[Any, relaunch.Ready]
+    """Launches of this plan that can be repeated, by what selects their kernel."""
 
 
-def launch_with(kernel: Any, programs: int, device: torch.device, arguments: dict[str, Any]) -> None:
-    """The same, for arguments that are a dictionary already.
+def plan_of(programs: int, **arguments: Any) -> Plan:
+    """A plan whose loops have one stage.
 
-    One stage: many small programs hide each other's latency, and pipelining through shared memory would lower occupancy.
+    Many small programs hide each other's latency, and pipelining through shared memory would lower occupancy.
     """
-    if programs == 0:
+    return Plan(programs, arguments | {"num_stages": 1}, {})
+
+
+def launch(kernel: Any, plan: Plan, device: torch.device, tensors: dict[str, Any]) -> None:
+    """Run ``plan.programs`` instances of ``kernel`` on ``device``; none for an empty output.
+
+    ``tensors`` holds by argument a tensor, None, or a tuple of both. All launches of a plan have the same order of arguments.
+    """
+    if plan.programs == 0:
         return
-    arguments["num_stages"] = 1
     if device.type == "meta":
         launches = _recorded.get()
         if launches is not None:
-            launches.append(Launch(kernel, programs, arguments))
+            launches.append(Launch(kernel, plan.programs, plan.arguments | tensors))
     elif device.type != "cuda" or device.index == torch.cuda.current_device():
-        run(kernel, programs, arguments)
+        run(kernel, plan, tensors)
     else:  # Triton launches on the current device
         with torch.cuda.device(device):
-            run(kernel, programs, arguments)
+            run(kernel, plan, tensors)
 
 
-def run(kernel: Any, programs: int, arguments: dict[str, Any]) -> None:
+def run(kernel: Any, plan: Plan, tensors: dict[str, Any]) -> None:
     """The one place where a kernel starts."""
-    kernel[(programs,)](**arguments)
+    if INTERPRETED:
+        kernel[(plan.programs,)](**plan.arguments, **tensors)
+    else:
+        relaunch.run(kernel, plan.programs, plan.arguments, tensors, plan.ready)
 
 
 class Launch(NamedTuple):
-    """A launch that was asked for, of tensors without memory."""
+    """A recorded launch, of tensors without memory."""
 
     kernel: Any
     programs: int
     arguments: dict[str, Any]
 
     def key(self) -> tuple[Any, ...]:
-        """What decides which compiled kernel it needs, if all tensors start at multiples of 16 bytes."""
+        """What decides which compiled kernel the launch needs, given that all tensors start at multiples of 16 bytes."""
         return (self.kernel.__name__, *((name, self._decisive(name, value)) for name, value in self.arguments.items()))
 
     def _decisive(self, name: str, value: Any) -> Any:
@@ -72,7 +89,7 @@ _recorded: contextvars.ContextVar[list[Launch] | None] = contextvars.ContextVar(
 
 @contextlib.contextmanager
 def record() -> Iterator[list[Launch]]:
-    """Gather what this thread launches on PyTorch's meta device, where nothing runs: the launches of such tensors on a GPU."""
+    """Record what this thread launches on PyTorch's meta device, where nothing runs. On a GPU it would launch the same."""
     launches: list[Launch] = []
     token = _recorded.set(launches)
     try:
@@ -96,8 +113,8 @@ def dot_precision(dtype: torch.dtype) -> str:
 def all_registers() -> dict[str, int]:
     """Launch options that let a program's threads have 255 registers each; there are such options for NVIDIA GPUs alone.
 
-    Without, ptxas stops at 168 where it deems a few bytes of spills worth a third warp a scheduler. In which kernels it does so
-    changes with every version of Triton.
+    Without them ptxas stops at 168 where it deems a few bytes of spills worth a third warp a scheduler. In which kernels it
+    does so changes with every version of Triton.
     """
     return {} if torch.version.hip is not None else {"maxnreg": 255}
 
@@ -144,14 +161,18 @@ ENOUGH_PROGRAMS = 8192
 
 
 class Layout(NamedTuple):
-    """How a (N, C, H, W) tensor lies in memory: what a launch depends on beside the dtype."""
+    """How a (N, C, H, W) tensor lies in memory. A launch depends on this and on the dtype."""
 
     shape: tuple[int, ...]
     stride: tuple[int, ...]
 
 
+def layout_of(x: Tensor) -> Layout:
+    return Layout(x.shape, x.stride())
+
+
 def layout(x: Tensor | None) -> Layout | None:
-    return None if x is None else Layout(x.shape, x.stride())
+    return None if x is None else layout_of(x)
 
 
 def needs_int64(axes: list[tuple[int, int]], layouts: list[Layout | None]) -> bool:
@@ -194,3 +215,8 @@ def aligned_strides(x: Layout | None) -> Strides:
     align = math.gcd(16, n, h, w) if channels_last else 1
     dense = w == (x.shape[1] if channels_last else 1) and w % align == 0
     return Strides(n // align, c, h // align, w // align, channels_last, align, dense)
+
+
+def stride_arguments(name: str, strides: Sequence[int], axes: str = "nchw") -> dict[str, int]:
+    """The strides of a tensor along ``axes``, by a kernel's arguments."""
+    return {f"{name}_stride_{axis}": stride for axis, stride in zip(axes, strides, strict=True)}

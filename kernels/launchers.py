@@ -11,7 +11,7 @@ from .backward import downsize_backward_kernel
 from .convolution_backward import texture_grad_image_kernel, texture_grad_weights_kernel
 from .forward import downsize_kernel
 from .gather import grad_image_gather, weighted_gather2d, weighted_gather2d_backward
-from .launch import Layout, all_registers, launch_with, layout
+from .launch import Layout, layout
 from .plan import Call, Problem, pointers, problem_of, texture_weight_pointers
 
 __all__ = [
@@ -124,7 +124,7 @@ def downsize_image_backward(
     summands: tuple[float, ...],
     fill: float | None,
 ) -> None:
-    """Write those gradients of :func:`downsize_image` that are given a tensor; that to an image of one batch alone.
+    """Write those gradients of :func:`downsize_image` that are given a tensor. Only a batch can have one to the image.
 
     That of the weights is one flat tensor, the convolution's first.
     """
@@ -140,13 +140,13 @@ def _of_images(call: Call, images: Sequence[Tensor], output: Tensor) -> Call:
         return call._replace(image_size=size, channels_last=channels_last)
     size = (output.shape[2], output.shape[3])
     channels_last = all(image.stride(0) == 1 or image.shape[0] == 1 for image in images)
-    index64 = batch.tables_need_int64(images, size)
-    return call._replace(table=batch.table(images, size, call.fill is not None), index64=index64, channels_last=channels_last)
+    table, index64 = batch.table(images, size, call.fill is not None)
+    return call._replace(table=table, index64=index64, channels_last=channels_last)
 
 
 def _forward(call: Call, output: Tensor) -> None:
-    programs, arguments = plan.forward_plan(problem_of(call, output))
-    launch_with(downsize_kernel, programs, output.device, arguments | pointers(call) | {"output_ptr": output})
+    forward = plan.forward_plan(problem_of(call, output))
+    launch.launch(downsize_kernel, forward, output.device, pointers(call) | {"output_ptr": output})
 
 
 def _backward(
@@ -161,10 +161,10 @@ def _backward(
     n, (out_h, out_w) = grad_output.shape[0], problem.output_size
     grad_texture_weights, grad_network_weights = _split(grad_weights, sum(t.numel() for t in call.texture_weights))
     weights = 0 if grad_network_weights is None else grad_network_weights.numel()
-    programs, arguments, pooled, direct = plan.backward_plan(problem, grad_image is not None, layout(grad_texture), weights)
+    backward, pooled, direct = plan.backward_plan(problem, grad_image is not None, layout(grad_texture), weights)
     grad_pooled = weight.new_empty(n, out_h, out_w, problem.texture_channels) if pooled else None
     coefficients = None if grad_image is None else weight.new_empty(n, out_h, out_w, taps * taps)
-    partial = None if grad_network_weights is None else weight.new_empty(programs, weights, dtype=_accumulator(weight))
+    partial = None if grad_network_weights is None else weight.new_empty(backward.programs, weights, dtype=_accumulator(weight))
     tensors = {
         "grad_output_ptr": grad_output,
         "grad_pooled_ptr": grad_pooled,
@@ -172,7 +172,7 @@ def _backward(
         "coefficients_ptr": coefficients,
         "partial_ptr": partial,
     }
-    launch_with(downsize_backward_kernel, programs, grad_output.device, arguments | pointers(call) | tensors | all_registers())
+    launch.launch(downsize_backward_kernel, backward, grad_output.device, pointers(call) | tensors)
     if grad_network_weights is not None:
         assert partial is not None
         grad_network_weights.copy_(partial.sum(dim=0))
@@ -183,7 +183,7 @@ def _backward(
         grad_image_gather(grad_output, coefficients.permute(0, 3, 1, 2), grad_image, taps)
     if call.texture_weights:
         assert grad_pooled is not None
-        index64 = arguments["C"].values["INDEX64"]
+        index64 = backward.arguments["C"].values["INDEX64"]
         if grad_texture_weights is not None:
             _grad_texture_weights(call, problem, index64, grad_pooled, grad_texture_weights)
         if grad_image is not None:
@@ -203,8 +203,8 @@ def _accumulator(weight: Tensor) -> torch.dtype:
 
 def _grad_texture_weights(call: Call, problem: Problem, index64: bool, grad_pooled: Tensor, output: Tensor) -> None:
     """Write the gradients to weight and bias of the texture's convolution into the flat ``output``."""
-    programs, arguments = plan.grad_texture_weights_plan(problem, index64)
-    rows = programs * arguments["C"].values["BAND"]
+    sums = plan.grad_texture_weights_plan(problem, index64)
+    rows = sums.programs * sums.arguments["C"].values["BAND"]
     partial = grad_pooled.new_empty(rows, output.numel(), dtype=_accumulator(grad_pooled))
     tensors = {
         "image_ptr": call.image,
@@ -213,17 +213,17 @@ def _grad_texture_weights(call: Call, problem: Problem, index64: bool, grad_pool
         "grad_pooled_ptr": grad_pooled,
         "partial_ptr": partial,
     }
-    launch_with(texture_grad_weights_kernel, programs, grad_pooled.device, arguments | tensors)
+    launch.launch(texture_grad_weights_kernel, sums, grad_pooled.device, tensors)
     output.copy_(partial.sum(dim=0))
 
 
 def _add_grad_image(call: Call, problem: Problem, index64: bool, grad_pooled: Tensor, grad_image: Tensor) -> None:
     """Add the gradient to the image by way of the texture's convolution."""
-    programs, arguments = plan.grad_image_plan(problem, Layout(grad_image.shape, grad_image.stride()), index64)
+    gathers = plan.grad_image_plan(problem, Layout(grad_image.shape, grad_image.stride()), index64)
     tensors = {
         "image_ptr": call.image,
         "texture_weights": texture_weight_pointers(call),
         "grad_pooled_ptr": grad_pooled,
         "grad_image_ptr": grad_image,
     }
-    launch_with(texture_grad_image_kernel, programs, grad_pooled.device, arguments | tensors)
+    launch.launch(texture_grad_image_kernel, gathers, grad_pooled.device, tensors)

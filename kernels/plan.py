@@ -17,13 +17,17 @@ from .convolution import patch_shape
 from .groups import TextureWeights, Weights
 from .launch import (
     Layout,
+    Plan,
     accumulator,
     aligned_strides,
+    all_registers,
     dot_precision,
     layout,
     needs_int64,
     next_power_of_2,
     padded,
+    plan_of,
+    stride_arguments,
     tile_columns,
     tile_shape,
 )
@@ -33,10 +37,10 @@ MAX_BACKWARD_PROGRAMS = 1056
 
 
 class Call(NamedTuple):
-    """What forward and backward launches of all operators here are given, beside the result or its gradient."""
+    """The arguments of an operator, beside its result or the gradient of that."""
 
     image: Tensor | None
-    """(N, C, H, W); any of those in the table; or None if coefficients alone are wanted."""
+    """A batch (N, C, H, W), or the first image of a table; None if coefficients alone are wanted."""
     image_size: tuple[int, int]
     texture: Tensor | None
     weights: Sequence[Tensor]
@@ -47,17 +51,16 @@ class Call(NamedTuple):
     texture_weights: Sequence[Tensor] = ()
     """Weight and bias of the texture's convolution of the image, in place of ``texture``."""
     factors: tuple[float, ...] = ()
-    """What the pixels of each channel are multiplied by to be normalised, if they are."""
+    """A pixel is normalised as pixel * factor + summand, each of its channel; without factors it is not."""
     summands: tuple[float, ...] = ()
-    """And what is added then."""
     fill: float | None = None
-    """With which images that keep their aspect are surrounded; None lets every image fill its result."""
+    """The value around letterboxed images; None stretches them."""
     table: Tensor | None = None
-    """Of images of different sizes."""
+    """A row for each of several images of different sizes."""
     index64: bool = False
-    """Whether they need it."""
+    """Whether the table's images need 64-bit integers."""
     channels_last: bool = False
-    """Whether the images are."""
+    """Whether all images are channels-last."""
 
 
 def texture_weight_pointers(call: Call) -> TextureWeights:
@@ -128,14 +131,6 @@ def problem_of(call: Call, output: Tensor) -> Problem:
     )  # fmt: skip
 
 
-class Plan(NamedTuple):
-    """A launch but for its tensors."""
-
-    programs: int
-    arguments: dict[str, Any]
-    """Integers, constants and options."""
-
-
 @functools.lru_cache(maxsize=1024)
 def forward_plan(problem: Problem) -> Plan:
     values = _network_constants(problem)
@@ -143,16 +138,15 @@ def forward_plan(problem: Problem) -> Plan:
     tile = tile_shape(pixels)
     columns, rows = tile_columns(problem.output.shape[0], *problem.output_size, tile)
     integers = _image_integers(problem) | _texture_integers(problem)
-    return Plan(columns, integers | dict(rows=rows, C=Downsize(**values, **_tile(tile)), num_warps=warps))
+    return plan_of(columns, **integers, rows=rows, C=Downsize(**values, **_tile(tile)), num_warps=warps)
 
 
 class BackwardPlan(NamedTuple):
-    programs: int
-    arguments: dict[str, Any]
+    plan: Plan
     pooled: bool
-    """Whether the gradient to the pooled texture is wanted for itself."""
+    """Whether the kernel writes the gradient to the pooled texture."""
     direct: bool
-    """Whether that to the texture is written at once."""
+    """Whether the kernel writes the gradient to the texture itself."""
 
 
 @functools.lru_cache(maxsize=1024)
@@ -183,32 +177,30 @@ def backward_plan(problem: Problem, to_image: bool, grad_texture: Layout | None,
         GRAD_WEIGHTS=weights > 0,
     )
     arguments = dict(
-        grad_texture_stride_n=strides.n,
-        grad_texture_stride_h=strides.h,
-        grad_texture_stride_w=strides.w,
+        **stride_arguments("grad_texture", (strides.n, strides.h, strides.w), "nhw"),
         total_columns=total_columns,
         rows=rows,
         C=constants,
         num_warps=warps,
     )
-    integers = _image_integers(problem) | _texture_integers(problem)
-    return BackwardPlan(min(total_columns, MAX_BACKWARD_PROGRAMS), integers | arguments, pooled, direct)
+    arguments |= _image_integers(problem) | _texture_integers(problem) | all_registers()
+    return BackwardPlan(plan_of(min(total_columns, MAX_BACKWARD_PROGRAMS), **arguments), pooled, direct)
 
 
 @functools.lru_cache(maxsize=1024)
 def grad_texture_weights_plan(problem: Problem, index64: bool) -> Plan:
-    """For the gradients to the texture's convolution's weight and bias; ``index64`` is the backward kernel's."""
+    """The launch for the gradients to weight and bias of the texture's convolution. ``index64`` is the backward kernel's."""
     values = _convolution_constants(problem) | {"INDEX64": index64}
     pixels, warps = _texture_weights_shape(values, problem.dtype)
     tile = tile_shape(pixels)
     total_columns, rows = tile_columns(problem.output.shape[0], *problem.output_size, tile)
     arguments = dict(total_columns=total_columns, rows=rows, C=Convolution(**values, **_tile(tile)), num_warps=warps)
-    return Plan(min(total_columns, MAX_BACKWARD_PROGRAMS), _image_integers(problem) | arguments)
+    return plan_of(min(total_columns, MAX_BACKWARD_PROGRAMS), **_image_integers(problem), **arguments)
 
 
 @functools.lru_cache(maxsize=1024)
 def grad_image_plan(problem: Problem, grad_image: Layout, index64: bool) -> Plan:
-    """For what reaches the image by way of the texture's convolution; ``index64`` is the backward kernel's."""
+    """The launch for the gradient that reaches the image by way of the texture. ``index64`` is the backward kernel's."""
     batch, (out_h, out_w), (image_h, image_w) = problem.output.shape[0], problem.output_size, problem.image_size
     values = _convolution_constants(problem) | {"BAND": 1}
     # The bins are those of the gradient's pixels that hold a pixel of the image.
@@ -220,20 +212,15 @@ def grad_image_plan(problem: Problem, grad_image: Layout, index64: bool) -> Plan
     tile = tile_shape(32)
     columns, rows = tile_columns(batch, image_h, image_w, tile)
     arguments = dict(
-        grad_pooled_stride_n=strides.n,
-        grad_pooled_stride_h=strides.h,
-        grad_pooled_stride_w=strides.w,
-        grad_image_stride_n=grad_image.stride[0],
-        grad_image_stride_c=grad_image.stride[1],
-        grad_image_stride_h=grad_image.stride[2],
-        grad_image_stride_w=grad_image.stride[3],
+        **stride_arguments("grad_pooled", (strides.n, strides.h, strides.w), "nhw"),
+        **stride_arguments("grad_image", grad_image.stride),
         bin_h=bin_h,
         bin_w=bin_w,
         rows=rows,
         C=ConvolutionGradImage(**values, **_tile(tile), CHANNELS_PAD=next_power_of_2(problem.channels)),
         num_warps=1 if problem.dtype.itemsize == 2 else 4,
     )
-    return Plan(columns, _image_integers(problem) | arguments)
+    return plan_of(columns, **_image_integers(problem) | arguments)
 
 
 def _tile(tile: tuple[int, int]) -> dict[str, Any]:
@@ -241,17 +228,17 @@ def _tile(tile: tuple[int, int]) -> dict[str, Any]:
 
 
 def _dense(n: int, h: int, w: int, channels: int) -> Layout:
-    """Of a tensor (n, h, w, channels)."""
+    """The layout of a dense tensor (n, h, w, channels)."""
     return Layout((n, h, w, channels), (h * w * channels, w * channels, channels, 1))
 
 
 def _channels_last(n: int, h: int, w: int, channels: int) -> Layout:
-    """Of the same as (n, channels, h, w)."""
+    """The layout of the same tensor, seen as (n, channels, h, w)."""
     return Layout((n, channels, h, w), (h * w * channels, 1, w * channels, channels))
 
 
 def _texture_bins(problem: Problem) -> tuple[int, int, int, bool, bool]:
-    """As :func:`bins` has them, for bins that all images share: in a table every image has bins of its own."""
+    """:func:`bins` of a texture whose images share them. In a table every image has bins of its own, so all is 0 here."""
     if problem.table or not (problem.texture or problem.texture_weight):
         return 0, 0, 0, False, False
     bin_h, bin_w, static, whole, narrow = bins(problem.texture_size, problem.output_size)
@@ -261,14 +248,11 @@ def _texture_bins(problem: Problem) -> tuple[int, int, int, bool, bool]:
 
 
 def _image_integers(problem: Problem) -> dict[str, int]:
-    """Of image, result and bins, by argument."""
+    """The integers of image, result and bins, by argument."""
     strides = problem.image.stride if problem.image else (0, 0, 0, 0)
     bin_h, bin_w, *_ = _texture_bins(problem)
     return dict(
-        image_stride_n=strides[0],
-        image_stride_c=strides[1],
-        image_stride_h=strides[2],
-        image_stride_w=strides[3],
+        **stride_arguments("image", strides),
         image_h=problem.image_size[0],
         image_w=problem.image_size[1],
         out_h=problem.output_size[0],
@@ -279,24 +263,18 @@ def _image_integers(problem: Problem) -> dict[str, int]:
 
 
 def _texture_integers(problem: Problem) -> dict[str, int]:
-    """Of texture and result, by argument."""
+    """The integers of texture and result, by argument."""
     strides = aligned_strides(problem.texture)
     return dict(
-        texture_stride_n=strides.n,
-        texture_stride_c=strides.c,
-        texture_stride_h=strides.h,
-        texture_stride_w=strides.w,
+        **stride_arguments("texture", strides[:4]),
         texture_h=problem.texture_size[0],
         texture_w=problem.texture_size[1],
-        output_stride_n=problem.output.stride[0],
-        output_stride_c=problem.output.stride[1],
-        output_stride_h=problem.output.stride[2],
-        output_stride_w=problem.output.stride[3],
+        **stride_arguments("output", problem.output.stride),
     )
 
 
 def _convolution_constants(problem: Problem) -> dict[str, Any]:
-    """Those of :class:`Convolution`, but for the tile."""
+    """The constants of :class:`Convolution`, but for the tile."""
     _, _, static, whole, narrow = _texture_bins(problem)
     strides = aligned_strides(problem.texture)
     band, patch_pad = patch_shape(problem.channels)
@@ -334,7 +312,7 @@ def _convolution_constants(problem: Problem) -> dict[str, Any]:
 
 
 def _network_constants(problem: Problem) -> dict[str, Any]:
-    """Those of :class:`Downsize`, but for the tile."""
+    """The constants of :class:`Downsize`, but for the tile."""
     weights, taps = problem.weights, problem.taps
     hidden_layers = (len(weights) - 2 - 2 * problem.distance) // 2
     hidden_channels = weights[-2][1] if hidden_layers else 0

@@ -53,7 +53,7 @@ def bin_last(j, n_in, n_out):
 
 @triton.jit
 def tile_column(pid, height, width, rows, C: tl.constexpr):
-    """Image, first row of tiles and column of tiles of a program that takes ``rows`` tiles, one below the other."""
+    """(Image, first row of tiles, column of tiles) of a program that takes ``rows`` tiles, one below the other."""
     tiles_w = tl.cdiv(width, C.BLOCK_W)
     columns_h = tl.cdiv(tl.cdiv(height, C.BLOCK_H), rows)
     tile_x = pid % tiles_w
@@ -146,7 +146,7 @@ def forget_loads(x):
 
 @triton.jit
 def per_channel(values: tl.constexpr, channel, ACC: tl.constexpr):
-    """``values`` of the image's channels, at ``channel``; a value for each that is known when compiling costs nothing."""
+    """The one of ``values`` for each ``channel``. Where channels are known when compiling, this costs nothing."""
     result = tl.full(channel.shape, values[0], ACC)
     for c in tl.static_range(1, len(values)):
         result = tl.where(channel == c, tl.full(channel.shape, values[c], ACC), result)
@@ -157,7 +157,8 @@ def per_channel(values: tl.constexpr, channel, ACC: tl.constexpr):
 def gather(taps, coefficients, output, inside, C: tl.constexpr):
     """Store the sum of each pixel's taps, weighted by ``coefficients`` [TAPS_PAD, BLOCK], channel by channel.
 
-    Normalised by FACTORS and SUMMANDS, one a channel, if there are any. Pixels not ``inside``, unless that is None, are FILL.
+    FACTORS and SUMMANDS, one a channel, normalise it, if there are any. Pixels that are not ``inside`` become FILL; if that is
+    None, all are inside.
     """
     image_ptr = taps.ptr
     output_ptr = output.ptr
@@ -188,7 +189,7 @@ def gather(taps, coefficients, output, inside, C: tl.constexpr):
 def gather_backward(taps, grad_output, zeros, C: tl.constexpr):
     """Gradient of :func:`gather` to its coefficients: the sum over channels of gradient times tap, shaped as ``zeros``.
 
-    But for the channels' summands, which add the same to all taps: a softmax's gradient does not depend on that.
+    The channels' summands are left out. They add the same to all taps, and a softmax's gradient does not depend on that.
     """
     image_ptr = taps.ptr
     grad_ptr = grad_output.ptr

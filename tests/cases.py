@@ -171,7 +171,7 @@ def oracle_from_uint8(image, texture_weights, weights, size, **options):
 
 
 LIST_SIZES = [(12, 16), (11, 14), (1, 1), (1, 9), (9, 1), (3, 4), (25, 6), (6, 8), (18, 8)]
-"""Of images that are downsized together."""
+"""Sizes of images that are downsized together."""
 
 
 def images_of(sizes, device, dtype=torch.uint8, channels=3):
@@ -213,13 +213,25 @@ def assert_same_parameters(net, expected, name="", rtol=1e-4, atol=1e-5):
 
 @contextlib.contextmanager
 def matmul_precision(name):
-    """With PyTorch's setting of float32 products on CUDA: "ieee" or "tf32"."""
+    """Set PyTorch's precision of float32 products on CUDA: "ieee" or "tf32"."""
     settings = torch.backends.cuda.matmul
     before, settings.fp32_precision = settings.fp32_precision, name
     try:
         yield
     finally:
         settings.fp32_precision = before
+
+
+def peak_bytes(function):
+    """The most that is allocated at once while ``function`` runs, in bytes."""
+    with torch.profiler.profile(profile_memory=True) as profile:
+        function()
+    total = peak = 0
+    for event in profile.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            total += event.nbytes()
+            peak = max(peak, total)
+    return peak
 
 
 def flatten(image, texture, weights):

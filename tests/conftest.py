@@ -110,10 +110,11 @@ def hub(tmp_path, monkeypatch):
 @pytest.fixture
 def fresh_plans(monkeypatch):
     """Every launch is planned anew, for a test that changes what plans are made of."""
-    from tritonds.kernels import plan
+    from tritonds.kernels import area_pool, gather, plan
 
-    for name in ("forward_plan", "backward_plan", "grad_texture_weights_plan", "grad_image_plan"):
-        monkeypatch.setattr(plan, name, getattr(plan, name).__wrapped__)
+    for module in (area_pool, gather, plan):
+        for name in [name for name in vars(module) if name.endswith("_plan")]:
+            monkeypatch.setattr(module, name, getattr(module, name).__wrapped__)
 
 
 def pytest_collection_modifyitems(config, items):

@@ -1,4 +1,4 @@
-"""The operators' arguments: one class each, whose fields are the operator's schema, whose methods allocate and launch.
+"""The operators' arguments. Each operator has a class: its fields are the schema, its methods allocate and launch.
 
 Tensors come first, and parameters last among them. A backward operator takes the gradient of the result, the same arguments,
 and which gradients are wanted: of each tensor before the parameters, and of all parameters together.
@@ -96,10 +96,10 @@ class DownsizeImage(NamedTuple):
     taps: int
     prior: str
     factors: list[float]
-    """Pixels are normalised as pixel * factor + summand, each of its channel; or not, if there are none."""
+    """A pixel is normalised as pixel * factor + summand, each of its channel; without factors it is not."""
     summands: list[float]
     fill: float | None
-    """What is put around letterboxed images; None to stretch them."""
+    """The value around letterboxed images; None stretches them."""
     dtype: torch.dtype
 
     def allocate(self) -> Tensor:
@@ -118,7 +118,7 @@ class DownsizeImage(NamedTuple):
         kernels.downsize_image_backward(grad_output, *self[:4], *grads, *self._options())
 
     def _options(self) -> tuple[Any, ...]:
-        """What follows the tensors in the launchers' arguments. Hashable, since launchers keep plans by it."""
+        """The launchers' arguments behind the tensors. They are hashable, since launchers keep plans by them."""
         return self.taps, self.prior, tuple(self.factors), tuple(self.summands), self.fill
 
 

@@ -19,7 +19,7 @@ class Letterboxed(NamedTuple):
     mask: Tensor
     """(N, h, w), bool: True where the image lies, False on what is around it."""
     scale: Tensor
-    """(N, 2), float32: pixels of the result per pixel of the image, along x and along y."""
+    """(N, 2), float32: pixels of the result per pixel of the image, along x and y. Below 1 where an image shrinks."""
     offset: Tensor
     """(N, 2), float32, in pixels: ``x' = x * scale + offset``. :func:`tritonds.labels.map_boxes` does this for boxes."""
 
@@ -35,7 +35,7 @@ def letterboxed(batch: Tensor, image: Tensor | Sequence[Tensor], size: tuple[int
 
 
 def _mask(places: list[tuple[tuple[int, int], tuple[int, int]]], size: tuple[int, int], device: torch.device) -> Tensor:
-    """(N, h, w), True where the image lies: at each of ``places``, which are regions and offsets."""
+    """(N, h, w), True where the image lies: at each of ``places``, which are sizes and top left corners."""
     ends = torch.tensor([[top, top + h, left, left + w] for (h, w), (top, left) in places], device=device).view(-1, 4, 1)
     row, column = torch.arange(size[0], device=device), torch.arange(size[1], device=device)
     rows = (row >= ends[:, 0]) & (row < ends[:, 1])
@@ -75,7 +75,7 @@ def normalize(image: Tensor, mean: Sequence[float] | None, std: Sequence[float] 
 def normalization_terms(
     image: Tensor, mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> tuple[list[float], list[float]]:
-    """Each channel's factor and summand: image * factor + summand is what :func:`normalize` gives. None if nothing changes."""
+    """Each channel's factor and summand: image * factor + summand is what :func:`normalize` gives. Empty if nothing changes."""
     if mean is None and std is None and image.dtype != torch.uint8:
         return [], []
     channels = image.shape[-3]

@@ -26,7 +26,7 @@ class ImageCall(NamedTuple):
     mean: Sequence[float] | None
     std: Sequence[float] | None
     dtype: torch.dtype
-    """Of the result."""
+    """The result's."""
     letterbox: bool
     fill: float
 
@@ -73,7 +73,7 @@ def checked(
     taps: int,
     prior: str | None,
 ) -> tuple[Tensor, Tensor | None, CoefficientWeights, list[Tensor], tuple[int, int], int]:
-    """Check everything but the backend; cast under autocast; give the weights as they came and as a flat list."""
+    """Check everything but the backend, and cast under autocast. Return the weights by name, and then as a flat list."""
     checks.check_tensor("image", image)
     if texture is not None:
         checks.check_texture(texture, image)

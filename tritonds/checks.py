@@ -119,15 +119,20 @@ def check_images(image: Tensor | Sequence[Tensor]) -> list[Tensor]:
     if not image:
         raise ValueError("image: expected at least one image in a list, got none")
     for index, x in enumerate(image):
-        name = f"image[{index}]"
-        check_dense(name, x)
-        if x.dim() != 3 or min(x.shape) < 1:
-            raise ValueError(f"{name}: expected shape (channels, height, width), each at least 1, got {tuple(x.shape)}")
-        if x.shape[0] != image[0].shape[0]:
-            raise ValueError(f"{name}: expected the first image's {image[0].shape[0]} channels, got {x.shape[0]}")
-        if x.dtype != image[0].dtype or x.device != image[0].device:
-            check_alike(name, x, "the first image", image[0])
+        _check_image(f"image[{index}]", x, image[0])
     return list(image)
+
+
+def _check_image(name: str, x: Tensor, first: Tensor) -> None:
+    """Check one of a list of images (C, H, W), whose first one has been checked, or is this one."""
+    check_dense(name, x)
+    shape = x.shape
+    if len(shape) != 3 or 0 in shape:
+        raise ValueError(f"{name}: expected shape (channels, height, width), each at least 1, got {tuple(shape)}")
+    if shape[0] != first.shape[0]:
+        raise ValueError(f"{name}: expected the first image's {first.shape[0]} channels, got {shape[0]}")
+    if x.dtype != first.dtype or x.device != first.device:
+        check_alike(name, x, "the first image", first)
 
 
 def check_texture_weights(weight: Tensor | None, bias: Tensor | None, channels: int) -> list[Tensor]:
@@ -188,8 +193,10 @@ def check_letterbox(letterbox: bool, image: Tensor | Sequence[Tensor]) -> bool:
     """``letterbox`` as True or False. Raise, too, if a program is exported whose letterboxes would be those of one size."""
     letterbox = check_bool("letterbox", letterbox)
     if letterbox and torch.compiler.is_exporting():
+        from torch.fx.experimental.symbolic_shapes import has_static_value  # where strict=True, a SymInt looks like an int
+
         images = [image] if isinstance(image, Tensor) else image
-        if any(isinstance(length, torch.SymInt) for x in images for length in x.shape):
+        if not all(has_static_value(length) for x in images for length in x.shape):
             raise ValueError(
                 "letterbox: expected images of fixed size and number where programs are exported, got dynamic ones"
             )
@@ -289,7 +296,7 @@ def check_dense(name: str, x: Tensor) -> None:
     """Raise unless ``x`` is a tensor, and neither sparse nor nested nor quantised."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{name}: expected a torch.Tensor, got {type(x).__name__}")
-    if x.layout != torch.strided:
+    if x.layout is not torch.strided:
         raise TypeError(f"{name}: expected a dense tensor, got layout {x.layout}")
     if x.is_nested or x.is_quantized:
         raise TypeError(f"{name}: expected a dense tensor, got a {'nested' if x.is_nested else 'quantised'} one")

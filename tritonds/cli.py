@@ -1,17 +1,19 @@
-"""The command line ``tritonds``: resize images, compare methods on one, say what would run here."""
+"""The command line ``tritonds``: its commands resize images, compare methods, draw a batch, and say what would run here."""
 
+import contextlib
 import copy
+import io
 import itertools
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
 import typer
@@ -21,7 +23,7 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
-from . import __version__, files, methods, ops, pretrained
+from . import __version__, allocation, files, folders, methods, ops, outputs, pipeline, pretrained
 from .files import shown
 from .module import DownsizeNet
 
@@ -35,11 +37,14 @@ SAMPLE = "coffee"
 """A photograph inside scikit-image that the shipped networks were not trained on."""
 SAMPLES = ("astronaut", "chelsea", "coffee", "rocket")
 """Photographs inside scikit-image, each of another size."""
-FAILURES = (OSError, ValueError, RuntimeError, MemoryError)
-"""What may go wrong with one image; PyTorch raises RuntimeError where memory ends."""
 MAX_SIDE = 65_535
-"""Of a result, in pixels: what JPEG and most other formats allow."""
+"""Longest side of a result, in pixels: what JPEG and most other formats allow."""
+QUALITY = 90
+"""The quality of JPEG and WebP files, out of 100, where none is given."""
+INTERRUPTED = 130
+"""The exit code after Ctrl-C, as shells have it."""
 
+Format = Literal["png", "jpg", "webp"]
 Size = Annotated[str, typer.Option(help="WIDTHxHEIGHT of the result, in pixels")]
 Weights = Annotated[
     str | None,
@@ -55,9 +60,18 @@ Method = Annotated[
 def resize(
     inputs: Annotated[list[Path], typer.Argument(metavar="IN...", help="image files, or folders to search for them")],
     size: Size,
-    out: Annotated[Path, typer.Option(help="folder for the results, PNG files under the inputs' names")],
+    out: Annotated[Path, typer.Option(help="folder for the results, under the inputs' names")],
     method: Method = None,
     weights: Weights = None,
+    letterbox: Annotated[
+        bool, typer.Option("--letterbox", help="keep the aspect, black around it; else images stretch")
+    ] = False,
+    suffix: Annotated[Format, typer.Option("--format", help="of the results")] = "png",
+    quality: Annotated[int | None, typer.Option(min=1, max=100, help=f"of jpg and webp; {QUALITY} if not given")] = None,
+    skip_existing: Annotated[
+        bool, typer.Option("--skip-existing", help="go on with a folder: leave results of the same options that are up to date")
+    ] = False,
+    jobs: Annotated[int | None, typer.Option(min=1, help="images in work at once; as many as cores if not given")] = None,
 ) -> None:
     """Resize images as 8-bit RGB (transparency dropped, first frame), honouring EXIF orientation.
 
@@ -65,33 +79,36 @@ def resize(
     becomes a.jpg.png where a.png is taken. What cannot be read is reported, and the rest goes on.
     """
     target = _parse_size(size)
+    if quality is not None and suffix == "png":
+        raise typer.BadParameter("quality: expected with --format jpg or webp; png keeps every pixel")
     with _bad_parameter():
         function = methods.get(method or _learned(weights), weights)
     device = _device()
     if isinstance(function, DownsizeNet):
         function.to(device)
     sources = files.find(inputs, out)
-    if sources:
-        with _bad_parameter("out: "):
-            out.mkdir(parents=True, exist_ok=True)
-    failures, renamed = [], []
-    for source in track(sources, "resizing", console=console):
-        try:
-            destination = _resize_file(source, out, function, target, device)
-        except FAILURES as error:
-            failures.append(f"{source.path}: {_reason(error)}")
-        else:
-            if destination.name != source.name.with_suffix(".png").name:
-                renamed.append(f"{source.path}: written as {destination}, since another name was taken")
-    for line in renamed:
-        _print(line)
-    _print(f"{len(sources) - len(failures)} written to {out}")
-    if not sources:
+    first = next(sources, None)
+    if first is None:
         _print(f"no images found (in folders: {', '.join(sorted(files.SUFFIXES))}; earlier results in {out} do not count)")
-    for failure in failures:
-        _print(f"failed: {failure}", style="red")
-    if failures or not sources:
         raise typer.Exit(1)
+    with _bad_parameter("out: "):
+        out.mkdir(parents=True, exist_ok=True)
+    options = folders.Options(target, letterbox, suffix, quality or QUALITY, skip_existing, jobs or _cores())
+    folder = folders.Folder(out, function, options, device)
+    interrupted = False
+    try:
+        with contextlib.closing(folder.resize(itertools.chain([first], sources))) as steps:
+            for _ in track(steps, "resizing", console=console):
+                pass
+    except KeyboardInterrupt:
+        interrupted = True
+    for line in folder.renamed:
+        _print(line)
+    _print(f"{'interrupted: ' if interrupted else ''}{folder.summary()}")
+    for failure in folder.failures:
+        _print(f"failed: {failure}", style="red")
+    if interrupted or folder.failures:
+        raise typer.Exit(INTERRUPTED if interrupted else 1)
 
 
 @app.command()
@@ -195,8 +212,18 @@ def doctor() -> None:
 
 
 def main() -> None:
-    """Entry point."""
-    app()
+    """Entry point. Where its output cannot be written, as on a full disk, one line says so, and the exit code is 1."""
+    allocation.keep_freed_memory()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files, where the terminal has not all of Unicode
+    try:
+        app()
+    except OSError as error:
+        if error.filename is not None:  # what names a file is of no stream
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what Python writes as it ends, which would fail again
+        sys.exit(f"failed: the output cannot be written: {folders.reason(error)}")
 
 
 def _version(package: str) -> str:
@@ -251,26 +278,21 @@ def _print(line: str, style: str | None = None) -> None:
     console.print(shown(line), style=style, markup=False, highlight=False, soft_wrap=True)
 
 
-def _reason(error: BaseException) -> str:
-    """One line, also of what PyTorch says in many."""
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
-
-
-@contextmanager
+@contextlib.contextmanager
 def _bad_parameter(prefix: str = "") -> Iterator[None]:
     try:
         yield
-    except FAILURES as error:
-        raise typer.BadParameter(shown(prefix + _reason(error))) from error
+    except pipeline.FAILURES as error:
+        raise typer.BadParameter(shown(prefix + folders.reason(error))) from error
 
 
-@contextmanager
+@contextlib.contextmanager
 def _failing() -> Iterator[None]:
-    """Exit code 1 and one line."""
+    """Turn failures into one line and exit code 1."""
     try:
         yield
-    except FAILURES as error:
-        _print(f"failed: {_reason(error)}", style="red")
+    except pipeline.FAILURES as error:
+        _print(f"failed: {folders.reason(error)}", style="red")
         raise typer.Exit(1) from error
 
 
@@ -280,10 +302,10 @@ def _picture(out: Path | None, name: str, inputs: list[Path]) -> Path:
     That is the first of ``name``.png, ``name``-2.png and so on that does not exist or is a picture of the same command.
     """
     if out is None:
-        out = files.free(itertools.chain([Path(f"{name}.png")], (Path(f"{name}-{n}.png") for n in itertools.count(2))), name)
+        out = outputs.free(itertools.chain([Path(f"{name}.png")], (Path(f"{name}-{n}.png") for n in itertools.count(2))), name)
     if out.suffix.lower() not in PICTURES:
         raise typer.BadParameter(shown(f"out: expected a .png, .jpg, .pdf or .svg file, got {out}"))
-    if any(files.same_file(out, path) for path in inputs):
+    if any(outputs.same_file(out, path) for path in inputs):
         raise typer.BadParameter(shown(f"out: {out} is an input"))
     if os.path.lexists(out) and not os.path.isfile(out):
         raise typer.BadParameter(shown(f"out: {out} is no file"))
@@ -295,17 +317,13 @@ def _picture(out: Path | None, name: str, inputs: list[Path]) -> Path:
 
 
 def _save(canvas: "Canvas", out: Path, mark: str) -> None:
-    with files.replacing(out) as file:
-        canvas.save(file, out.suffix.lower(), {files.KEY: mark})
+    with outputs.replacing(out) as file:
+        canvas.save(file, out.suffix.lower(), {outputs.KEY: mark})
 
 
-def _resize_file(
-    source: files.Source, out: Path, function: methods.Resize, size: tuple[int, int], device: torch.device
-) -> Path:
-    if source.problem:
-        raise ValueError(source.problem)
-    photograph = files.read(source.path)
-    return files.save(_finite(function(photograph.pixels.to(device), size)), photograph.profile, source, out)
+def _cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _timed(run: Callable[[], Any], device: torch.device) -> tuple[Any, float]:

@@ -25,13 +25,13 @@ PANEL = 6 * CROP
 GAP = 8
 OVERVIEW = 2 * PANEL + GAP
 TOP = 50
-"""Of the first panels, in pixels: below their titles."""
+"""Where the first panels begin, in pixels, below their titles."""
 COLORS = ("#ff2d95", "#00c2ff")
-"""Of the crops' frames."""
+"""Colours of the crops' frames."""
 MOSAIC = 8
 """Side of what is shown of coefficients, in pixels of the result."""
 DRAWN = 8
-"""So many images of a batch are drawn."""
+"""The most images of a batch that are drawn."""
 VISIBLE = 0.5 / 255
 """Results that differ by less are the same in 8 bits, up to rounding."""
 DPI = 100
@@ -46,7 +46,7 @@ class Crop(NamedTuple):
     width: int
 
     def of(self, image: Tensor) -> Tensor:
-        """That part of (..., h, w)."""
+        """This part of ``image`` (..., h, w)."""
         return image[..., self.top : self.top + self.height, self.left : self.left + self.width]
 
 
@@ -67,7 +67,7 @@ class Canvas:
         return axes
 
     def text(self, left: float, top: float, text: str, **options: Any) -> None:
-        """Of a user's names, too: no formulas, no control characters."""
+        """Write ``text``, which may hold users' file names: neither formulas nor control characters take effect."""
         lines = "\n".join(shown(line) for line in text.split("\n"))
         self.figure.text(
             left / self.width,
@@ -77,7 +77,7 @@ class Canvas:
         )
 
     def save(self, file: BinaryIO, suffix: str, mark: dict[str, str]) -> None:
-        """In the format of the suffix; PNG bears the mark."""
+        """Write the figure in the suffix's format. PNG files bear the mark."""
         form = FORMATS[suffix]
         self.figure.savefig(file, format=form, dpi=DPI, metadata=mark if form == "png" else None)
 
@@ -159,7 +159,7 @@ def _draw_overview(canvas: Canvas, image: Tensor, small: Tensor, crops: list[Cro
 def _draw_maps(
     canvas: Canvas, maps: dict[str, tuple[Tensor, Tensor]], crop: Crop, top: int, height: int, aspect: tuple[float, float]
 ) -> None:
-    """Two networks a row: how much each changes of its prior, and in the crop, where that is most, its coefficients."""
+    """Two networks a row: how far each departs from its prior, and its coefficients where, in the crop, that is most."""
     if maps:
         explanation = (
             "how much of the coefficients differs from the prior;\nwhere that is most, they themselves: a tile for each pixel"

@@ -1,4 +1,4 @@
-"""Dtypes of tensors: those that are taken, the one that arithmetic runs in, and autocast's; and what autograd takes."""
+"""Which dtypes are taken, which one arithmetic runs in, and which one autocast wants; and which tensors autograd saves."""
 
 import torch
 from torch import Tensor

@@ -1,30 +1,21 @@
-"""Image files of the command line: found, read as RGB, and written so that nothing is lost.
+"""Image files of the command line: found, and read as RGB."""
 
-A result is written whole or not at all, and over nothing but an earlier result for the same input. Results are recognised by a
-text chunk of the PNG file, "tritonds". It holds the command that wrote the file, how many folders deep below ``--out``, and
-a hash of the relative path from there to the input, so that it names no folder of the user's.
-"""
-
-import hashlib
 import io
-import itertools
 import os
-import secrets
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageCms, ImageOps
-from PIL.PngImagePlugin import PngInfo
+from PIL import ExifTags, Image, ImageCms, ImageOps
 from torch import Tensor
 
+from . import outputs
+
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-"""What is looked at in a folder."""
-KEY = "tritonds"
+"""Names with which files in a folder are taken for images."""
 BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0
 """Tags of TIFF, and the value of the second that makes an image a negative."""
 
@@ -33,7 +24,7 @@ class Photograph(NamedTuple):
     """An image file, read."""
 
     pixels: Tensor
-    """(1, 3, H, W), float32 between 0 and 1, upright."""
+    """(1, 3, H, W), upright: uint8, or float32 between 0 and 1."""
     profile: bytes | None
     """The ICC profile of its RGB values; None is sRGB."""
 
@@ -43,48 +34,65 @@ class Source(NamedTuple):
 
     path: Path
     name: Path
-    """Relative: its place below the folder that was searched, or its name alone."""
+    """The path below the folder that was searched, or the file's name alone."""
     problem: str = ""
     """Why it cannot be read, if that is known."""
 
 
-def find(inputs: Sequence[Path], out: Path) -> list[Source]:
-    """Every input, folders searched with all below them, in a fixed order, each once; what cannot be read has its problem.
+def find(inputs: Sequence[Path], out: Path) -> Iterator[Source]:
+    """Every input once, in a fixed order. Folders are searched with all below them. What cannot be read has its problem.
 
-    Links are followed, except to a folder that holds the link. Earlier results in ``out`` are left out.
+    Links are followed, except to a folder that holds the link. Earlier results in ``out`` are left out. Memory holds the names
+    in one folder, and the folders not yet searched.
     """
-    found: dict[Source, None] = {}
+    before: set[Path] = set()
     for path in inputs:
+        if path in before:
+            continue
         if os.path.isdir(path):
-            found.update(dict.fromkeys(source for source in _search(path) if not _is_result_in(source.path, out)))
-        else:
-            found[Source(path, Path(path.name), _problem(path))] = None
-    return list(found)
+            for source in _search(path, out):
+                if source.path not in before or source.name != Path(source.path.name):
+                    yield source
+        elif path.parent not in before or not _is_found(path, out):
+            yield Source(path, Path(path.name), _problem(path))
+        before.add(path)
 
 
-def _search(top: Path) -> Iterator[Source]:
+def _search(top: Path, out: Path) -> Iterator[Source]:
     """The images of a folder, then those of the folders in it."""
     pending: list[tuple[Path, tuple[tuple[int, int], ...]]] = [(top, ())]
     while pending:
         folder, above = pending.pop()
         try:
             status = folder.stat()
-            entries = sorted(folder.iterdir())
+            names = sorted(entry.name for entry in folder.iterdir())
         except OSError as error:
             yield Source(folder, folder.relative_to(top), str(error))
             continue
         identity = (status.st_dev, status.st_ino)
         if identity in above:
             continue  # a loop of links
-        folders = [entry for entry in entries if os.path.isdir(entry)]
+        folders = [folder / name for name in names if os.path.isdir(folder / name)]
         pending += [(entry, (*above, identity)) for entry in reversed(folders)]
-        for entry in entries:
-            if entry.suffix.lower() in SUFFIXES and not os.path.isdir(entry):
+        below_out = any(outputs.same_file(parent, out) for parent in (folder / "any").absolute().parents)
+        for name in names:
+            entry = folder / name
+            if _is_image(entry) and not (below_out and outputs.is_result_in(entry, out)):
                 yield Source(entry, entry.relative_to(top), _problem(entry))
 
 
+def _is_found(path: Path, out: Path) -> bool:
+    """Whether a search of the file's folder finds it."""
+    listed = os.path.lexists(path) and os.access(path.parent, os.R_OK)
+    return listed and _is_image(path) and not outputs.is_result_in(path, out)
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not os.path.isdir(path)
+
+
 def _problem(path: Path) -> str:
-    """Of what is no regular file: opening a pipe would wait for ever."""
+    """Why a path is no file to read, or nothing. Pipes are refused because opening one would wait for ever."""
     if os.path.islink(path) and not os.path.exists(path):
         return f"a link to {os.readlink(path)}, where there is nothing"
     if os.path.exists(path) and not os.path.isfile(path):
@@ -93,10 +101,19 @@ def _problem(path: Path) -> str:
 
 
 def read(path: Path) -> Photograph:
+    """As :func:`decode`, in float32, and without decoders' warnings of large files and of damage that they can cope with."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        photograph = decode(path)
+    pixels = photograph.pixels
+    return photograph._replace(pixels=pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels)
+
+
+def decode(path: Path) -> Photograph:
     """An image file as RGB: its first frame, without transparency, turned upright as EXIF says.
 
-    Grey values of more than 8 bits keep their precision. RGB values stay as they are, with their colour profile beside them;
-    other values that have a profile are converted to sRGB.
+    Pixels are of uint8; grey values of more than 8 bits keep their precision, in float32. RGB values stay as they are, with
+    their colour profile beside them; other values that have a profile are converted to sRGB.
 
     Raises:
         OSError: the file cannot be opened.
@@ -104,10 +121,8 @@ def read(path: Path) -> Photograph:
         MemoryError: it is too large.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of large files, and of damage that decoders can cope with
-            with Image.open(path) as file:
-                return _decode(file)
+        with Image.open(path) as file:
+            return _decode(file)
     except (OSError, ValueError, MemoryError):
         raise
     except Exception as error:  # decoders fail on damaged files in every way there is
@@ -116,7 +131,9 @@ def read(path: Path) -> Photograph:
 
 def _decode(file: Image.Image) -> Photograph:
     white, negative = _white(file)
-    upright = ImageOps.exif_transpose(file)
+    file.load()
+    turned = file.getexif().get(ExifTags.Base.Orientation, 1) != 1
+    upright = ImageOps.exif_transpose(file) if turned else file  # exif_transpose would copy an upright image, too
     if white is not None:
         grey = torch.from_numpy(np.asarray(upright).astype(np.float32) / white)
         return Photograph((1 - grey if negative else grey).clamp(0, 1).expand(1, 3, -1, -1).contiguous(), None)
@@ -127,11 +144,12 @@ def _decode(file: Image.Image) -> Photograph:
         upright = upright.convert("RGBA")
     if profile and not upright.mode.startswith("RGB"):
         upright, profile = _to_srgb(upright, profile), None
-    return Photograph(to_tensor(np.asarray(upright.convert("RGB"))), profile)
+    rgb = upright if upright.mode == "RGB" else upright.convert("RGB")
+    return Photograph(torch.from_numpy(np.array(rgb)).permute(2, 0, 1)[None], profile)
 
 
 def _white(file: Image.Image) -> tuple[float | None, bool]:
-    """The largest value, where grey has more than 8 bits, else None; and whether that is black, which Pillow leaves so."""
+    """(The largest value of grey of more than 8 bits, or None; whether that value is black, which Pillow leaves as it is)."""
     if file.mode == "I" and file.format == "PPM":
         return 65_535, False  # Pillow has scaled it from the file's maximum
     if not file.mode.startswith("I;16"):
@@ -143,7 +161,7 @@ def _white(file: Image.Image) -> tuple[float | None, bool]:
 
 
 def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
-    """By the file's profile; a profile that does not fit the pixels is ignored, as viewers do."""
+    """The image converted by its profile. A profile that does not fit the pixels is ignored, as by viewers."""
     if image.mode == "LA":
         image = image.convert("L")
     try:
@@ -152,7 +170,7 @@ def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
         )
     except (ImageCms.PyCMSError, OSError):
         return image
-    assert converted is not None  # it is in place that there is no result
+    assert converted is not None  # only conversion in place returns None
     return converted
 
 
@@ -166,82 +184,6 @@ def to_pixels(image: Tensor) -> np.ndarray:
     return (image[0].clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
 
 
-def save(image: Tensor, profile: bytes | None, source: Source, out: Path) -> Path:
-    """Write the result for ``source`` below ``out`` as PNG; where it lies.
-
-    For ``below/a.jpg`` that is the first of ``below/a.png``, ``below/a.jpg.png``, ``below/a.jpg.2.png`` and so on that does not
-    exist or is an earlier result for the same input.
-
-    Raises:
-        OSError: it cannot be written; then nothing is there.
-    """
-    path = out / source.name
-    numbered = (path.with_name(f"{path.name}.{number}.png") for number in itertools.count(2))
-    candidates = itertools.chain([path.with_suffix(".png"), path.with_name(f"{path.name}.png")], numbered)
-    mark = _mark(source, path.parent)
-    destination = free(candidates, mark)
-    info = PngInfo()
-    info.add_text(KEY, mark)
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(destination) as file:
-        Image.fromarray(to_pixels(image)).save(file, "PNG", pnginfo=info, icc_profile=profile)
-    return destination
-
-
-def free(candidates: Iterator[Path], mark: str) -> Path:
-    """The first that does not exist, or that bears the mark."""
-    return next(path for path in candidates if not os.path.lexists(path) or _read_mark(path) == mark)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes the place of ``path`` once it is written whole, and is gone if it is not.
-
-    Another name of the file that was there, a hard link or where a link points to, keeps its content.
-    """
-    temporary = path.with_name(f".tritonds-{secrets.token_hex(8)}.part")
-    try:
-        with temporary.open("xb") as file:
-            yield file
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def same_file(path: Path, other: Path) -> bool:
-    """Whether both name one file, also by links."""
-    try:
-        return path.samefile(other)
-    except OSError:
-        return False
-
-
 def shown(text: object) -> str:
-    """In one line, with escapes for what a terminal cannot show or would obey, and for bytes of a name that are no UTF-8."""
+    """``text`` in one line. What a terminal cannot show or would obey is escaped, and bytes of a name that are no UTF-8."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
-
-
-def _mark(source: Source, folder: Path) -> str:
-    way = os.path.relpath(source.path.absolute(), folder.absolute())
-    return f"resize {len(source.name.parts) - 1} {hashlib.sha256(os.fsencode(way)).hexdigest()[:16]}"
-
-
-def _read_mark(path: Path) -> str | None:
-    """What the file says of itself, if it is a result of ``tritonds``."""
-    if path.suffix.lower() != ".png" or not path.is_file():
-        return None
-    try:
-        with Image.open(path, formats=["PNG"]) as file:
-            mark = file.info.get(KEY)
-            return mark if isinstance(mark, str) else None
-    except Exception:  # whatever a damaged file is, it is not a result
-        return None
-
-
-def _is_result_in(path: Path, out: Path) -> bool:
-    """Whether ``tritonds resize`` wrote it, for this ``out``."""
-    words = (_read_mark(path) or "").split()
-    if len(words) != 3 or words[0] != "resize" or not words[1].isdecimal():
-        return False
-    parents = path.absolute().parents
-    return int(words[1]) < len(parents) and same_file(parents[int(words[1])], out)

@@ -18,7 +18,7 @@ def _network_flops(texture: Any, weights: Any, pixels: int) -> int:
 
 
 def _texture_flops(images: Any, texture_weights: Any) -> int:
-    """Convolution and pooling, each image pixel once. (At its bins' edges a kernel computes some twice.)"""
+    """Convolution and pooling of each image pixel, counted once. (At the edges of bins the kernel computes some twice.)"""
     if not texture_weights:
         return 0
     pixels = sum(math.prod(image) // image[-3] for image in images)
@@ -71,7 +71,7 @@ def _downsize_image_backward_flops(grad_output: Any, *args: Any, **_: Any) -> in
     call: Any = DownsizeImage(*args[:-1])
     need_image, need_weights = args[-1]
     pixels = grad_output[0] * call.h * call.w
-    # As in the operator given the texture; what the convolution itself needs is another forward pass for each gradient.
+    # As in the operator given the texture. Each gradient of the convolution costs as much as its forward pass.
     network = _texture_flops(call.images, call.texture_weights) + _network_flops(None, call.weights, pixels)
     return int((2 + need_weights) * network + (1 + need_image) * 2 * call.taps**2 * math.prod(grad_output))
 

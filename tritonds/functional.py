@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import checks, ops, reference
+from . import checks, ops, reference, strips
 from .batches import Letterboxed, channels_last, letterboxed, normalization_terms, normalize, to_batch
 from .calls import ImageCall, checked, image_call
 from .coefficient_weights import CoefficientWeights, unflatten
@@ -41,7 +41,7 @@ def downsize(
         taps: K, source pixels read per axis: 1 to 8.
         prior: what the coefficients are a multiple of: None for none (the poster's plain softmax), "bilinear", or "antialias".
             With an output layer of zeros the result then is ``F.interpolate(mode="bilinear", antialias=...)``, given 2 taps,
-            or ``2 * ceil(scale)`` antialiased.
+            or antialiased ``2 * ceil(scale)``, where the scale is H / h or W / w, whichever is larger.
         backend: "triton", "torch", or "auto" for Triton on CUDA and ROCm tensors and PyTorch on all others.
 
     Returns:
@@ -66,11 +66,14 @@ def downsize(
     """
     image, texture, weights, flat, size, taps = checked(image, texture, weights, size, taps, prior)
     if not _use_triton(backend, image, image.dtype):
+        if strips.can_run([image, *flat, *([] if texture is None else [texture])]):
+            distance = weights.distance_weight is not None
+            return strips.strips(image, texture, [], flat, distance, *size, taps, prior, None, None, image.dtype)
         return reference.downsize(image, texture, weights, size, taps=taps, prior=prior)
     if _fits_one_launch(0 if texture is None else texture.shape[1], flat):
         distance = weights.distance_weight is not None
-        return ops.downsize(image, texture, flat, distance, *size, taps, prior or "none")
-    return ops.weighted_gather2d(image, _coefficients_in_steps(image, texture, weights, size, taps, prior), taps)
+        return ops.call(ops.downsize, image, texture, flat, distance, *size, taps, prior or "none")
+    return ops.call(ops.weighted_gather2d, image, _coefficients_in_steps(image, texture, weights, size, taps, prior), taps)
 
 
 @overload
@@ -186,6 +189,14 @@ def downsize_image(
 
 
 def _downsize_image_torch(call: ImageCall) -> Tensor:
+    images = [call.image] if isinstance(call.image, Tensor) else call.image
+    if strips.can_run([*images, *call.texture_weights, *call.weights]):
+        options = call.taps, call.prior, call.mean, call.std, call.dtype
+
+        def in_strips(x: Tensor, size: tuple[int, int]) -> Tensor:
+            return strips.strips(x, None, call.texture_weights, call.weights, call.distance, *size, *options)
+
+        return to_batch(call.image, call.size, call.letterbox, call.fill, in_strips)
     weight, bias = call.texture_weights or (None, None)
     return reference.downsize_image(
         call.image, weight, bias, unflatten(call.weights, call.distance), call.size, taps=call.taps, prior=call.prior,
@@ -194,14 +205,14 @@ def _downsize_image_torch(call: ImageCall) -> Tensor:
 
 
 def _downsize_image_triton(call: ImageCall) -> Tensor:
-    """One launch, if it holds the network and no gradients to several images are wanted."""
+    """One launch, if a program holds the network and no gradients to several images are wanted."""
     image, channels = call.image, call.first.shape[-3]
     factors, summands = normalization_terms(call.first, call.mean, call.std)
 
     def launch(images: list[Tensor], size: tuple[int, int], fill: float | None) -> Tensor:
-        return ops.downsize_image(
-            images, call.texture_weights, call.weights, call.distance, *size, call.taps, call.prior or "none",
-            factors, summands, fill, call.dtype,
+        return ops.call(
+            ops.downsize_image, images, call.texture_weights, call.weights, call.distance, *size, call.taps,
+            call.prior or "none", factors, summands, fill, call.dtype,
         )  # fmt: skip
 
     # The kernel has code of its own for each channel that it convolves or normalises; over others it loops.
@@ -224,7 +235,7 @@ def _in_steps(call: ImageCall, x: Tensor, size: tuple[int, int]) -> Tensor:
     texture = None
     if call.texture_weights:
         weight, bias = call.texture_weights
-        weight = channels_last(weight)  # features are then, too, which the kernels read fastest
+        weight = channels_last(weight)  # makes features channels-last, which the kernels read fastest
         texture = F.conv2d(x, weight, bias, padding=1).relu()
     weights = unflatten(call.weights, call.distance)
     return downsize(x, texture, weights, size, taps=call.taps, prior=call.prior, backend="triton").to(call.dtype)
@@ -261,7 +272,7 @@ def coefficients(
     if _fits_one_launch(0 if texture is None else texture.shape[1], flat):
         n, _, image_h, image_w = image.shape
         distance = weights.distance_weight is not None
-        return ops.coefficients(texture, flat, distance, n, image_h, image_w, *size, taps, prior or "none")
+        return ops.call(ops.coefficients, texture, flat, distance, n, image_h, image_w, *size, taps, prior or "none")
     return _coefficients_in_steps(image, texture, weights, size, taps, prior).contiguous()
 
 
@@ -292,7 +303,7 @@ def area_pool2d(x: Tensor, size: int | tuple[int, int], *, backend: str = "auto"
     (x,) = trainable(autocast([x], x.device.type))
     checks.check_dtype("x", x)
     if _use_triton(backend, x):
-        return ops.area_pool2d(x, *size)
+        return ops.call(ops.area_pool2d, x, *size)
     return reference.area_pool2d(x, size)
 
 
@@ -331,24 +342,24 @@ def weighted_gather2d(
     checks.check_dtype("image", image)
     checks.check_alike("coefficients", coefficients, "image", image)
     if _use_triton(backend, image):
-        return ops.weighted_gather2d(image, coefficients, taps)
+        return ops.call(ops.weighted_gather2d, image, coefficients, taps)
     return reference.weighted_gather2d(image, coefficients, size, taps=taps)
 
 
 def _coefficients_in_steps(
     image: Tensor, texture: Tensor | None, weights: CoefficientWeights, size: tuple[int, int], taps: int, prior: str | None
 ) -> Tensor:
-    """By matrix products of PyTorch, with the texture pooled by Triton: for networks too wide for one launch."""
+    """The coefficients of networks too wide for one launch: Triton pools the texture, PyTorch multiplies the matrices."""
     a = reference.infer_coefficients(image, texture, weights, size, taps, prior, pool=ops.area_pool2d)
     return a.to(image.dtype).expand(image.shape[0], -1, -1, -1)
 
 
 def _use_triton(backend: str, x: Tensor, network: torch.dtype | None = None) -> bool:
-    """Whether ``backend`` means Triton for ``x``, and for a network of that dtype."""
+    """Whether ``backend`` means Triton for ``x``, and for a network of dtype ``network``."""
     checks.check_backend(backend)
     if backend == "torch" or (backend == "auto" and not x.is_cuda):
         return False
-    if torch.compiler.is_compiling():  # whether Triton is installed; the operator checks the rest when it runs
+    if torch.compiler.is_compiling():  # the operator checks all else when it runs
         return backend == "triton" or ops.HAS_TRITON
     reason = ops.why_no_triton(x.device.type) or (None if network is None else ops.why_not_in(network, x.device))
     if reason is None and in_transform():
@@ -359,7 +370,7 @@ def _use_triton(backend: str, x: Tensor, network: torch.dtype | None = None) -> 
 
 
 def _fits_one_launch(texture_channels: int, flat: list[Tensor]) -> bool:
-    """Whether a program holds the network's tiles in its registers; wider ones run as pooling, matrix products, gather."""
+    """Whether a program holds the network's tiles in its registers. Wider ones run as pooling, matrix products, gather."""
     widest = max([texture_channels, *[bias.shape[0] for bias in flat[1:-1:2]]])
     tensor_cores = flat[0].dtype in (torch.float16, torch.bfloat16)
     return widest <= (MAX_FUSED_CHANNELS if tensor_cores else MAX_FUSED_CHANNELS // 2)

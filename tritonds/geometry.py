@@ -92,8 +92,8 @@ def letterbox(size_in: tuple[int, int], size_out: tuple[int, int]) -> tuple[tupl
 
     Returns:
         region: (height, width) to resize the image to, in pixels; never larger than ``size_out``.
-        offset: (top, left), the pixels above and to the left of the region. Where what is left over is odd, the pixel more is
-            at the bottom or on the right.
+        corner: (top, left), the region's first pixel. Where an odd number of pixels is left over, the bottom or the right side
+            has one more.
 
     Raises:
         TypeError: a size that is no pair of integers.
@@ -114,7 +114,7 @@ def letterbox(size_in: tuple[int, int], size_out: tuple[int, int]) -> tuple[tupl
 
 
 def place(size_in: tuple[int, int], size_out: tuple[int, int], keep_aspect: bool) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Region and offset of a resized image, letterboxed or stretched."""
+    """Region and corner of a resized image, as :func:`letterbox` gives them, or those of an image that is stretched."""
     return letterbox(size_in, size_out) if keep_aspect else (size_out, (0, 0))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 LIBRARY = "tritonds"
 """What the Hub calls this package."""
 CARD = "README.md"
+"""The file that the Hub shows as a model card."""
 _REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 _INSTALL = "pip install 'tritonds[hub]'"
 _TEXT = """
@@ -66,7 +67,7 @@ def download(repository: str, revision: str | None, files: Sequence[str]) -> Pat
 
 
 def upload(folder: Path, repository: str, license: str | None, private: bool | None) -> str:
-    """Make the repository unless it is there, and commit the folder's files to it; with a card, unless it has one.
+    """Make the repository unless it is there, and commit the folder's files to it. A repository without a card gets one.
 
     Returns:
         The commit's URL.
@@ -83,13 +84,13 @@ def upload(folder: Path, repository: str, license: str | None, private: bool | N
     repository = api.create_repo(repository, private=private, exist_ok=True).repo_id
     contents: dict[str, Path | bytes] = {path.name: path for path in folder.iterdir()}
     if not api.file_exists(repository, CARD):
-        contents[CARD] = card(repository, license).encode()
+        contents[CARD] = model_card(repository, license).encode()
     # Not upload_folder, which may split them over several commits.
     operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=content) for name, content in contents.items()]
     return api.create_commit(repository, operations, commit_message="Upload DownsizeNet").commit_url
 
 
-def card(repository: str, license: str | None) -> str:
+def model_card(repository: str, license: str | None) -> str:
     """A model card for a network of which nothing is known but its name."""
     from huggingface_hub import ModelCardData
 

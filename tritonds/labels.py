@@ -13,7 +13,7 @@ def map_boxes(
 ) -> Tensor:
     """Boxes of an image, where they lie in the resized image; or the way back.
 
-    ``x' = x * w / W`` and ``y' = y * h / H``. Letterboxed, h and w are the region's size, and its offset is added.
+    ``x' = x * w / W`` and ``y' = y * h / H``. Letterboxed, h and w are the region's size, and its corner is added.
 
     Args:
         boxes: (..., 4), x1, y1, x2, y2 in pixels; float16, bfloat16, float32 or float64. Coordinates are of edges, not of
@@ -88,7 +88,7 @@ def _check_coordinates(name: str, x: Tensor, count: int, order: str) -> None:
 
 
 def _moved(points: Tensor, size_in: tuple[int, int], size_out: tuple[int, int], letterbox: bool, inverse: bool) -> Tensor:
-    """``points`` (..., 2), x and y, of the image in the result; or the way back."""
+    """Where ``points`` (..., 2), x and y, of the image lie in the result; or the way back."""
     letterbox, inverse = check_bool("letterbox", letterbox), check_bool("inverse", inverse)
     in_h, in_w = check_size("size_in", size_in)
     (region_h, region_w), (top, left) = place((in_h, in_w), check_size("size_out", size_out), letterbox)

@@ -1,11 +1,11 @@
 """Every way of resizing that is compared anywhere, under one name each.
 
 Interpolations learn nothing. ``natural-k2`` and ``natural-k4`` are the networks that the package holds, called like their
-weights. The poster's ablations, ``texture-only`` and ``distance-only``, are untrained networks with four taps and the
-antialiasing prior, unless weights are given: up to a scale of 2 they equal bilinear-aa.
+weights. The poster's ablations, ``texture-only`` and ``distance-only``, are untrained unless weights are given. They have four
+taps and the antialiasing prior, so up to a scale of 2 the untrained ones equal bilinear-aa.
 
-Architectures are networks to be trained. Their names say kind, taps, and what differs: with a prior unless "plain"; with two
-layers, a hidden one and the output, unless "layers" says how many; with one convolution unless "texture" says how many; with 16
+Architectures are networks to be trained. Their names say kind, taps, and what differs. They have a prior unless "plain"; two
+layers, a hidden one and the output, unless "layers" says how many; one convolution unless "texture" says how many; and 16
 channels unless "wide".
 """
 
@@ -22,7 +22,7 @@ from .functional import area_pool2d
 from .module import DownsizeNet
 
 Resize = Callable[[Tensor, tuple[int, int]], Tensor]
-"""From images (N, C, H, W) and (h, w) to images (N, C, h, w)."""
+"""A function from images (N, C, H, W) and (h, w) to images (N, C, h, w)."""
 
 INTERPOLATIONS: dict[str, Resize] = {
     "bilinear": lambda image, size: F.interpolate(image, size, mode="bilinear"),
@@ -32,7 +32,7 @@ INTERPOLATIONS: dict[str, Resize] = {
 }
 
 PEERS: dict[str, Resize] = {"nearest": lambda image, size: F.interpolate(image, size, mode="nearest-exact")}
-"""For comparison alone: :func:`get` does not offer them."""
+"""Methods for comparison alone, which :func:`get` does not offer."""
 
 _K2 = partial(DownsizeNet, taps=2, prior="bilinear")
 _K4 = partial(DownsizeNet, taps=4, prior="antialias")
@@ -92,7 +92,7 @@ def get(name: str, weights: str | PathLike[str] | None = None) -> Resize:
 
 
 def network(name: str, weights: str | PathLike[str] | None = None) -> DownsizeNet:
-    """The network of a learned method, in evaluation mode and float32; its results are pictures, even if it normalises."""
+    """The network of a learned method, in evaluation mode and float32. Its normalisation is undone, so results are pictures."""
     if name in SHIPPED and weights is not None:
         raise ValueError(f"weights: method {name!r} has its own; with others the method is {OWN!r}")
     if name == OWN and weights is None:
@@ -117,7 +117,7 @@ def _check_kind(name: str, net: DownsizeNet, weights: str | PathLike[str]) -> No
 
 
 def _undo_normalization(net: DownsizeNet, _: Any, result: Any) -> Any:
-    """A picture again: the coefficients sum to 1, so that mean and deviation pass through the network unchanged."""
+    """The result as a picture. The coefficients sum to 1, so mean and deviation pass through the network unchanged."""
     if isinstance(result, Letterboxed):
         return result._replace(images=_undo_normalization(net, _, result.images))
     if net.std is not None:

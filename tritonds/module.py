@@ -37,17 +37,17 @@ class DownsizeNet(nn.Module):
 
     A CNN of ``texture_layers`` 3x3 convolutions (zero padding, ReLU) reads texture features off the image, and
     :func:`tritonds.downsize` does the rest. The output layer starts as zeros: with a prior, an untrained network equals
-    ``F.interpolate(mode="bilinear")``, antialiased with prior "antialias" and ``taps >= 2 * ceil(scale)``; without one, it
-    averages its taps.
+    ``F.interpolate(mode="bilinear")``, antialiased with prior "antialias" and ``taps >= 2 * ceil(scale)``, where the scale is
+    H / h or W / w. Without a prior it averages its taps.
 
     With one convolution this is :func:`tritonds.downsize_image`, for which the Triton backend needs one launch. With more, with
-    hooks on the texture's modules, or with others in their place, PyTorch convolves first; the same up to rounding. ``texture``
-    may be any module from (N, C, H, W) to (N, F, h, w), of any h and w.
+    hooks on the texture's modules, or with others in their place, PyTorch convolves first. The results are the same up to
+    rounding. ``texture`` may be any module from (N, C, H, W) to (N, F, Ht, Wt), of any Ht and Wt.
 
-    Wherever ``distance``, ``out`` or a module of ``hidden`` has a hook, is wrapped (an adapter, ``torch.compile``) or replaced
+    If ``distance``, ``out`` or a module of ``hidden`` has a hook, is wrapped (an adapter, ``torch.compile``) or replaced
     (quantised), all of these are called, with a row for each target pixel, and PyTorch computes the coefficients. Another
     module in place of ``hidden`` is called as a whole, without ReLU after it. Parametrisations of
-    :mod:`torch.nn.utils.parametrizations` change nothing of that: their weights are read as they come out.
+    :mod:`torch.nn.utils.parametrizations` are no such change: the kernels read the weights that come out of them.
 
     Args:
         size: (h, w) of the result, in pixels, or one number for both; may be given to :meth:`forward` instead.
@@ -178,7 +178,7 @@ class DownsizeNet(nn.Module):
             convolution = None if self.texture is None else cast(nn.Conv2d, self.texture[0])
             weight, bias = (None, None) if convolution is None else (convolution.weight, convolution.bias)
             options |= {"mean": self.mean, "std": self.std, "out_dtype": self.out_dtype, "letterbox": letterbox, "fill": fill}
-            return functional.downsize_image(image, weight, bias, self.weights(), size, **options)
+            return functional.downsize_image(image, weight, bias, submodules.read(self), size, **options)
         parameter = self._checked_parameter(image)
         letterbox = checks.check_letterbox(letterbox, image)
         fill = checks.check_fill(fill, self.out_dtype or parameter.dtype)
@@ -187,7 +187,7 @@ class DownsizeNet(nn.Module):
             x, texture = self._with_texture(x)
             if called:
                 return submodules.downsize(self, x, texture, size)
-            return functional.downsize(x, texture, self.weights(), size, **options)
+            return functional.downsize(x, texture, submodules.read(self), size, **options)
 
         result = to_batch(image, size, letterbox, fill, resize)
         result = result if self.out_dtype is None else result.to(self.out_dtype)
@@ -218,12 +218,12 @@ class DownsizeNet(nn.Module):
         return geometry.check_size("size", size)
 
     def _parameter(self) -> Tensor:
-        """One whose dtype and device images are expected to have; on the meta device if the network's are on none."""
+        """A parameter whose dtype and device images have to have. It is on the meta device if all are offloaded."""
         offloaded = torch.empty(0, dtype=torch.float32, device="meta")
         return next((p for p in self.parameters() if p.dtype in DTYPES), offloaded)  # quantised ones may be of integers
 
     def _checked_parameter(self, image: Tensor | Sequence[Tensor]) -> Tensor:
-        """As :meth:`_parameter`. Raise unless ``image`` and the options, which are attributes, are such as the layer takes."""
+        """As :meth:`_parameter`. Raise unless the layer can take ``image`` and its own options, which are attributes."""
         checks.check_options(None, self.taps, self.prior, self.backend)
         checks.check_normalization(self.in_channels, self.mean, self.std, self.out_dtype)
         parameter = self._parameter()
@@ -231,7 +231,7 @@ class DownsizeNet(nn.Module):
         return parameter
 
     def _with_texture(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
-        """``image`` normalised, and its texture features. These are made channels-last, which the kernels read fastest."""
+        """``image`` normalised, and its texture features, channels-last, which the kernels read fastest."""
         mean, std = checks.check_normalization(self.in_channels, self.mean, self.std, self.out_dtype)
         if mean is not None or std is not None or image.dtype == torch.uint8:
             dtype = self._parameter().dtype if image.dtype == torch.uint8 else image.dtype
@@ -351,7 +351,7 @@ class DownsizeNet(nn.Module):
 
     @classmethod
     def _without_memory(cls, path: Path, options: dict[str, Any], tensors: int) -> "DownsizeNet":
-        """The network of the options in a file with so many ``tensors``: shapes alone, whatever sizes the file claims."""
+        """The network of a file's options, on the meta device, whatever sizes the file claims. It holds so many ``tensors``."""
         if options.keys() != set(OPTIONS):
             raise ValueError(f"{path}: options: expected {sorted(OPTIONS)}, got {sorted(options)}")
         layers = options["texture_layers"]
@@ -365,7 +365,7 @@ class DownsizeNet(nn.Module):
             raise ValueError(f"{path}: options: {error}") from error
 
     def extra_repr(self) -> str:
-        """What the submodules do not show."""
+        """The options that the submodules do not show."""
         given = {name: getattr(self, name) for name in ("mean", "std", "out_dtype")}
         pixels = "".join(f", {name}={value}" for name, value in given.items() if value is not None)
         return f"size={self.size}, taps={self.taps}, prior={self.prior!r}, backend={self.backend!r}{pixels}"

@@ -1,11 +1,11 @@
 """The Triton backend as PyTorch operators ``torch.ops.tritonds.*``: schemas, implementations, fakes, autograd.
 
-Everything here follows from the classes in :mod:`tritonds.arguments`, one an operator. A copy of the package under another name
-registers its operators under that name, so that several versions can be in one process.
+Everything here follows from the classes in :mod:`tritonds.arguments`, one for each operator. A copy of the package under
+another name registers its operators under that name, so that several versions can be in one process.
 
-Operators are defined with :class:`torch.library.Library` and, at the Autograd key, dispatch to a
-:class:`torch.autograd.Function` only if a gradient is wanted: of the ways to register an operator, the one with the least
-overhead per call that also compiles, exports and passes :func:`torch.library.opcheck`.
+Operators are defined with :class:`torch.library.Library`. At the Autograd key they go to a :class:`torch.autograd.Function`
+only if a gradient is wanted. Of the ways that compile, export and pass :func:`torch.library.opcheck`, this one costs least per
+call.
 
 Results are allocated by the same functions for tensors and for fakes, so that their strides cannot differ. The kernels are
 imported at the first call.
@@ -34,10 +34,12 @@ from .arguments import (
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 NAMESPACE = __name__.rpartition(".")[0].replace(".", "_")
-"""Of the operators: the package's name."""
+"""The operators' namespace, which is the package's name."""
 _LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")
 IMPLEMENTATIONS: dict[Any, Callable[..., Any]] = {}
 """By operator, the function that allocates its results and launches its kernels."""
+_AUTOGRAD: dict[Any, Callable[..., Any]] = {}
+"""By operator, the function that records it for the backward pass."""
 
 
 @functools.cache
@@ -58,6 +60,7 @@ def why_no_triton(device_type: str) -> str | None:
     return "CPU tensors need Triton's interpreter, which is slow and for tests: set TRITON_INTERPRET=1 before starting"
 
 
+@functools.cache
 def is_interpreted() -> bool:
     """Whether Triton was imported as its own interpreter; the environment variable may have changed since."""
     import triton
@@ -90,7 +93,7 @@ def import_kernels() -> Any:
 class _Gradients:
     """Which of an operator's arguments are tensors, and which gradients its backward operator gives.
 
-    It gives that of each input (of a list of images, the first one's), then one tensor for all parameters together.
+    These are the gradient to each input (in a list of images, to the first one), then one tensor for all parameters together.
     """
 
     def __init__(self, arguments: type[Any]) -> None:
@@ -110,17 +113,17 @@ class _Gradients:
         return [t.clone() if t is not None and t.is_inference() else t for t in flat], lengths
 
     def unflatten(self, flat: Sequence[Any], lengths: Sequence[int | None]) -> list[Any]:
-        """The arguments again, or what there is for each tensor in their place."""
+        """The inverse of :meth:`flatten`, for tensors or for a value of each."""
         remaining = iter(flat)
         return [next(remaining) if n is None else [next(remaining) for _ in range(n)] for n in lengths]
 
     def needs(self, wanted: Sequence[Any]) -> list[bool]:
-        """Which gradients are wanted, given for each tensor whether its own is."""
+        """Which gradients the backward operator has to give. ``wanted`` says of each tensor whether its own is wanted."""
         needs = [any(part) if isinstance(part, list) else part for part in wanted]
         return [*needs[: self.inputs], any(needs[self.inputs :])] if self.parameters else needs
 
     def allocate(self, args: Sequence[Any], needs: Sequence[bool]) -> list[Tensor]:
-        """Uninitialised gradients, those that are needed."""
+        """Uninitialised tensors for the gradients that are needed."""
         inputs = [arg[0] if isinstance(arg, list) else arg for arg in args[: self.inputs]]
         grads = [torch.empty_like(x) for x, need in zip(inputs, needs, strict=False) if need and x is not None]
         parameters = [t for arg in args[self.inputs : self.tensors] for t in arg]
@@ -147,27 +150,59 @@ def _place(grads: list[Tensor], needs: Sequence[bool]) -> list[Tensor | None]:
     return [next(remaining) if need else None for need in needs]
 
 
+def call(operator: Any, *args: Any) -> Any:
+    """``operator(*args)``, without PyTorch's dispatcher where it would do no more than call these functions.
+
+    Whatever watches or replaces operators still sees them: compilation, tracing, profilers, modes, torch.func, subclasses of
+    tensors.
+    """
+    if torch.compiler.is_compiling() or _is_watched():
+        return operator(*args)
+    tensors = _tensors(args)
+    for t in tensors:
+        if type(t) is not Tensor and type(t) is not torch.nn.Parameter:
+            return operator(*args)
+    if _any_wants_grad(tensors):
+        return _AUTOGRAD[operator](*args)
+    return IMPLEMENTATIONS[operator](*args)
+
+
+def _is_watched() -> bool:
+    c = torch._C
+    return bool(
+        c._len_torch_dispatch_stack()
+        or c._len_torch_function_stack()
+        or c._are_functorch_transforms_active()
+        or c._get_tracing_state() is not None
+        or c._autograd._profiler_enabled()
+    )
+
+
 def _tensors(args: Sequence[Any]) -> list[Tensor]:
+    """The tensors among an operator's arguments, and in its lists of tensors."""
     found: list[Tensor] = []
     for arg in args:
         if isinstance(arg, Tensor):
             found.append(arg)
-        elif isinstance(arg, (list, tuple)):
-            found.extend(_tensors(arg))
+        elif isinstance(arg, (list, tuple)) and arg and isinstance(arg[0], Tensor):
+            found += arg
     return found
 
 
 def _wants_grad(args: Sequence[Any]) -> bool:
+    return _any_wants_grad(_tensors(args))
+
+
+def _any_wants_grad(tensors: list[Tensor]) -> bool:
     if not torch.is_grad_enabled() and forward_ad._current_level < 0:
         return False
-    tensors = _tensors(args)
     if forward_ad._current_level >= 0 and any(forward_ad.unpack_dual(t).tangent is not None for t in tensors):
         raise RuntimeError('the Triton backend has no forward-mode derivatives; use backend="torch"')
     return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
 
 
 class _Differentiable(torch.autograd.Function):
-    """An operator and its backward operator. Tensors are apart, since autograd follows none inside lists."""
+    """An operator and its backward operator. Tensors are arguments of their own, since autograd follows none inside lists."""
 
     @staticmethod
     def forward(
@@ -176,7 +211,7 @@ class _Differentiable(torch.autograd.Function):
         ctx.save_for_backward(*tensors)
         ctx.call = backward, gradients, lengths, options
         with torch._C._AutoDispatchBelowAutograd():
-            return operator(*gradients.unflatten(tensors, lengths), *options)
+            return call(operator, *gradients.unflatten(tensors, lengths), *options)
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> Any:
@@ -184,7 +219,7 @@ class _Differentiable(torch.autograd.Function):
         args = gradients.unflatten(ctx.saved_tensors, lengths)
         wanted = gradients.unflatten(ctx.needs_input_grad[5:], lengths)
         needs = gradients.needs(wanted)
-        grads = _place(backward(grad_output, *args, *options, needs), needs)
+        grads = _place(call(backward, grad_output, *args, *options, needs), needs)
         return *[None] * 5, *gradients.spread(grads, args, wanted)
 
 
@@ -193,11 +228,11 @@ class _DifferentiableAreaPool2d(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, h: int, w: int) -> Tensor:
         ctx.x_size = x.shape[2], x.shape[3]
         with torch._C._AutoDispatchBelowAutograd():
-            return area_pool2d(x, h, w)
+            return call(area_pool2d, x, h, w)
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> Any:
-        return area_pool2d_backward(grad_output, *ctx.x_size), None, None
+        return call(area_pool2d_backward, grad_output, *ctx.x_size), None, None
 
 
 class _NotTwice(torch.autograd.Function):
@@ -233,7 +268,7 @@ def _define(
         _LIBRARY.impl(name, implementation, key)
     _LIBRARY.impl(name, autograd, "Autograd")
     torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=_LIBRARY)
-    IMPLEMENTATIONS[operator] = implementation
+    IMPLEMENTATIONS[operator], _AUTOGRAD[operator] = implementation, differentiate
     return operator
 
 

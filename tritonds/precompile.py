@@ -1,7 +1,7 @@
 """Compile ahead of training what any sizes of given ranges will need.
 
 The layer itself runs, forward and backward, on tensors of PyTorch's meta device, where launches are recorded and none runs. So
-what is compiled is what its launchers ask for; when they need another kernel is said in no second place.
+the launchers alone say which kernels there are, and this module compiles those that they ask for.
 """
 
 import contextlib
@@ -23,18 +23,18 @@ from .dtypes import autocasts
 from .module import DownsizeNet
 
 Lengths: TypeAlias = int | tuple[int, int] | range
-"""Of one axis, in pixels: a number; all from the first to the last, both included; or those of a range."""
+"""The lengths of one axis, in pixels: a number; all from the first to the last, both included; or those of a range."""
 Size: TypeAlias = tuple[int, int]
 Ranges: TypeAlias = tuple[range, range]
 Call: TypeAlias = Callable[[Size, Size, Size], tuple[Tensor, list[Tensor]]]
-"""Of sizes of image, texture and result: the result, and what it was computed from that may want a gradient."""
+"""From the sizes of image, texture and result: the result, and the tensors behind it that may want a gradient."""
 
 
 class Warmup(NamedTuple):
     """What :func:`warmup` did."""
 
     kernels: int
-    """That this process did not have yet: compiled, or read from Triton's cache on disk."""
+    """Kernels that this process did not have yet: compiled, or read from Triton's cache on disk."""
     seconds: float
 
 
@@ -195,14 +195,14 @@ def plan(call: Call, inputs: Ranges, outputs: Ranges, textures: Ranges | None, b
     sizes: Iterable[tuple[Size, Size, Size]]
     if textures is None:
         sizes = [(size_in, size_in, size) for size_in, size in _representatives(inputs, outputs)]
-    else:  # of an image given beside its texture, no more matters than how large it is
+    else:  # beside a given texture, only the image's extremes matter
         corners = [(min(inputs[0]), min(inputs[1])), (max(inputs[0]), max(inputs[1]))]
         sizes = [(image, *pair) for image in corners for pair in _representatives(textures, outputs)]
     return _distinct(itertools.chain.from_iterable(launches_of(call, *three, backward) for three in sizes))
 
 
 def launches_of(call: Call, image_size: Size, texture_size: Size, size: Size, backward: bool) -> list[Any]:
-    """What ``call`` launches, and if wanted its backward pass."""
+    """What ``call`` launches, and its backward pass if that is wanted."""
     kernels = ops.import_kernels()
     with torch.inference_mode(False), torch.enable_grad(), kernels.launch.record() as launches, _Launching():
         result, tensors = call(image_size, texture_size, size)
@@ -218,7 +218,7 @@ class _Launching(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = ops.IMPLEMENTATIONS.get(func, func)(*args, **(kwargs or {}))
         if func is torch.ops.aten.convolution.default and any(_is_channels_last(x) for x in args[:2]):
-            # As GPUs' libraries do; a meta tensor always is contiguous.
+            # Convolutions on GPUs keep this format; on the meta device their result is always contiguous.
             return result.contiguous(memory_format=torch.channels_last)
         return result
 
@@ -232,10 +232,10 @@ def _distinct(launches: Iterable[Any]) -> list[Any]:
 
 
 def _representatives(inputs: Ranges, outputs: Ranges) -> list[tuple[Size, Size]]:
-    """Sizes of images and results, few, such that no others in the ranges need another kernel.
+    """A few sizes of images and results. No other sizes in the ranges need another kernel.
 
-    For everything that launchers decide by the ratio of two sizes, those that have it decided so and are the smallest or the
-    largest in some respect: for what large sizes alone need, or axes of one pixel.
+    Sizes are grouped by what launchers decide from the ratio of two sizes. Each group gives its smallest and largest sizes in
+    several respects, because large sizes and axes of one pixel need kernels of their own.
     """
     decisions = ops.import_kernels().area_pool.size_decisions
     alike: dict[Any, list[tuple[int, int, int, int]]] = {}
@@ -253,7 +253,7 @@ def _representatives(inputs: Ranges, outputs: Ranges) -> list[tuple[Size, Size]]
 
 
 def _pairs(inputs: range, outputs: range) -> list[tuple[int, int]]:
-    """(n_in, n_out) along one axis: of every class the smallest and largest of both."""
+    """A few (n_in, n_out) along one axis: of every class the smallest and the largest."""
     size_class = ops.import_kernels().area_pool.size_class
     lengths = torch.tensor(inputs, device="cpu")
     alike: dict[int, list[tuple[int, int]]] = {}
@@ -267,7 +267,7 @@ def _pairs(inputs: range, outputs: range) -> list[tuple[int, int]]:
 
 
 def compile_launches(launches: Sequence[Any], device: torch.device, workers: int | None, progress: bool) -> int:
-    """Compile what ``launches`` need and load it onto ``device``; how many kernels were not there."""
+    """Compile what ``launches`` need and load it onto ``device``. Return how many kernels were not there."""
     import triton
 
     def load(kernel: Any) -> None:
@@ -286,13 +286,13 @@ def compile_launches(launches: Sequence[Any], device: torch.device, workers: int
 
 
 def _on(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """With ``device`` as the current one, which Triton compiles for."""
+    """Make ``device`` the current one, which Triton compiles for."""
     return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
 @contextlib.contextmanager
 def _bar(total: int, wanted: bool) -> Iterator[Callable[[], None]]:
-    """A bar of ``total`` steps on a terminal's stderr, if rich is there; what is given is called for each step."""
+    """Show a bar of ``total`` steps on a terminal's stderr, if rich is installed. Yields a function to call at each step."""
     try:
         from rich.console import Console
         from rich.progress import Progress
@@ -343,7 +343,7 @@ def _compiles(backend: str, device: torch.device) -> bool:
 
 
 def _working_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
-    """That of parameters of ``dtype`` as the kernels see them: autocast's if it is on."""
+    """The dtype in which kernels see parameters of ``dtype``: autocast's if it is on."""
     return torch.get_autocast_dtype(device.type) if autocasts(device.type) and dtype != torch.float64 else dtype
 
 
@@ -354,12 +354,12 @@ def _empty(shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool, grad
 
 
 def _on_meta(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Shape, strides and requires_grad of ``x``."""
+    """``x`` without memory: its shape, strides and requires_grad."""
     return x.detach().to("meta", dtype if x.is_floating_point() else x.dtype).requires_grad_(x.requires_grad)
 
 
 def _all_on_meta(part: Any, dtype: torch.dtype) -> Any:
-    """A tensor, several in a tuple, or None."""
+    """As :func:`_on_meta`, for a tensor, several in a tuple, or None."""
     if isinstance(part, (tuple, list)):
         return tuple(_on_meta(t, dtype) for t in part)
     return None if part is None else _on_meta(part, dtype)

@@ -39,6 +39,8 @@ def locate(name_or_path: str | PathLike[str], revision: str | None) -> AbstractC
             than a repository.
     """
     path = Path(name_or_path)
+    if revision == "":  # huggingface_hub would look for it in its cache, and find a folder
+        raise ValueError("revision: expected a branch, a tag or a commit, got ''")
     if name_or_path not in SHIPPED and hub.names_repository(name_or_path) and not path.exists():
         path = hub.download(str(name_or_path), revision, (FILE, CONFIG)) / FILE
         if not path.exists():
@@ -57,7 +59,7 @@ def locate(name_or_path: str | PathLike[str], revision: str | None) -> AbstractC
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Options and state_dict in the file, the latter mapped from it; whether they belong together is not checked.
+    """Options and state_dict in the file. The tensors are mapped from it. Whether both belong together is not checked.
 
     Raises:
         OSError: the file cannot be opened.
@@ -79,14 +81,14 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def gathered(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """``state`` with each tensor whole: those that are sharded over processes are gathered, by all of them together."""
+    """``state`` with each tensor whole. To gather tensors that are sharded over processes, all processes have to call this."""
     return {name: value.full_tensor() if hasattr(value, "full_tensor") else value for name, value in state.items()}
 
 
 def write(path: Path, options: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
-    """The file with these options and tensors, and its ``config.json``; each is replaced at once, so that none is half written.
+    """Write the file with these options and tensors, and its ``config.json``. The folder is made.
 
-    Their folder is made.
+    Each is replaced at once, so that none is ever half written.
     """
     from safetensors.torch import save
 

@@ -96,7 +96,7 @@ def downsize_image(
         x = normalize(x, mean, std, dtype)
         texture = None
         if texture_weight is not None and texture_bias is not None:
-            weight = channels_last(texture_weight.to(dtype))  # features are then, too: faster
+            weight = channels_last(texture_weight.to(dtype))  # makes features channels-last, which is faster
             texture = F.conv2d(x, weight, texture_bias.to(dtype), padding=1).relu()
         return downsize(x, texture, weights, size, taps=taps, prior=prior)
 
@@ -112,7 +112,7 @@ def infer_coefficients(
     prior: str | None,
     pool: Callable[[Tensor, int, int], Tensor] = lambda x, h, w: area_pool2d(x, (h, w)),
 ) -> Tensor:
-    """Coefficients in the compute dtype; of batch size 1 without texture, since every image then has the same."""
+    """Coefficients in the compute dtype. Without texture the batch size is 1, since every image has the same."""
     dtype = compute_dtype(image.dtype)
     inputs = []
     if weights.distance_weight is not None and weights.distance_bias is not None:
@@ -178,12 +178,18 @@ def _prior_axis(n_in: int, n_out: int, taps: int, prior: str, device: torch.devi
     """
     i, j = _taps(n_in, n_out, taps, device)
     antialias = prior == "antialias"
-    # Twice the larger one: max would settle which that is while torch.export traces.
-    support = n_in + n_out + abs(n_in - n_out) if antialias else 2 * n_out
+    support = 2 * _larger(n_in, n_out) if antialias else 2 * n_out
     q = (support - geometry.distance_numerator(i, j, n_in, n_out).abs()).clamp(min=0)
     if antialias:
         q = torch.where((i >= 0) & (i < n_in), q, 0)
     return q.to(dtype) / support
+
+
+def _larger(n: int, other: int) -> int:
+    """``max``, which would settle which that is while a program for every size is traced."""
+    if torch._C._get_tracing_state() is not None:  # of TorchScript, where sizes are tensors
+        return (n + other + abs(n - other)) // 2
+    return torch.sym_max(n, other)  # programs of torch.export cannot be saved with abs
 
 
 def _taps(n_in: int, n_out: int, taps: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -208,7 +214,7 @@ def _pool_axis(x: Tensor, n_out: int, dim: int) -> Tensor:
     """Mean over the fractional bins along one axis."""
     n_in = x.shape[dim]
     if torch.compiler.is_exporting() or torch._C._get_tracing_state() is not None:
-        return (x.movedim(dim, -1) @ _overlaps(n_in, n_out, x).T).movedim(-1, dim)
+        return (x.movedim(dim, -1) @ _bin_shares(n_in, n_out, x).T).movedim(-1, dim)
     if n_in % n_out == 0:
         width = n_in // n_out
         return functools.reduce(torch.add, x.unfold(dim, width, width).unbind(-1)) / width
@@ -217,8 +223,7 @@ def _pool_axis(x: Tensor, n_out: int, dim: int) -> Tensor:
     total = None
     for t in range(geometry.bin_width(n_in, n_out)):
         i = first + t
-        overlap = torch.minimum((i + 1) * n_out, (j + 1) * n_in) - torch.maximum(i * n_out, j * n_in)
-        weight = (overlap.clamp(min=0).to(x.dtype) / n_in).view([-1 if d == dim else 1 for d in range(x.ndim)])
+        weight = bin_share(i, j, n_in, n_out, x.dtype).view([-1 if d == dim else 1 for d in range(x.ndim)])
         # Past the bin's end the weight is 0 and the bin's last pixel is read again, so that no other pixel's NaN enters.
         term = x.index_select(dim, torch.minimum(i, last)) * weight
         total = term if total is None else total + term
@@ -226,13 +231,18 @@ def _pool_axis(x: Tensor, n_out: int, dim: int) -> Tensor:
     return total
 
 
-def _overlaps(n_in: int, n_out: int, x: Tensor) -> Tensor:
-    """Each source pixel's share of each bin's mean, as a matrix (n_out, n_in) of the dtype of ``x``.
+def _bin_shares(n_in: int, n_out: int, x: Tensor) -> Tensor:
+    """:func:`bin_share` of all source pixels and bins, as a matrix (n_out, n_in) of the dtype of ``x``.
 
-    What is exported pools by products with it: they are the same for all sizes, whereas the sum over a bin's pixels has as many
-    terms as the bins of the traced size have.
+    Exported programs pool by products with it, which serve all sizes. A sum over a bin's pixels would have as many terms as the
+    bins of the traced size have pixels.
     """
     i = torch.arange(n_in, device=x.device)
     j = torch.arange(n_out, device=x.device)[:, None]
+    return bin_share(i, j, n_in, n_out, x.dtype)
+
+
+def bin_share(i: Tensor, j: Tensor, n_in: int, n_out: int, dtype: torch.dtype) -> Tensor:
+    """The share of source pixel ``i`` in the mean of bin ``j``."""
     overlap = torch.minimum((i + 1) * n_out, (j + 1) * n_in) - torch.maximum(i * n_out, j * n_in)
-    return overlap.clamp(min=0).to(x.dtype) / n_in
+    return overlap.clamp(min=0).to(dtype) / n_in

@@ -1,4 +1,4 @@
-"""The layer's modules as users leave them: read where that is the same as calling them, called where it may not be.
+"""The layer's modules, which users may change. Reading their weights replaces calling them where that is the same.
 
 A module is as it was made if it is of PyTorch's own class, with a plain weight, no hooks and no ``forward`` of its own; a
 parametrisation of its weight is allowed, since reading the weight applies it. Only such modules' weights go to the kernels.
@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 
 
 def is_as_made(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether calling ``module`` is what reading the attributes of a ``kind`` is."""
-    is_kind = type(module) is kind or (parametrize.is_parametrized(module) and type(module).__bases__ == (kind,))
-    return is_kind and not has_hooks(module) and "forward" not in vars(module) and not _is_quantized(module)
+    """Whether ``module`` computes what a ``kind`` with its attributes computes."""
+    if type(module) is not kind and not (parametrize.is_parametrized(module) and type(module).__bases__ == (kind,)):
+        return False
+    return not has_hooks(module) and "forward" not in module.__dict__ and not _is_quantized(module)
 
 
 def _is_quantized(module: nn.Module) -> bool:
@@ -38,11 +39,12 @@ def has_hooks(module: nn.Module) -> bool:
 
 def changed_linear(net: "DownsizeNet") -> str | None:
     """The name of the first of ``distance``, ``hidden`` and ``out`` that has to be called, if there is one."""
-    if not is_as_made(net.hidden, nn.ModuleList):
+    hidden, distance = net.hidden, net.distance  # once: modules are no plain attributes
+    if not is_as_made(hidden, nn.ModuleList):
         return "hidden"
-    if net.distance is not None and not _is_linear(net.distance):
+    if distance is not None and not _is_linear(distance):
         return "distance"
-    for index, layer in enumerate(net.hidden):
+    for index, layer in enumerate(hidden):
         if not _is_linear(layer):
             return f"hidden.{index}"
     return None if _is_linear(net.out) else "out"
@@ -54,11 +56,12 @@ def _is_linear(module: nn.Module) -> bool:
 
 def changed_texture(net: "DownsizeNet") -> str | None:
     """The name of the first module of the texture CNN that is not as the layer made it, if there is one."""
-    if net.texture is None:
+    texture = net.texture
+    if texture is None:
         return "texture" if net.texture_channels else None
-    if not is_as_made(net.texture, nn.Sequential):
+    if not is_as_made(texture, nn.Sequential):
         return "texture"
-    parts = list(net.texture)
+    parts = list(texture)
     if len(parts) != 2 * net.texture_layers:
         return "texture"
     for index, part in enumerate(parts):
@@ -80,7 +83,7 @@ def weights(net: "DownsizeNet") -> CoefficientWeights:
     """The weights of modules that are as they were made.
 
     Raises:
-        ValueError: one is not, so that its weights are not all that it computes with.
+        ValueError: a module is not, and may compute with more than its weights.
     """
     changed = changed_linear(net)
     if changed is not None:
@@ -88,6 +91,11 @@ def weights(net: "DownsizeNet") -> CoefficientWeights:
         raise ValueError(
             f"{changed}: expected an nn.Linear with bias and without hooks or quantised weights, got {type(module).__name__}"
         )
+    return read(net)
+
+
+def read(net: "DownsizeNet") -> CoefficientWeights:
+    """The weights of modules that are known to be as they were made."""
     distance, out = net.distance, net.out
     hidden = [cast(nn.Linear, layer) for layer in net.hidden]
     return CoefficientWeights(
@@ -137,7 +145,7 @@ def coefficients(net: "DownsizeNet", image: Tensor, texture: Tensor | None, size
 
 
 def _rows(name: str, module: nn.Module, rows: Tensor, source: str) -> Tensor:
-    """What ``module`` gives for ``rows``, which ``source`` gave. Raise, by its name, what would otherwise fail further on."""
+    """``module(rows)``, checked. Errors have the module's name, and say what ``source`` the rows come from."""
     if module is None:
         raise TypeError(f"{name}: expected a module, got None")
     width = getattr(module, "in_features", None)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from . import geometry, labels
+from . import checks, geometry, labels
 from .batches import Letterboxed
 from .module import DownsizeNet
 
@@ -74,7 +74,7 @@ class Downsize(v2.Transform):
             raise ValueError("size: expected (height, width) here or when the network was made, got neither")
         self.net = net
         self.size = geometry.check_size("size", size)
-        self.letterbox = letterbox
+        self.letterbox = checks.check_bool("letterbox", letterbox)
         self.fill = fill
         self.mask_fill = mask_fill
 

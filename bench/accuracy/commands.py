@@ -130,7 +130,7 @@ def time(out: Folder = None) -> None:
 
 
 @app.command(name="learned")
-def look(out: Folder = None) -> None:
+def show_learned(out: Folder = None) -> None:
     """Say what trained downsizers learned: how far each chooses one pixel, and how far the image has a say."""
     folder = out or RESULTS / _profile(tiny=False)
     result = learned.summarize(_results(folder), folder)

@@ -22,9 +22,9 @@ from .train import trained
 
 METHODS = ("downsizenet-k2", "downsizenet-k4", "downsizenet-k2-texture2", "downsizenet-k4-texture2")
 NUMBERS = {"largest": "trained: largest coefficient", "by_image": "deviation over images"}
-"""That describe coefficients, with their titles."""
+"""Numbers that describe coefficients, with their titles."""
 IMAGES = 32
-"""Of the test split, for which coefficients are inferred."""
+"""Images of the test split for which coefficients are inferred."""
 
 
 @torch.no_grad()
@@ -82,7 +82,7 @@ def _mean(values: Sequence[float]) -> str:
 
 
 def origin(result: dict[str, Any]) -> str:
-    """Of what, where and when."""
+    """What a result is of, and where and when it was made."""
     machine = result["machine"]
     what = f"{result['images']} test images; CPU: {machine['device']}, PyTorch {machine['torch']}"
     return f"{what}; commit {machine['commit']}; {result['date'][:10]}; `python -m bench accuracy learned`."

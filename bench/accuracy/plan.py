@@ -23,7 +23,7 @@ SHIPPED_IN = ("reconstruction", "mobilenetv2-deeplabv3plus", "rtdetr")
 """The last two were not among the networks that they were trained in front of."""
 
 VARIANTS_IN = ("segformer", "reconstruction")
-"""Where methods outside the main table are trained: on scenes, and on photographs."""
+"""Pipelines in which methods outside the main table are trained: one of scenes, one of photographs."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Profile:
     """How long to train on how much, for one kind of machine."""
 
     width: Width
-    """Of the networks, and with it the sizes of images: see ``PIPELINES`` in pipelines."""
+    """The networks' width, which also decides the sizes of images: see ``PIPELINES`` in pipelines."""
     steps: int
     batch: int
     train: int
@@ -50,7 +50,7 @@ PROFILES = {
     "cpu": Profile("small", steps=1000, batch=16, train=3000, test=300, seeds=3),
     "gpu": Profile("full", steps=400, batch=16, train=400, test=100, seeds=3),
 }
-"""By name: for the tests; a night on a few cores; and by estimate, not measured, 25 minutes on a GPU beside 16 cores."""
+"""Profiles by name: for the tests; for a night on a few cores; for 25 minutes, by estimate, of a GPU beside 16 cores."""
 
 
 @dataclass(frozen=True)

@@ -94,13 +94,13 @@ def interval(values: Sequence[float]) -> Difference:
 
 
 def difference(found: Scores, pipeline: str, method: str, peer: str) -> Difference:
-    """Of two methods in one pipeline, seed by seed."""
+    """The difference of two methods in one pipeline, seed by seed."""
     a, b = found.get((pipeline, method), {}), found.get((pipeline, peer), {})
     return interval([a[seed] - b[seed] for seed in sorted(a.keys() & b.keys())])
 
 
 def mean_difference(found: Scores, method: str, peer: str, pipelines: Iterable[str]) -> Difference:
-    """Of two methods, in the mean of the pipelines that have both, seed by seed; of the seeds that all of them have."""
+    """The difference of two methods in the mean of the pipelines that have both, for the seeds that all of them have."""
     pairs = [(found[name, method], found[name, peer]) for name in _shared(found, method, peer, pipelines)]
     seeds = set.intersection(*(a.keys() & b.keys() for a, b in pairs)) if pairs else set()
     return interval([statistics.fmean(a[seed] - b[seed] for a, b in pairs) for seed in sorted(seeds)])
@@ -202,7 +202,7 @@ def _count(seeds: int) -> str:
 
 
 def rich_tables(result: dict[str, Any]) -> list[Table]:
-    """For the terminal: every table, and one of the metrics that :func:`tables` leaves out."""
+    """Every table, for the terminal, and one of the metrics that :func:`tables` leaves out."""
     every = tables(result)
     others = _means(scores(result["rows"], SECONDARY), downsizers.CORE, SECONDARY)
     if others[1]:
@@ -211,7 +211,7 @@ def rich_tables(result: dict[str, Any]) -> list[Table]:
 
 
 def rich_table(title: str, header: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:
-    """For the terminal."""
+    """A table for the terminal."""
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     for index, name in enumerate(header):
         table.add_column(name, justify="right" if index else "left")

@@ -32,10 +32,10 @@ class Job:
     data: str
     """As :func:`data.load` takes it."""
     folder: pathlib.Path
-    """For results, checkpoints and trained downsizers."""
+    """The folder of results, checkpoints and trained downsizers."""
     device: torch.device
     threads: int
-    """Of the CPU, for each run."""
+    """Threads of the CPU for each run."""
 
     @property
     def results(self) -> pathlib.Path:

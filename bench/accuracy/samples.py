@@ -9,7 +9,7 @@ from torch import Tensor
 from tritonds import labels
 
 IGNORED = 255
-"""In a mask: a pixel that counts neither in the loss nor in the metric."""
+"""The label of a pixel that counts neither in the loss nor in the metric."""
 
 
 class Sample(NamedTuple):

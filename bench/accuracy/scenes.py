@@ -21,7 +21,7 @@ from sklearn import datasets
 from .samples import Sample
 
 VERSION = 1
-"""Of the data: results of different versions do not compare."""
+"""The version of the data. Results of different versions do not compare."""
 SPLITS = ("train", "test")
 PHOTOGRAPHS = {
     "train": ("astronaut", "hubble_deep_field", "immunohistochemistry", "motorcycle", "retina", "rocket", "flower.jpg"),
@@ -31,7 +31,7 @@ TEXTURES = ("brick", "grass", "gravel")
 TEXTURE_HALVES = {"train": slice(0, 240), "test": slice(272, 512)}
 """Columns of the 512 of a texture."""
 DIRECTIONS = (0, 45, 90, 135)
-"""Of a weave's threads' frequency, in degrees from the x axis."""
+"""Directions of a weave's frequency, in degrees from the x axis."""
 GLYPHS = (0, 1)
 """Digits."""
 CLASSES = ("background", *(f"weave-{angle}" for angle in DIRECTIONS), *(f"glyph-{digit}" for digit in GLYPHS))
@@ -52,7 +52,7 @@ OBJECTS = 4
 SMALLEST = 8
 """Side of an image, in pixels: a glyph's."""
 SMALLEST_PART = 0.03
-"""Of a scene's area, which the visible part of an object must have to be labelled."""
+"""The least share of a scene's area at which the visible part of an object is labelled."""
 
 Pixels = np.ndarray[Any, np.dtype[np.float32]]
 

@@ -24,7 +24,7 @@ METHODS = {
 }
 ROUNDS = 7
 SECONDS = 0.7
-"""For which each is repeated in each round."""
+"""How long each is repeated in each round."""
 
 
 @torch.inference_mode()

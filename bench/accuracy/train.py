@@ -141,26 +141,35 @@ def train(
     state = _State(run, profile, data, folder, backend, device)
     if peer not in (None, state.start):
         raise ValueError(f"{run.pipeline}: the results are of other settings of this network, or other data; remove its rows")
-    state.resume(checkpoint(folder, run))
-    order = _order(len(data.train), state.steps * profile.batch, run.seed)
-    before, start, saved = state.seconds, time.perf_counter(), time.perf_counter()
-    while state.step < state.steps:
-        chosen = order[state.step * profile.batch : (state.step + 1) * profile.batch].tolist()
-        state.advance(collate([data.train[i] for i in chosen], state.size).to(device))
-        now = time.perf_counter()
-        state.seconds = before + now - start
-        late = time.time() > deadline
-        if late or now - saved > profile.checkpoint_s:
-            state.save(checkpoint(folder, run))
-            saved = time.perf_counter()
-        if late:
-            return None
+    path = checkpoint(folder, run)
+    state.resume(path)
+    if not _train_to_the_end(state, data.train, run.seed, path, deadline):
+        return None
     metrics = evaluate(state.network, state.downsizer, data.test, state.size, profile.batch, device)
     if isinstance(state.downsizer, DownsizeNet) and run.method in downsizers.LEARNED:
         state.downsizer.save_pretrained(trained(folder, run))
     curve = torch.stack(state.losses).tolist()
     row = {"pipeline": run.pipeline, "method": run.method, "seed": run.seed, "metrics": metrics}
     return row | {"losses": _thinned(curve), "train_s": state.seconds, "start": state.start}
+
+
+def _train_to_the_end(state: _State, data: Dataset, seed: int, path: pathlib.Path, deadline: float) -> bool:
+    """Take all steps that are left, and save to ``path`` now and then. False if the deadline came before the end."""
+    profile = state.profile
+    order = _order(len(data), state.steps * profile.batch, seed)
+    before, start, saved = state.seconds, time.perf_counter(), time.perf_counter()
+    while state.step < state.steps:
+        chosen = order[state.step * profile.batch : (state.step + 1) * profile.batch].tolist()
+        state.advance(collate([data[i] for i in chosen], state.size).to(state.device))
+        now = time.perf_counter()
+        state.seconds = before + now - start
+        late = time.time() > deadline
+        if late or now - saved > profile.checkpoint_s:
+            state.save(path)
+            saved = time.perf_counter()
+        if late:
+            return False
+    return True
 
 
 def descend(optimizer: torch.optim.Optimizer, loss: Tensor, share: float, warmup: float) -> None:
@@ -211,7 +220,7 @@ def _downsizer(run: Run, folder: pathlib.Path, backend: str) -> nn.Module:
 
 
 def _digest(network: nn.Module, *facts: object) -> str:
-    """Of what methods are to have in common: the network, its first weights up to rounding, and facts about its training."""
+    """A hash of what all methods have in common: the network, its first weights up to rounding, and facts of its training."""
     digest = hashlib.sha256(repr(facts).encode())
     for name, value in network.state_dict().items():
         digest.update(f"{name} {tuple(value.shape)} {value.double().norm():.3g}".encode())
@@ -219,7 +228,7 @@ def _digest(network: nn.Module, *facts: object) -> str:
 
 
 def _order(count: int, needed: int, seed: int) -> Tensor:
-    """Numbers of images, each as often as any other but for the last round."""
+    """The order of training: so many indices of images, each as often as any other, but for the last round."""
     generator = torch.Generator().manual_seed(seed)
     return torch.cat([torch.randperm(count, generator=generator) for _ in range(-(-needed // count))])[:needed]
 

@@ -68,7 +68,7 @@ def _loss(
     generator: torch.Generator,
     device: torch.device,
 ) -> Tensor:
-    """Of one batch at a scale of its own."""
+    """The loss of one batch, at a scale of its own."""
     low, high = (math.log(scale) for scale in training.scales)
     side = _side(training, math.exp(low + (high - low) * torch.rand(1, generator=generator).item()))
     chosen = torch.randint(len(data), (training.batch,), generator=generator).tolist()

@@ -137,11 +137,12 @@ def test_the_table_of_images_is_made_in_pinned_memory_whatever_the_default_devic
         stride = staticmethod(lambda: (108, 12, 1))
 
     class Host:
+        copy_ = staticmethod(lambda table: Host())
         to = staticmethod(lambda device, non_blocking: device)
 
     asked = []
-    monkeypatch.setattr(torch, "tensor", lambda rows, **options: asked.append(options) or Host())
+    monkeypatch.setattr(torch, "empty", lambda shape, **options: asked.append(options) or Host())
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     with strange_defaults():
-        assert batch.table([Image(), Image()], (6, 8), False).type == "cuda"
+        assert batch.table([Image(), Image()], (6, 8), False)[0].type == "cuda"
     assert asked == [{"dtype": torch.int64, "device": "cpu", "pin_memory": True}]

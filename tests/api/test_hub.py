@@ -117,6 +117,11 @@ def test_what_is_missing_is_named(hub):
     ]:
         with pytest.raises(FileNotFoundError, match=message):
             DownsizeNet.from_pretrained(name, revision=revision)
+    small().push_to_hub("org/net")
+    DownsizeNet.from_pretrained("org/net")  # the cache has a branch of it
+    for name in ("org/net", "org/new"):
+        with pytest.raises(ValueError, match=r"^revision: expected a branch, a tag or a commit, got ''$"):
+            DownsizeNet.from_pretrained(name, revision="")
     with pytest.raises(ValueError, match=r"models--org--other.*one without metadata"):
         DownsizeNet.from_pretrained("org/other")
 

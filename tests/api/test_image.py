@@ -25,6 +25,7 @@ from cases import (
     net_of,
     oracle_from_image,
     oracle_from_uint8,
+    peak_bytes,
     run,
 )
 
@@ -231,18 +232,6 @@ def launches(monkeypatch):
     return names
 
 
-def peak_bytes(function):
-    """The most that is allocated at once while ``function`` runs, in bytes."""
-    with torch.profiler.profile(profile_memory=True) as profile:
-        function()
-    total = peak = 0
-    for event in profile.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            total += event.nbytes()
-            peak = max(peak, total)
-    return peak
-
-
 def test_one_launch_allocates_its_output_alone(launches, device, monkeypatch):
     monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)
     net = net_of("triton", (64, 64), out_dtype=torch.float16).to(device).requires_grad_(False)
@@ -319,7 +308,7 @@ def test_the_layer_fuses_when_it_can(device, monkeypatch):
     from tritonds.kernels import launchers as kernels
 
     fused = []
-    monkeypatch.setattr(kernels.launch, "run", lambda k, n, arguments: fused.append(arguments["C"].values["FUSED_TEXTURE"]))
+    monkeypatch.setattr(kernels.launch, "run", lambda _, plan, __: fused.append(plan.arguments["C"].values["FUSED_TEXTURE"]))
     image = torch.rand(1, 3, 12, 16, device=device)
     hooked = net_of("triton").to(device)
     hooked.texture[1].register_forward_hook(lambda *_: None)
@@ -334,9 +323,9 @@ def test_many_channels_are_not_written_out(device, monkeypatch):
 
     factors, original = [], kernels.launch.run
 
-    def run(kernel, programs, arguments):
-        factors.append(arguments["C"].values["FACTORS"])
-        original(kernel, programs, arguments)
+    def run(kernel, plan, tensors):
+        factors.append(plan.arguments["C"].values["FACTORS"])
+        original(kernel, plan, tensors)
 
     monkeypatch.setattr(kernels.launch, "run", run)
     images = [torch.randint(256, (40, 5, 6), dtype=torch.uint8, device=device)] * 2

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 import tritonds
-from tritonds import methods
+from tritonds import methods, pretrained
 
 
 class TestMethods:
@@ -55,6 +55,7 @@ def test_ablations_take_weights(method, option, tmp_path):
 
 
 def test_shipped_weights_are_used():
+    assert tuple(methods.SHIPPED) == pretrained.SHIPPED
     image = torch.rand(1, 3, 12, 10)
     for name in methods.SHIPPED:
         expected = tritonds.DownsizeNet.from_pretrained(name)(image, (5, 6)).detach()

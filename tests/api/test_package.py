@@ -182,7 +182,19 @@ def test_users_code_is_typed(with_triton, tmp_path):
     (tmp_path / "results.py").write_text(RESULTS)
     files = [tmp_path / "results.py", *sorted((ROOT / "examples").glob("*.py"))]
     others = ["--ignore-missing-imports", "--untyped-calls-exclude=ray", "--untyped-calls-exclude=torch"]  # their own types
-    mypy = [sys.executable, "-m", "mypy", "--python-executable", with_triton / "python", "--strict", *others]
+    config = tmp_path / "mypy.ini"
+    config.write_text("[mypy]\n[mypy-transformers.*]\nfollow_imports = skip\n")  # its types leave out half of what it accepts
+    mypy = [
+        sys.executable,
+        "-m",
+        "mypy",
+        "--config-file",
+        config,
+        "--python-executable",
+        with_triton / "python",
+        "--strict",
+        *others,
+    ]
     run([*mypy, *files], cwd=tmp_path)
 
 

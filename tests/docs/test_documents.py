@@ -1,5 +1,6 @@
 """README and docs: every block of code runs, every link and name leads somewhere, every figure is that of its table."""
 
+import ast
 import re
 import shlex
 import types
@@ -166,6 +167,30 @@ def test_the_designs_map_is_complete():
     modules = [*(ROOT / "kernels").glob("*.py"), *(ROOT / "tritonds").glob("*.py"), *(ROOT / "bench").glob("*.py")]
     named = [f"{path.parent.name}/{path.name}" for path in modules if path.name != "__init__.py"]
     assert [name for name in named if f"`{name}" not in text and not name.startswith("bench/test_")] == []
+
+
+def relative_imports(path, level):
+    """The modules that a file imports from so many folders up, but for those that type checkers alone read."""
+    tree = ast.parse(path.read_text())
+    unread = [node for block in ast.walk(tree) if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+              for node in ast.walk(block)]  # fmt: skip
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.level == level and node not in unread:
+            yield from [node.module.split(".")[0]] if node.module else [alias.name for alias in node.names]
+
+
+def test_imports_run_as_the_design_says():
+    text = (ROOT / "docs" / "design.md").read_text()
+    blocks = re.findall(r"(?:^    [a-z_, ]+\n){5,}", text, flags=re.MULTILINE)
+    for folder, block in zip(("tritonds", "kernels"), blocks, strict=True):
+        layers = [line.strip().split(", ") for line in block.splitlines()]
+        files = [path for path in (ROOT / folder).glob("*.py") if path.name != "__init__.py"]
+        height = {name: index for index, names in enumerate(reversed(layers)) for name in names}
+        assert height.keys() - {"kernels"} == {path.stem for path in files}
+        for path in files:
+            higher = [name for name in relative_imports(path, 1) if height.get(name, -1) >= height[path.stem]]
+            assert higher == [], path
+            assert set(relative_imports(path, 2)) <= {"geometry"}, path
 
 
 def test_the_readmes_prediction_is_that_of_the_table():

@@ -258,7 +258,7 @@ def logic(opcode, modifiers):
 
 @operation("shl", "shr")
 def shift(opcode, modifiers):
-    """By any number of places, also beyond the width."""
+    """Shift by any number of places, also beyond the width."""
     (kind,) = modifiers
     dtype = DTYPES[kind]
     bits = 8 * np.dtype(dtype).itemsize

@@ -24,24 +24,34 @@ def use(capability, cache):
     calls = driver.install(capability, allocations)
 
     from tritonds import ops
-    from tritonds.kernels import batch
+    from tritonds.kernels import batch, relaunch
 
     ops.why_no_triton = lambda device_type: None
     original = batch.table
 
     def table(images, *rest):
-        result = original(images, *rest)
+        result, index64 = original(images, *rest)
         result.given = images  # the kernel gets their addresses inside of the table
-        return result
+        return result, index64
 
-    batch.table = table
+    batch.table, relaunch.address = table, _Address
     return calls
+
+
+class _Address(int):
+    """A tensor's, that knows the tensor: launches are given addresses alone."""
+
+    def __new__(cls, x):
+        address = super().__new__(cls, x.data_ptr())
+        address.tensor = x
+        return address
 
 
 def allocations(names, arguments):
     """The memory of all tensors among a launch's arguments: from the first to the last byte of each tensor's elements."""
     found = []
     for name, argument in zip(names, arguments, strict=True):
+        argument = getattr(argument, "tensor", argument)
         if isinstance(argument, (tuple, list)):
             parts = getattr(argument, "_fields", range(len(argument)))
             found += allocations([f"{name}.{part}" for part in parts], argument)

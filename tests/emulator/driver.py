@@ -27,10 +27,11 @@ class UnavailableError(Exception):
     """Why the emulator cannot run on this machine, in one line that says what to do."""
 
 
-def install(capability, allocations_of):
+def install(capability, allocations_of=None):
     """Make Triton's active driver one whose launches go to the emulator, for GPUs of compute capability 80 or 90.
 
     ``allocations_of(names, arguments)`` gives the memory that a launch may touch, from the kernel's arguments and their names.
+    Without it launches do nothing, as far as Triton's own launcher goes: what remains is the host's part.
     Call this before Triton makes a driver of its own.
     """
     import triton
@@ -48,7 +49,7 @@ def install(capability, allocations_of):
     compiler.CUDABackend.make_cubin = lambda self, source, *_: source.encode() + b"\0"
     calls = _Calls()
     library = ctypes.CDLL(str(folder / "libcuda.so.1"), mode=ctypes.RTLD_GLOBAL)
-    library.emulator_set(calls.function, capability)
+    library.emulator_set(calls.function if allocations_of else library.emulator_ignore, capability)
     triton.runtime.driver.set_active(_driver(driver, capability, calls, allocations_of))
     return calls
 
@@ -115,7 +116,7 @@ def _driver(module, capability, calls, allocations_of):
     class Driver(module.CudaDriver):
         def __init__(self):
             self.utils = module.CudaUtils()
-            self.launcher_cls = Launcher
+            self.launcher_cls = Launcher if allocations_of else module.CudaLauncher
             self.get_current_device = lambda: 0
             self.set_current_device = lambda device: None
             self.get_current_stream = lambda device: 0

@@ -287,7 +287,7 @@ class Launch(Operands):
 
 
 def _bits(operand, kind):
-    """Of a stored operand: those of its register, of which the lowest are stored."""
+    """The bits of a stored operand: those of its register, of which the lowest are stored."""
     return operand.bits if type(operand) is Register else 8 * np.dtype(DTYPES[kind]).itemsize
 
 

@@ -81,7 +81,7 @@ def _word(addresses, size):
 
 
 class SharedMemory:
-    """Of all blocks of a launch, side by side; addresses start at 0 in each.
+    """The shared memory of all blocks of a launch, side by side. Addresses start at 0 in each.
 
     Two accesses of one byte, one of them a write, by different threads, with no barrier between them that both threads took
     part in, are a race: of the block, or of their warp. Threads that write the same value at once are none.

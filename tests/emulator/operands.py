@@ -45,7 +45,7 @@ class Operands:
         raise UnsupportedError(f"the emulator does not know the operand {operand} of {self.instruction}")
 
     def _special(self, name):
-        """Of the three dimensions one is used."""
+        """A special register. Of its three dimensions one is used."""
         register, _, axis = name[1:].partition(".")
         along_x = axis in ("", "x")
         return {

@@ -70,7 +70,7 @@ class Instruction:
     guard: Register | None
     negated: bool
     line: int
-    """Of the PTX, from 1."""
+    """The line in the PTX, counted from 1."""
     source: str
     """File, line and column that it was compiled from, if the PTX tells."""
 
@@ -89,7 +89,7 @@ class Parameter(NamedTuple):
 class Kernel:
     name: str = ""
     threads: int = 0
-    """Of a block, which the kernel requires."""
+    """Threads of a block, as the kernel requires."""
     parameters: dict[str, Parameter] = field(default_factory=dict)
     instructions: list[Instruction] = field(default_factory=list)
     labels: dict[str, int] = field(default_factory=dict)
@@ -224,7 +224,7 @@ class _Parser:
         return Register(name, self.registers[match[1]])
 
     def _operand(self, text, line):
-        """Of the kernel's own registers, each text is looked at once."""
+        """An operand. Texts of the kernel's own registers are parsed once each."""
         if any(self.scopes):
             return self._new_operand(text, line)
         if text not in self.operands:

@@ -209,7 +209,7 @@ def test_matrix_products_follow_pytorchs_float32_precision(device, monkeypatch):
 
     seen = []
     monkeypatch.setattr(
-        kernels.launch, "run", lambda kernel, programs, arguments: seen.append(arguments["C"].values["PRECISION"])
+        kernels.launch, "run", lambda kernel, plan, tensors: seen.append(plan.arguments["C"].values["PRECISION"])
     )
     setting = torch.backends.cuda.matmul.fp32_precision
     try:

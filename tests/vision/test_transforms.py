@@ -282,6 +282,7 @@ ERRORS = {
     "dtype": (lambda net: Downsize(net)(torch.rand(3, 9, 8).half()), TypeError, "expected uint8 or the weights' dtype"),
     "channels": (lambda net: Downsize(net)(torch.rand(4, 9, 8)), ValueError, "expected 3 channels"),
     "no size": (lambda net: Downsize(tritonds.DownsizeNet()), ValueError, "size: expected .* got neither"),
+    "letterbox": (lambda net: Downsize(net, letterbox="no"), TypeError, "letterbox: expected True or False, got 'no'"),
     "size": (lambda net: Downsize(net, (0, 8)), ValueError, "size: expected height and width of at least 1"),
     "mask_fill": (
         lambda net: Downsize(net, letterbox=True, mask_fill=-1)(tv_tensors.Mask(torch.zeros(9, 8, dtype=torch.uint8))),

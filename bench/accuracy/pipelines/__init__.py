@@ -19,7 +19,7 @@ __all__ = ["PIPELINES", "Detection", "Pipeline", "Prediction", "Size", "Spec", "
 
 
 class Size(NamedTuple):
-    """Of images before and after downsizing: (height, width)."""
+    """Sizes of images before and after downsizing: (height, width)."""
 
     source: tuple[int, int]
     network: tuple[int, int]
@@ -74,4 +74,4 @@ PIPELINES: dict[str, Spec] = {
     "dpt": Spec("segmentation", segmentation.dpt, _BY_3_34, full_lr=3e-4),
     "reconstruction": Spec("reconstruction", reconstruction.reconstruction, _BY_1_875, longer=4),
 }
-"""By name. Sizes are those of the method's poster at "full", and in the same ratios at the others."""
+"""Pipelines by name. At "full" sizes are those of the method's poster; at other widths they have the same ratios."""

@@ -33,7 +33,7 @@ def to_corners(boxes: Tensor) -> Tensor:
 
 
 def generalised_iou(a: Tensor, b: Tensor) -> Tensor:
-    """Of boxes pair by pair, (..., 4) each: overlap by union, less the empty share of the box around both; in -1..1."""
+    """Overlap by union of boxes (..., 4), pair by pair, less the empty share of the box around both; in -1..1."""
     overlap = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
     union = (a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1) - overlap
     hull = (torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])).prod(-1)

@@ -150,51 +150,53 @@ def mobilevit(classes: int, size: tuple[int, int], width: Width) -> Pipeline:
     return Segmenter(network.to(memory_format=torch.channels_last))
 
 
+_SMALL_DPT = {
+    "patch_size": 4,
+    "num_hidden_layers": 3,
+    "backbone_out_indices": (0, 1, 2),
+    "reassemble_factors": (2, 1, 0.5),
+    "initializer_range": 0.1,
+}
+_DPT: dict[Width, dict[str, Any]] = {
+    "tiny": _SMALL_DPT
+    | {
+        "hidden_size": 16,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+        "neck_hidden_sizes": (8, 8, 8),
+        "fusion_hidden_size": 8,
+    },
+    "small": _SMALL_DPT
+    | {
+        "hidden_size": 48,
+        "num_attention_heads": 3,
+        "intermediate_size": 96,
+        "neck_hidden_sizes": (16, 24, 32),
+        "fusion_hidden_size": 16,
+    },
+    "full": {
+        "patch_size": 16,
+        "hidden_size": 192,
+        "num_attention_heads": 3,
+        "intermediate_size": 768,
+        "neck_hidden_sizes": (48, 96, 192, 192),
+        "fusion_hidden_size": 96,
+    },
+}
+
+
 def dpt(classes: int, size: tuple[int, int], width: Width) -> Pipeline:
     """DPT: a plain vision transformer whose layers are put together to one map."""
     from transformers import DPTConfig, DPTForSemanticSegmentation
 
-    small = {
-        "patch_size": 4,
-        "num_hidden_layers": 3,
-        "backbone_out_indices": (0, 1, 2),
-        "reassemble_factors": (2, 1, 0.5),
-        "initializer_range": 0.1,
-    }
-    settings: dict[Width, dict[str, Any]] = {
-        "tiny": small
-        | {
-            "hidden_size": 16,
-            "num_attention_heads": 2,
-            "intermediate_size": 16,
-            "neck_hidden_sizes": (8, 8, 8),
-            "fusion_hidden_size": 8,
-        },
-        "small": small
-        | {
-            "hidden_size": 48,
-            "num_attention_heads": 3,
-            "intermediate_size": 96,
-            "neck_hidden_sizes": (16, 24, 32),
-            "fusion_hidden_size": 16,
-        },
-        "full": {
-            "patch_size": 16,
-            "hidden_size": 192,
-            "num_attention_heads": 3,
-            "intermediate_size": 768,
-            "neck_hidden_sizes": (48, 96, 192, 192),
-            "fusion_hidden_size": 96,
-        },
-    }
-    patch = settings[width]["patch_size"]
+    patch = _DPT[width]["patch_size"]
     multiple = 2 * patch  # the coarsest map's cell
     config = DPTConfig(
         num_labels=classes,
         image_size=-(-max(size) // multiple) * multiple,
         use_auxiliary_head=False,
         semantic_classifier_dropout=0.0,
-        **settings[width],
+        **_DPT[width],
     )
     network = DPTForSemanticSegmentation(config)
     network.head.head[-1] = nn.Identity()  # enlarges twice, and the logits are enlarged in any case

@@ -1,0 +1,242 @@
+"""One strip of rows of the whole operator, in plain PyTorch, differentiable: the arithmetic of :mod:`tritonds.strips`.
+
+Layouts are those that PyTorch's operators are fastest in on a CPU: features and activations lie pixel by pixel (n, rows, w,
+channels), logits and coefficients plane by plane (K*K, n, rows, w). What is computed last is written over where it can be.
+"""
+
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import geometry, reference
+from .batches import channels_last, normalize
+from .dtypes import compute_dtype
+
+STRIP_BYTES = 8 << 20
+"""What the features under a strip may take. Smaller strips fit smaller caches, but call more operators."""
+
+
+class Options(NamedTuple):
+    """The operators' arguments that are no tensors."""
+
+    distance: bool
+    h: int
+    w: int
+    taps: int
+    prior: str | None
+    mean: Sequence[float] | None
+    std: Sequence[float] | None
+    dtype: torch.dtype
+
+
+class Network(NamedTuple):
+    """What all strips read: the weights in the compute dtype, and each axis's part of distances and prior."""
+
+    texture_weights: list[Tensor]
+    """Weight, channels-last, and bias of the convolution, or none."""
+    distances: list[Tensor]
+    """Wd . dy + bd (h, E) and Wd . dx (w, E), of one row where all target pixels have the same distances; or none."""
+    layers: list[Tensor]
+    prior: list[Tensor]
+    """q_y (K, h) and q_x (K, w), or none."""
+
+
+class Strip(NamedTuple):
+    """Which images and target rows, and the source rows under them."""
+
+    images: slice
+    rows: range
+    pixels: range
+    """Of the image: those of the taps, and those that the convolution reads."""
+    features: range
+    """Of the texture: those of the bins."""
+
+
+def network_of(image: Tensor, texture_weights: Sequence[Tensor], weights: Sequence[Tensor], options: Options) -> Network:
+    taps, size_in, size = options.taps, image.shape[2:], (options.h, options.w)
+    cast = [t.to(compute_dtype(weights[0].dtype)) for t in (*texture_weights, *weights)]
+    texture_weights, layers = cast[: len(texture_weights)], cast[len(texture_weights) :]
+    distances: list[Tensor] = []
+    if options.distance:
+        weight, bias, *layers = layers
+        # Where one pixel becomes the mean of whole ones, all have the same distances.
+        counts = [1 if n_in % n_out == 0 else n_out for n_in, n_out in zip(size_in, size, strict=True)]
+        dy, dx = (
+            reference._tap_distances(n_in, n_out, taps, image.device, weight.dtype)[:, :count]
+            for n_in, n_out, count in zip(size_in, size, counts, strict=True)
+        )
+        distances = [(weight[:, :taps] @ dy).T + bias, (weight[:, taps:] @ dx).T]
+    prior: list[Tensor] = []
+    if options.prior is not None:
+        prior = [
+            reference._prior_axis(n_in, n_out, taps, options.prior, image.device, layers[0].dtype)
+            for n_in, n_out in zip(size_in, size, strict=True)
+        ]
+    if texture_weights:
+        texture_weights = [channels_last(texture_weights[0]), texture_weights[1]]
+    return Network(list(texture_weights), distances, list(layers), prior)
+
+
+def split(image: Tensor, texture: Tensor | None, texture_weights: Sequence[Tensor], options: Options) -> Iterator[Strip]:
+    """Strips of one image, or of several whole ones if they are small."""
+    n, _, image_h, image_w = image.shape
+    source_h, source_w = (image_h, image_w) if texture is None else texture.shape[2:]
+    channels = texture_weights[0].shape[0] if texture_weights else 1 if texture is None else texture.shape[1]
+    elements = channels * source_w * (source_h / options.h) + (32 + options.taps**2) * options.w
+    count = max(1, int(STRIP_BYTES / (4 * elements)))
+    together = max(1, count // options.h)
+    for first in range(0, n, together):
+        for j in range(0, options.h, count):
+            rows = range(j, min(j + count, options.h))
+            ends = [geometry.first_tap(rows[i], image_h, options.h, options.taps) for i in (0, -1)]
+            low, high = (min(max(i, 0), image_h - 1) for i in (ends[0], ends[1] + options.taps - 1))
+            bins = range(geometry.bin_first(j, source_h, options.h), geometry.bin_last(rows[-1], source_h, options.h) + 1)
+            if texture_weights:
+                low, high = min(low, max(bins.start - 1, 0)), max(high, min(bins.stop, image_h - 1))
+            yield Strip(slice(first, first + together), rows, range(low, high + 1), bins)
+
+
+def parts(image: Tensor, texture: Tensor | None, strip: Strip) -> tuple[Tensor, Tensor | None]:
+    """The rows of image and texture that the strip reads."""
+    pixels = image[strip.images, :, strip.pixels.start : strip.pixels.stop]
+    return pixels, None if texture is None else texture[strip.images, :, strip.features.start : strip.features.stop]
+
+
+def downsize(
+    image: Tensor, texture: Tensor | None, whole: Tensor, whole_texture: Tensor | None, network: Network, options: Options,
+    strip: Strip,
+) -> Tensor:  # fmt: skip
+    """The strip's target pixels (n, C, rows, w) in the compute dtype, of the source rows ``image`` and ``texture`` under it."""
+    image_size, size = (whole.shape[2], whole.shape[3]), (options.h, options.w)
+    dtype = network.layers[0].dtype
+    pixels = normalize(image, options.mean, options.std, dtype)
+    inputs = []
+    if network.distances:
+        dy, dx = network.distances
+        inputs.append((_rows(dy, strip)[:, None] + dx).relu_()[None])
+    if network.texture_weights:
+        features = _convolve(pixels, network.texture_weights, image_size[0], strip)
+        scale = [n_in // n_out if n_in % n_out == 0 else 0 for n_in, n_out in zip(image_size, size, strict=True)]
+        if all(scale):
+            inputs.append(_MeanOfRelu.apply(features, scale).permute(0, 2, 3, 1))
+        else:
+            inputs.append(_pool(features.relu_(), image_size, size, strip))
+    elif texture is not None and whole_texture is not None:
+        inputs.append(_pool(channels_last(texture.to(dtype)), whole_texture.shape[2:], size, strip))
+    *hidden, weight, bias = network.layers
+    for w, b in zip(hidden[::2], hidden[1::2], strict=True):
+        inputs = [_linear(inputs, w, b).relu_()]
+    logits = _planes(inputs, weight, bias)
+    if network.prior:
+        q_y, q_x = network.prior[0][:, strip.rows.start : strip.rows.stop], network.prior[1]
+        q = (q_y[:, None, :, None] * q_x[None, :, None, :]).flatten(0, 1).unsqueeze(1)
+        logits = torch.where(q > 0, logits + q.log(), -torch.inf)
+    return _gather(pixels, logits.softmax(dim=0), image_size, options, strip)
+
+
+def _rows(x: Tensor, strip: Strip) -> Tensor:
+    """The strip's rows of a table of all; or the one that all rows share."""
+    return x if x.shape[0] == 1 else x[strip.rows.start : strip.rows.stop]
+
+
+def _convolve(pixels: Tensor, texture_weights: list[Tensor], image_h: int, strip: Strip) -> Tensor:
+    """Features before the ReLU (n, F, rows, W) of the source rows under the strip's bins; zeros lie around the image alone."""
+    low, high = strip.features.start - 1, strip.features.stop + 1
+    window = pixels[:, :, max(low, 0) - strip.pixels.start : min(high, image_h) - strip.pixels.start]
+    window = window.contiguous(memory_format=torch.channels_last)
+    if low < 0 or high > image_h:
+        window = F.pad(window, (0, 0, max(-low, 0), max(high - image_h, 0)))
+    return F.conv2d(window, texture_weights[0], texture_weights[1], padding=(0, 1))
+
+
+class _MeanOfRelu(torch.autograd.Function):
+    """Mean of relu(x) over bins of whole pixels. Its backward pass writes the gradient of ``x`` once, not twice."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: list[int]) -> Tensor:
+        features = x.detach().relu_()  # in place: the convolution does not need its result
+        ctx.save_for_backward(features)
+        ctx.scale = scale
+        return F.avg_pool2d(features, scale)
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None]:
+        (features,) = ctx.saved_tensors
+        scale_y, scale_x = ctx.scale
+        grad = torch.empty_like(features)
+        into, given = (t.permute(0, 2, 3, 1).unflatten(1, (-1, scale_y)) for t in (grad, features))
+        share = (grad_output.permute(0, 2, 3, 1) / (scale_y * scale_x)).unsqueeze(3)
+        # Written out along rows, so that the loops below are as long as rows.
+        share = share.expand(-1, -1, -1, scale_x, -1).flatten(2, 3).unsqueeze(2).expand_as(given)
+        torch.ops.aten.threshold_backward.grad_input(share, given, 0, grad_input=into)
+        return grad, None
+
+
+def _pool(features: Tensor, size_in: Sequence[int], size: tuple[int, int], strip: Strip) -> Tensor:
+    """Mean of (n, F, rows, W) over the bins: (n, rows, w, F)."""
+    whole = [n_in // n_out if n_in % n_out == 0 else 1 for n_in, n_out in zip(size_in, size, strict=True)]
+    pooled = (features if whole == [1, 1] else F.avg_pool2d(features, whole)).permute(0, 2, 3, 1)
+    if size_in[0] % size[0]:
+        pooled = _pool_axis(pooled, size_in[0], size[0], strip.rows, strip.features.start, dim=1)
+    if size_in[1] % size[1]:
+        pooled = _pool_axis(pooled, size_in[1], size[1], range(size[1]), 0, dim=2)
+    return pooled
+
+
+def _pool_axis(x: Tensor, n_in: int, n_out: int, targets: range, first: int, dim: int) -> Tensor:
+    """Mean over the fractional bins of ``targets`` along one axis, on which ``x`` begins with source pixel ``first``."""
+    j = torch.arange(targets.start, targets.stop, device=x.device)
+    begin, last = geometry.bin_first(j, n_in, n_out), geometry.bin_last(j, n_in, n_out)
+    total = None
+    for t in range(geometry.bin_width(n_in, n_out)):
+        i = begin + t
+        overlap = torch.minimum((i + 1) * n_out, (j + 1) * n_in) - torch.maximum(i * n_out, j * n_in)
+        weight = (overlap.clamp(min=0).to(x.dtype) / n_in).view([-1 if d == dim else 1 for d in range(x.ndim)])
+        # Past the bin's end the weight is 0 and the bin's last pixel is read again, so that no other pixel's NaN enters.
+        term = x.index_select(dim, torch.minimum(i, last) - first)
+        total = term * weight if total is None else total.addcmul_(term, weight)
+    assert total is not None
+    return total
+
+
+def _linear(inputs: list[Tensor], weight: Tensor, bias: Tensor) -> Tensor:
+    """W . [inputs; ...] + b at every pixel, of inputs (n, rows, w, channels) whose n, rows and w may be 1."""
+    blocks = weight.split([z.shape[-1] for z in inputs], dim=1)
+    *smaller, largest = [z @ block.T for z, block in zip(inputs, blocks, strict=True)]
+    return functools.reduce(Tensor.add_, smaller, largest.add_(bias))
+
+
+def _planes(inputs: list[Tensor], weight: Tensor, bias: Tensor) -> Tensor:
+    """As :func:`_linear`, but each channel of the result lies in a plane of its own: (channels, n, rows, w)."""
+    blocks = weight.split([z.shape[-1] for z in inputs], dim=1)
+    terms = [(block @ z.flatten(0, 2).T).unflatten(1, z.shape[:3]) for z, block in zip(inputs, blocks, strict=True)]
+    *smaller, largest = terms
+    return functools.reduce(Tensor.add_, smaller, largest.add_(bias.view(-1, 1, 1, 1)))
+
+
+def _gather(pixels: Tensor, a: Tensor, size_in: tuple[int, int], options: Options, strip: Strip) -> Tensor:
+    """Weighted sum of each target pixel's taps, with the coefficients (K*K, n, rows, w), where n, rows and w may be 1."""
+    planes, total = iter(a.unsqueeze(2).unbind(0)), None
+    for ky in range(options.taps):
+        row = _tap(pixels, ky, size_in[0], options.h, options.taps, strip.rows, strip.pixels.start, dim=2)
+        for kx in range(options.taps):
+            tap = _tap(row, kx, size_in[1], options.w, options.taps, range(options.w), 0, dim=3)
+            plane = next(planes)
+            total = plane * tap if total is None else total.addcmul_(plane, tap)
+    assert total is not None
+    return total
+
+
+def _tap(x: Tensor, k: int, n_in: int, n_out: int, taps: int, targets: range, first: int, dim: int) -> Tensor:
+    """Tap ``k`` of all targets along one axis, on which ``x`` begins with source pixel ``first``."""
+    begin, end = (geometry.first_tap(targets[i], n_in, n_out, taps) + k for i in (0, -1))
+    if n_in % n_out == 0 and begin >= 0 and end < n_in:  # evenly spaced: a view
+        index = [slice(None)] * x.ndim
+        index[dim] = slice(begin - first, end - first + 1, n_in // n_out)
+        return x[tuple(index)]
+    j = torch.arange(targets.start, targets.stop, device=x.device)
+    return x.index_select(dim, (geometry.first_tap(j, n_in, n_out, taps) + k).clamp(0, n_in - 1) - first)
