@@ -29,8 +29,6 @@ def is_as_made(module: nn.Module, kind: type[nn.Module]) -> bool:
 def _is_quantized(module: nn.Module) -> bool:
     """Whether the weight's class has operators of its own, as torchao's have. DTensor does not count: FSDP makes it plain."""
     kind = type(module._parameters.get("weight"))  # of which torch.compile knows more than of the weight
-    if kind is nn.Parameter or kind is type(None):  # PyTorch 2.9 does not compile what follows
-        return False
     return hasattr(kind, "__tensor_flatten__") and not hasattr(kind, "full_tensor")
 
 
