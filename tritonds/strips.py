@@ -26,20 +26,14 @@ from .ops import NAMESPACE
 
 def can_run(tensors: Sequence[Tensor]) -> bool:
     """Whether strips serve: on CPUs, for plain tensors, where nothing records or transforms the single operations."""
-    if tensors[0].device.type != "cpu" or torch.compiler.is_exporting():
+    if tensors[0].device.type != "cpu" or torch.compiler.is_exporting() or in_transform():
         return False
     if torch.compiler.is_compiling():
-        return not _in_compiled_transform()
-    if in_transform() or _get_current_dispatch_mode() is not None:
+        return True
+    if _get_current_dispatch_mode() is not None:
         return False
     plain = all(type(t) in (Tensor, nn.Parameter) for t in tensors)
     return plain and not any(forward_ad.unpack_dual(t).tangent is not None for t in tensors)
-
-
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator, unused-ignore]
-def _in_compiled_transform() -> bool:
-    """Whether the compiler traces inside a transform of torch.func, which it has entered then."""
-    return bool(torch._C._are_functorch_transforms_active())
 
 
 @torch.library.custom_op(f"{NAMESPACE}::strips", mutates_args=())
