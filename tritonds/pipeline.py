@@ -89,9 +89,9 @@ def _interpolate(function: methods.Resize, image: Tensor, size: tuple[int, int])
     """
     height, width = image.shape[2:]
     pixels = image.permute(0, 2, 3, 1).reshape(height, 3 * width)
-    rows = torch.empty(size[0], 3 * width)
+    rows = torch.empty(size[0], 3 * width, device=image.device)
     for target, source, weights in _bands(function, height, size[0]):
-        torch.mm(weights, pixels[source].float(), out=rows[target])
+        torch.mm(weights.to(image.device), pixels[source].float(), out=rows[target])
     result = function(rows.view(1, size[0], width, 3).permute(0, 3, 1, 2), size)
     return result / 255 if image.dtype == torch.uint8 else result
 
