@@ -15,7 +15,6 @@ import resource
 import time
 from collections.abc import Callable
 from typing import Annotated, Any
-from unittest import mock
 
 import rich.box
 import rich.console
@@ -26,13 +25,12 @@ import typer
 
 from bench import providers, workloads
 from bench.options import known
-from tritonds import strips
 
 UNIT = "interpolation, forward"
 PASSES = ("forward", "forward+backward")
 
 
-def memory(function: Callable[[], Any]) -> int:
+def peak_bytes(function: Callable[[], Any]) -> int:
     """The most that is allocated at once while ``function`` runs, in bytes."""
     with torch.profiler.profile(profile_memory=True) as profile:
         function()
@@ -53,7 +51,7 @@ def functions_of(passes: list[str]) -> dict[str, Callable[[], Any]]:
     compiled = torch.compile(net, dynamic=False)
 
     def whole() -> torch.Tensor:
-        with mock.patch.object(strips, "can_run", return_value=False):
+        with providers.whole_images():
             result: torch.Tensor = net(image)
         return result
 
@@ -78,7 +76,7 @@ def measure(functions: dict[str, Callable[[], Any]], rounds: int) -> dict[str, d
     found = {}
     for name, function in functions.items():
         function()
-        found[name] = {"wall": float("inf"), "cpu": float("inf"), "faults": 0.0, "memory": float(memory(function))}
+        found[name] = {"wall": float("inf"), "cpu": float("inf"), "faults": 0.0, "memory": float(peak_bytes(function))}
     for _ in range(rounds):
         for name, function in functions.items():
             faults, wall, cpu = resource.getrusage(resource.RUSAGE_SELF).ru_minflt, time.perf_counter(), time.process_time()

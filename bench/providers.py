@@ -1,18 +1,20 @@
 """Who is measured: every implementation by name, on the same tensors, and the check that it computes the right thing."""
 
+import contextlib
 import copy
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 import tritonds
-from tritonds import methods, ops
+from tritonds import methods, ops, strips
 
 from .workloads import AUTOTUNED, DTYPES, MEAN, STD, Workload
 
@@ -86,7 +88,7 @@ class Problem:
         if oracle not in self._expected:
             function, inputs = PROVIDERS[oracle].prepare(self._last(kind))
             backward = self.mode == "forward+backward"
-            with torch.set_grad_enabled(backward):
+            with torch.set_grad_enabled(backward), whole_images():
                 output = function()
             gradients = torch.autograd.grad(output, inputs, self.grad_output[-1:].double()) if backward else ()
             self._expected[oracle] = output.detach(), gradients
@@ -114,6 +116,13 @@ class Problem:
         """As decoders give images: a pixel's channels side by side; unless the workload is channels-first."""
         x = torch.randint(256, (batch, height, width, self.workload.channels), dtype=torch.uint8, device=self.device)
         return x.permute(0, 3, 1, 2).contiguous(memory_format=self.layout)
+
+
+@contextlib.contextmanager
+def whole_images() -> Iterator[None]:
+    """Have the PyTorch backend compute by :mod:`tritonds.reference` on CPUs too, where it works in strips otherwise."""
+    with mock.patch.object(strips, "can_run", return_value=False):
+        yield
 
 
 @dataclass(frozen=True)

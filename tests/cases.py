@@ -222,18 +222,6 @@ def matmul_precision(name):
         settings.fp32_precision = before
 
 
-def peak_bytes(function):
-    """The most that is allocated at once while ``function`` runs, in bytes."""
-    with torch.profiler.profile(profile_memory=True) as profile:
-        function()
-    total = peak = 0
-    for event in profile.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            total += event.nbytes()
-            peak = max(peak, total)
-    return peak
-
-
 def flatten(image, texture, weights):
     """All tensors, in the order in which gradients are compared."""
     tensors = [image, texture, weights.distance_weight, weights.distance_bias]

@@ -88,6 +88,9 @@ def _interpolate(function: methods.Resize, image: Tensor, size: tuple[int, int])
     PyTorch begins with columns, and takes twice the time for rows. The small result is divided, not the image.
     """
     height, width = image.shape[2:]
+    if height > 3 * width:  # the weights of all rows would be more numbers than the image has
+        result = function(image.float(), size)
+        return result / 255 if image.dtype == torch.uint8 else result
     pixels = image.permute(0, 2, 3, 1).reshape(height, 3 * width)
     rows = torch.empty(size[0], 3 * width, device=image.device)
     for target, source, weights in _bands(function, height, size[0]):

@@ -25,11 +25,11 @@ from cases import (
     net_of,
     oracle_from_image,
     oracle_from_uint8,
-    peak_bytes,
     run,
 )
 
 import tritonds
+from bench.cpu import peak_bytes
 
 GRID = {
     "default": Case(texture=16, distance=16, hidden=16),

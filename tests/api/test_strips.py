@@ -22,12 +22,12 @@ from cases import (
     net_of,
     oracle_from_image,
     oracle_from_uint8,
-    peak_bytes,
 )
 from torch.autograd import forward_ad
 from torch.utils.flop_counter import FlopCounterMode
 
 import tritonds
+from bench.cpu import peak_bytes
 from tritonds import reference, strip, strips
 from tritonds.coefficient_weights import flatten as flatten_weights
 

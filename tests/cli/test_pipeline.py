@@ -197,11 +197,19 @@ def test_images_are_in_work_at_the_same_time(photos):
 @pytest.mark.parametrize("size", [(9, 7), (1, 1), (61, 80), (130, 7)])
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
 def test_interpolations_are_those_of_float64(method, size, dtype):
-    """Up to 1e-5, since PyTorch computes coordinates in float32; half a level of 255 is 2e-3."""
-    image = torch.randint(256, (1, 3, 61, 97), dtype=torch.uint8)
-    expected = methods.get(method)(image.double() / 255, size)
-    for memory_format in (torch.contiguous_format, torch.channels_last):
-        given = image.contiguous(memory_format=memory_format)
-        given = given if dtype == torch.uint8 else given.float() / 255
-        got = pipeline.computation(methods.get(method), size, False, CPU)([given])
-        torch.testing.assert_close(got.double(), expected, rtol=0, atol=1e-5)
+    """Up to 1e-7 for each pixel of a side, since PyTorch computes coordinates in float32; half a level of 255 is 2e-3."""
+    for shape in ((61, 97), (300, 9)):
+        image = torch.randint(256, (1, 3, *shape), dtype=torch.uint8)
+        expected = methods.get(method)(image.double() / 255, size)
+        for memory_format in (torch.contiguous_format, torch.channels_last):
+            given = image.contiguous(memory_format=memory_format)
+            given = given if dtype == torch.uint8 else given.float() / 255
+            got = pipeline.computation(methods.get(method), size, False, CPU)([given])
+            torch.testing.assert_close(got.double(), expected, rtol=0, atol=1e-7 * max(shape))
+
+
+def test_tall_images_need_no_more_than_their_own_memory():
+    """A square of 100,000 rows would be 40 GB."""
+    compute = pipeline.computation(methods.get("bilinear-aa"), (50, 1), False, CPU)
+    result = compute([torch.full((1, 3, 100_000, 2), 255, dtype=torch.uint8)])
+    torch.testing.assert_close(result, torch.ones(1, 3, 50, 1))
