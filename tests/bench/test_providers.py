@@ -52,6 +52,18 @@ def test_a_gradient_that_reaches_another_image_is_found(monkeypatch, device):
     assert not providers.errors("wrong-one", problem, *providers.build("wrong-one", problem)).acceptable
 
 
+@pytest.mark.parametrize("name", ["reference", "net-eager", "image-eager"])
+def test_what_is_expected_does_not_come_from_strips(name, monkeypatch):
+    """On a CPU the PyTorch backend works in strips, which are measured themselves."""
+
+    def strips(*_):
+        raise AssertionError
+
+    monkeypatch.setattr("tritonds.strips.strips", strips)
+    problem = providers.Problem(TINY, "forward", torch.device("cpu"))
+    assert problem.expected(name)[0].isfinite().all()
+
+
 @pytest.mark.parametrize("name", ["fused", "net-fused"])
 @pytest.mark.parametrize(
     ("mode", "change"),
