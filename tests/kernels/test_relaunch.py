@@ -72,11 +72,13 @@ def gradients(case, inputs):
 
 
 def test_dtypes_do_not_share_a_kernel(device, bindings):
-    """Of uint8 and float images everything else about a launch may be the same."""
+    """Of these images of uint8 and float32 all else about a launch is the same, factors and summands too."""
     nets = [net_of(backend).to(device) for backend in ("triton", "torch")]
     pixels = torch.randint(256, (1, 3, 12, 10), dtype=torch.uint8, device=device)
-    with torch.no_grad():
-        for image in (pixels, pixels / 255, pixels, pixels / 255):
+    for image, mean, std in [(pixels, 0.5, 0.25), (pixels.float(), 127.5, 63.75)] * 2:
+        for net in nets:
+            net.mean, net.std = [mean] * 3, [std] * 3
+        with torch.no_grad():
             torch.testing.assert_close(*[net(image, (5, 4)) for net in nets], rtol=1e-5, atol=1e-5)
     assert bindings == ["downsize_kernel"] * 2
 
