@@ -141,6 +141,9 @@ def test_points_by_hand(device):
     boxed = map_points(points, (12, 20), (24, 44), letterbox=True)  # twice as large, 2 columns left of it
     torch.testing.assert_close(boxed, torch.tensor([[[6.0, 6.0], [-6.0, 100.0]]], device=device))
     torch.testing.assert_close(map_points(boxed, (12, 20), (24, 44), letterbox=True, inverse=True), points)
+    boxed = map_points(points, (12, 20), (28, 40), letterbox=True)  # and here 2 rows above it
+    torch.testing.assert_close(boxed, torch.tensor([[[4.0, 8.0], [-8.0, 102.0]]], device=device))
+    torch.testing.assert_close(map_points(boxed, (12, 20), (28, 40), letterbox=True, inverse=True), points)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
