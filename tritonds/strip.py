@@ -194,8 +194,7 @@ def _pool_axis(x: Tensor, n_in: int, n_out: int, targets: range, first: int, dim
     total = None
     for t in range(geometry.bin_width(n_in, n_out)):
         i = begin + t
-        overlap = torch.minimum((i + 1) * n_out, (j + 1) * n_in) - torch.maximum(i * n_out, j * n_in)
-        weight = (overlap.clamp(min=0).to(x.dtype) / n_in).view([-1 if d == dim else 1 for d in range(x.ndim)])
+        weight = reference.bin_share(i, j, n_in, n_out, x.dtype).view([-1 if d == dim else 1 for d in range(x.ndim)])
         # Past the bin's end the weight is 0 and the bin's last pixel is read again, so that no other pixel's NaN enters.
         term = x.index_select(dim, torch.minimum(i, last) - first)
         total = term * weight if total is None else total.addcmul_(term, weight)

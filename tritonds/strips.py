@@ -30,7 +30,7 @@ def can_run(tensors: Sequence[Tensor]) -> bool:
         return False
     if torch.compiler.is_compiling():
         return True
-    if _get_current_dispatch_mode() is not None:
+    if _get_current_dispatch_mode() is not None or torch._C._get_tracing_state() is not None:
         return False
     plain = all(type(t) in (Tensor, nn.Parameter) for t in tensors)
     return plain and not any(forward_ad.unpack_dual(t).tangent is not None for t in tensors)

@@ -1,9 +1,10 @@
 """The PyTorch backend on CPUs: the same result in strips of any height; what it needs; where the reference stays."""
 
-from dataclasses import replace
+from dataclasses import warnings
 
 import oracle
 import pytest
+import replace
 import torch
 from cases import (
     LIST_SIZES,
@@ -217,6 +218,12 @@ class TestTheReferenceStays:
 
     def test_for_exported_programs(self, net):
         torch.export.export(net, (torch.rand(1, 3, 12, 16),))
+
+    def test_for_traces(self, net):
+        """Of TorchScript, which would need tritonds to load one with strips."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of TorchScript's end, and of sizes that become constants
+            torch.jit.trace(net, torch.rand(1, 3, 12, 16))
 
 
 def test_strips_equal_the_reference_for_large_images():
