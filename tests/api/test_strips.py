@@ -1,10 +1,10 @@
 """The PyTorch backend on CPUs: the same result in strips of any height; what it needs; where the reference stays."""
 
-from dataclasses import warnings
+import warnings
+from dataclasses import replace
 
 import oracle
 import pytest
-import replace
 import torch
 from cases import (
     LIST_SIZES,
