@@ -93,7 +93,7 @@ def _encode(out: pathlib.Path, source: files.Source, pixels: np.ndarray, profile
 
 def corners(images: list[Tensor]) -> Tensor:
     """The stand-in: next to no time, whatever the images."""
-    return torch.cat([x[:, :, : SIZE[0], : SIZE[1]] / 255 for x in images])
+    return torch.cat([x[:, :3, : SIZE[0], : SIZE[1]] / 255 for x in images])
 
 
 def commanding(folder: pathlib.Path, *options: str) -> tuple[float, float]:

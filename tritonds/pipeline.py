@@ -26,7 +26,7 @@ from .files import Photograph, Source
 from .module import DownsizeNet
 
 Compute = Callable[[list[Tensor]], Tensor]
-"""Takes images (1, 3, H, W), all uint8 or all float32 between 0 and 1. Returns pictures (N, 3, h, w) between 0 and 1."""
+"""Takes images as ``files.decode`` gives them, all uint8 or all float32. Returns pictures (N, 3, h, w) between 0 and 1."""
 Encode = Callable[[Source, np.ndarray, bytes | None], bytes]
 """Takes a source, the pixels (h, w, 3) of its result in uint8, and their colour profile. Returns the bytes of a file."""
 
@@ -68,14 +68,18 @@ def computation(function: methods.Resize, size: tuple[int, int], letterbox: bool
     """
     if isinstance(function, DownsizeNet) and device.type == "cuda":
         return partial(_in_one_launch, function, size, letterbox, device)
-    resize = function if isinstance(function, DownsizeNet) else partial(_interpolate, function)
+    resize = partial(_rgb, function) if isinstance(function, DownsizeNet) else partial(_interpolate, function)
     return lambda images: to_batch([x[0].to(device) for x in images], size, letterbox, 0.0, resize)
+
+
+def _rgb(net: DownsizeNet, image: Tensor, size: tuple[int, int]) -> Tensor:
+    return net(image[:, :3], size)
 
 
 def _in_one_launch(
     net: DownsizeNet, size: tuple[int, int], letterbox: bool, device: torch.device, images: list[Tensor]
 ) -> Tensor:
-    batch = [x[0].to(device) for x in images]
+    batch = [x[0].to(device)[:3] for x in images]
     if not letterbox:
         return net(batch, size)
     result = net(batch, size, letterbox=True)
@@ -87,15 +91,15 @@ def _interpolate(function: methods.Resize, image: Tensor, size: tuple[int, int])
 
     PyTorch begins with columns, and takes twice the time for rows. The small result is divided, not the image.
     """
-    height, width = image.shape[2:]
+    channels, height, width = image.shape[1:]
     if height > 3 * width:  # the weights of all rows would be more numbers than the image has
-        result = function(image.float(), size)
+        result = function(image[:, :3].float(), size)
         return result / 255 if image.dtype == torch.uint8 else result
-    pixels = image.permute(0, 2, 3, 1).reshape(height, 3 * width)
-    rows = torch.empty(size[0], 3 * width, device=image.device)
+    pixels = image.permute(0, 2, 3, 1).reshape(height, channels * width)
+    rows = torch.empty(size[0], channels * width, device=image.device)
     for target, source, weights in _bands(function, height, size[0]):
         torch.mm(weights.to(image.device), pixels[source].float(), out=rows[target])
-    result = function(rows.view(1, size[0], width, 3).permute(0, 3, 1, 2), size)
+    result = function(rows.view(1, size[0], width, channels)[..., :3].permute(0, 3, 1, 2), size)
     return result / 255 if image.dtype == torch.uint8 else result
 
 

@@ -3,6 +3,7 @@
 import threading
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -206,6 +207,23 @@ def test_interpolations_are_those_of_float64(method, size, dtype):
             given = given if dtype == torch.uint8 else given.float() / 255
             got = pipeline.computation(methods.get(method), size, False, CPU)([given])
             torch.testing.assert_close(got.double(), expected, rtol=0, atol=1e-7 * max(shape))
+
+
+@pytest.mark.parametrize("method", ["area", "natural-k2", "in one launch"])
+@pytest.mark.parametrize("letterbox", [False, True])
+def test_a_fourth_channel_is_nowhere_seen(method, letterbox):
+    """Decoders keep four bytes for each pixel of RGB. Beside images of three it changes nothing."""
+    if method == "in one launch":
+        net = methods.network("natural-k2")
+        compute = partial(pipeline._in_one_launch, net, (9, 7), letterbox, CPU)
+    else:
+        compute = pipeline.computation(methods.get(method), (9, 7), letterbox, CPU)
+    given = [
+        torch.randint(256, (1, *size, 4), dtype=torch.uint8).permute(0, 3, 1, 2) for size in ((61, 97), (300, 9), (20, 30))
+    ]
+    expected = compute([image[:, :3].contiguous() for image in given])
+    assert expected.shape == (3, 3, 9, 7)
+    torch.testing.assert_close(compute([given[0], given[1][:, :3], given[2]]), expected, rtol=0, atol=1e-6)
 
 
 def test_tall_images_need_no_more_than_their_own_memory():

@@ -1,6 +1,8 @@
 """Image files of every usual kind: pixels, orientation, colour profile; and files that no decoder reads."""
 
+import gc
 import struct
+import warnings
 
 import cv2
 import numpy as np
@@ -185,3 +187,17 @@ def test_resize_survives_a_decoder_that_fails_in_its_own_way(photos, tmp_path, m
     assert result.exit_code == 1
     assert "turned.jpg: TypeError: bad operand type for abs(): 'str'" in result.output
     assert "2 written" in result.output
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (7, 5), (2100, 2000)])  # Pillow keeps the rows of the last in several pieces
+def test_pixels_live_as_long_as_their_tensor(shape, tmp_path):
+    """They are Pillow's own memory, with a fourth channel, unless that is in several pieces."""
+    pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "x.png", compress_level=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of tensors that must not be written to
+        image = files.decode(tmp_path / "x.png").pixels
+    assert image.shape[1] == (3 if shape[0] > 2000 else 4)
+    gc.collect()
+    others = [np.full((*shape, 4), 7, np.uint8) for _ in range(4)]  # would take the memory if it were free
+    assert np.array_equal(image[0, :3].permute(1, 2, 0).numpy(), pixels), len(others)
