@@ -27,6 +27,7 @@ def run(*arguments, **environment):
     return result.stdout
 
 
+@pytest.mark.long
 def test_random_sizes_share_few_kernels_and_a_warm_up_knows_them_all():
     results = json.loads(run("-m", "bench.distinct", "--json"))
     assert len(results) > 15

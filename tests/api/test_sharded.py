@@ -86,7 +86,7 @@ def accelerated(net):
 
 
 @pytest.mark.skipif(not dist.is_gloo_available(), reason="PyTorch was built without gloo")
-@pytest.mark.parametrize("backend", ["triton", pytest.param("torch", marks=pytest.mark.long)])
+@pytest.mark.parametrize("backend", ["torch", pytest.param("triton", marks=pytest.mark.long)])
 def test_one_step_of_two_processes_is_that_of_one_with_all_images(backend, tmp_path):
     mp.start_processes(in_process, args=(backend, tmp_path), nprocs=WORLD, start_method="spawn")
     before, expected = net_of(backend), net_of(backend)

@@ -11,6 +11,7 @@ from bench.accuracy import commands, plan, runner
 from bench.accuracy.pipelines import PIPELINES
 
 
+@pytest.mark.long
 def test_every_pipeline_end_to_end(tmp_path):
     """From the command line, each behind an interpolation and behind DownsizeNet; what is done is not done again."""
     chosen = ["--tiny", "--jobs", 1, "--out", tmp_path, "--method", "bilinear", "--method", "downsizenet-k2"]
