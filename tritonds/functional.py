@@ -1,16 +1,16 @@
 """The public functions: they check their arguments once, choose a backend, and call it."""
 
 from collections.abc import Sequence
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import checks, ops, reference, strips
+from . import checks, ops, reference, repeats, strips
 from .batches import Letterboxed, channels_last, letterboxed, normalization_terms, normalize, to_batch
 from .calls import ImageCall, checked, image_call
-from .coefficient_weights import CoefficientWeights, unflatten
+from .coefficient_weights import CoefficientWeights, given, unflatten
 from .dtypes import autocast, in_transform, trainable
 
 MAX_FUSED_CHANNELS = 64
@@ -64,6 +64,18 @@ def downsize(
     >>> downsize(torch.ones(1, 3, 8, 8), torch.ones(1, 1, 8, 8), weights, (4, 4)).shape
     torch.Size([1, 3, 4, 4])
     """
+    arguments = image, texture, weights, size, taps, prior, backend
+    flat = given(weights) if _may_repeat(backend, image) else None
+    if flat is None:
+        return _downsize(*arguments)
+    distance = weights.distance_weight is not None
+    return repeats.run(_downsize, arguments, [image, texture, *flat], ["downsize", distance, *_plain(size), taps, prior, backend])
+
+
+def _downsize(
+    image: Tensor, texture: Tensor | None, weights: CoefficientWeights, size: int | tuple[int, int], taps: int,
+    prior: str | None, backend: str,
+) -> Tensor:  # fmt: skip
     image, texture, weights, flat, size, taps = checked(image, texture, weights, size, taps, prior)
     if not _use_triton(backend, image, image.dtype):
         if strips.can_run([image, *flat, *([] if texture is None else [texture])]):
@@ -182,10 +194,35 @@ def downsize_image(
     >>> downsize_image(images, torch.zeros(1, 3, 3, 3), torch.zeros(1), weights, (1, 1))[:, 0].flatten().tolist()
     [1.0, 0.0]
     """
-    call = image_call(image, texture_weight, texture_bias, weights, size, taps, prior, mean, std, out_dtype, letterbox, fill)
+    arguments = (image, texture_weight, texture_bias, weights, size, taps, prior, mean, std, out_dtype, letterbox, fill, backend)
+    flat = given(weights) if _may_repeat(backend, image) and (texture_weight is None) == (texture_bias is None) else None
+    if flat is None:
+        result = _downsize_image(*arguments)
+    else:
+        convolution = [] if texture_weight is None else [texture_weight, texture_bias]
+        options = [
+            "downsize_image", len(convolution), weights.distance_weight is not None, *_plain(size), taps, prior, *_plain(mean),
+            *_plain(std), out_dtype, letterbox, fill, backend,
+        ]  # fmt: skip
+        result = repeats.run(_downsize_image, arguments, [image, *convolution, *flat], options)
+    return letterboxed(result, image, checks.check_size(size)) if letterbox else result
+
+
+def _downsize_image(*arguments) -> Tensor:
+    *options, backend = arguments
+    call = image_call(*options)
     run = _downsize_image_triton if _use_triton(backend, call.first, call.weights[0].dtype) else _downsize_image_torch
-    result = run(call)
-    return letterboxed(result, call.image, call.size) if call.letterbox else result
+    return run(call)
+
+
+def _may_repeat(backend: str, image: Any) -> bool:
+    """Whether Triton may be meant."""
+    return backend == "triton" or (backend == "auto" and isinstance(image, Tensor) and image.is_cuda)
+
+
+def _plain(option: Any) -> Sequence[Any]:
+    """The numbers of an option, which may be several; None between them and the next ones."""
+    return (*option, None) if type(option) is tuple or type(option) is list else (option,)
 
 
 def _downsize_image_torch(call: ImageCall) -> Tensor:

@@ -15,7 +15,7 @@ import functools
 import importlib
 import importlib.util
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -156,7 +156,7 @@ def call(operator: Any, *args: Any) -> Any:
     Whatever watches or replaces operators still sees them: compilation, tracing, profilers, modes, torch.func, subclasses of
     tensors.
     """
-    if torch.compiler.is_compiling() or _is_watched():
+    if torch.compiler.is_compiling() or is_watched():
         return operator(*args)
     tensors = _tensors(args)
     for t in tensors:
@@ -167,7 +167,7 @@ def call(operator: Any, *args: Any) -> Any:
     return IMPLEMENTATIONS[operator](*args)
 
 
-def _is_watched() -> bool:
+def is_watched() -> bool:
     c = torch._C
     return bool(
         c._len_torch_dispatch_stack()
@@ -201,26 +201,40 @@ def _any_wants_grad(tensors: list[Tensor]) -> bool:
     return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
 
 
-class _Differentiable(torch.autograd.Function):
-    """An operator and its backward operator. Tensors are arguments of their own, since autograd follows none inside lists."""
+class Recorded(NamedTuple):
+    """A call of an operator that is recorded for the backward pass, but for its tensors."""
+
+    operator: Any
+    backward: Any
+    gradients: _Gradients
+    lengths: list[int | None]
+    options: Sequence[Any]
+
+
+class Differentiable(torch.autograd.Function):
+    """An operator and its backward operator. Tensors are arguments of their own, since autograd follows none inside lists.
+
+    ``launch()`` takes the place of the operator's call, if it is not None.
+    """
 
     @staticmethod
-    def forward(
-        ctx: Any, operator: Any, backward: Any, gradients: _Gradients, lengths: Any, options: Any, *tensors: Tensor | None
-    ) -> Tensor:
+    def forward(ctx: Any, recorded: Recorded, launch: Callable[[], Tensor] | None, *tensors: Tensor | None) -> Tensor:
         ctx.save_for_backward(*tensors)
-        ctx.call = backward, gradients, lengths, options
+        ctx.recorded = recorded
+        if launch is not None:
+            return launch()
+        operator, _, gradients, lengths, options = recorded
         with torch._C._AutoDispatchBelowAutograd():
             return call(operator, *gradients.unflatten(tensors, lengths), *options)
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> Any:
-        backward, gradients, lengths, options = ctx.call
+        _, backward, gradients, lengths, options = ctx.recorded
         args = gradients.unflatten(ctx.saved_tensors, lengths)
-        wanted = gradients.unflatten(ctx.needs_input_grad[5:], lengths)
+        wanted = gradients.unflatten(ctx.needs_input_grad[2:], lengths)
         needs = gradients.needs(wanted)
         grads = _place(call(backward, grad_output, *args, *options, needs), needs)
-        return *[None] * 5, *gradients.spread(grads, args, wanted)
+        return None, None, *gradients.spread(grads, args, wanted)
 
 
 class _DifferentiableAreaPool2d(torch.autograd.Function):
@@ -313,7 +327,8 @@ def _define_pair(name: str, arguments: type[Any]) -> tuple[Any, Any]:
         tensors, lengths = gradients.flatten(args)
         if lengths[0] is not None and args[0][0].dim() == 3 and any(image.requires_grad for image in args[0]):
             raise RuntimeError(f"{NAMESPACE}::{name} has no gradients to images of different sizes; give it one at a time")
-        return _Differentiable.apply(operator, backward, gradients, lengths, args[gradients.tensors :], *tensors)
+        recorded = Recorded(operator, backward, gradients, lengths, args[gradients.tensors :])
+        return Differentiable.apply(recorded, None, *tensors)
 
     schema = schema_of(arguments)
     operator = _define(f"{name}({schema}) -> Tensor", *_functions(arguments), differentiate)

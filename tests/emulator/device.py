@@ -23,7 +23,7 @@ def use(capability, cache):
     os.environ["TRITON_CACHE_DIR"] = str(folder)
     calls = driver.install(capability, allocations)
 
-    from tritonds import ops
+    from tritonds import ops, repeats
     from tritonds.kernels import batch, relaunch
 
     ops.why_no_triton = lambda device_type: None
@@ -34,7 +34,7 @@ def use(capability, cache):
         result.given = images  # the kernel gets their addresses inside of the table
         return result, index64
 
-    batch.table, relaunch.address = table, _Address
+    batch.table, relaunch.address, repeats.address = table, _Address, _Address
     return calls
 
 
