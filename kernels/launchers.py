@@ -139,8 +139,10 @@ def _of_images(call: Call, images: Sequence[Tensor], output: Tensor) -> Call:
         size, channels_last = (image.shape[2], image.shape[3]), image.stride(1) == 1 or image.shape[1] == 1
         return call._replace(image_size=size, channels_last=channels_last)
     size = (output.shape[2], output.shape[3])
-    channels_last = all(image.stride(0) == 1 or image.shape[0] == 1 for image in images)
-    table, index64 = batch.table(images, size, call.fill is not None)
+    rows = batch.read(images, size, call.fill is not None)
+    table = batch.table(rows, images[0].device)
+    index64 = any(t.index64 for t in rows.traits)
+    channels_last = all(t.channels_adjacent or t.channels == 1 for t in rows.traits)
     return call._replace(table=table, index64=index64, channels_last=channels_last)
 
 

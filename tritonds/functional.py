@@ -69,7 +69,7 @@ def downsize(
     if flat is None:
         return _downsize(*arguments)
     distance = weights.distance_weight is not None
-    return repeats.run(_downsize, arguments, [image, texture, *flat], ["downsize", distance, *_plain(size), taps, prior, backend])
+    return repeats.run(_downsize, arguments, image, [texture, *flat], ["downsize", distance, *_plain(size), taps, prior, backend])
 
 
 def _downsize(
@@ -204,7 +204,7 @@ def downsize_image(
             "downsize_image", len(convolution), weights.distance_weight is not None, *_plain(size), taps, prior, *_plain(mean),
             *_plain(std), out_dtype, letterbox, fill, backend,
         ]  # fmt: skip
-        result = repeats.run(_downsize_image, arguments, [image, *convolution, *flat], options)
+        result = repeats.run(_downsize_image, arguments, image, [*convolution, *flat], options, (size, letterbox))
     return letterboxed(result, image, checks.check_size(size)) if letterbox else result
 
 
@@ -217,7 +217,10 @@ def _downsize_image(*arguments) -> Tensor:
 
 def _may_repeat(backend: str, image: Any) -> bool:
     """Whether Triton may be meant."""
-    return backend == "triton" or (backend == "auto" and isinstance(image, Tensor) and image.is_cuda)
+    if backend == "auto":
+        first = image[0] if isinstance(image, (list, tuple)) and image else image
+        return isinstance(first, Tensor) and first.is_cuda
+    return backend == "triton"
 
 
 def _plain(option: Any) -> Sequence[Any]:

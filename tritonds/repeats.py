@@ -32,7 +32,7 @@ class _Repeat(NamedTuple):
     ready: Any
     """The launch, see :class:`tritonds.kernels.relaunch.Ready`."""
     picks: list[Callable[[list[Any]], Any]]
-    """What the launch is given in its places, of the addresses of tensors, result, and None."""
+    """What the launch is given in its places, of the addresses of tensors, result and table, and None."""
     shape: tuple[int, ...]
     stride: tuple[int, ...]
     dtype: torch.dtype
@@ -40,34 +40,74 @@ class _Repeat(NamedTuple):
     recorded: ops.Recorded | None
     """For the backward pass, if a gradient is wanted."""
 
-    def launch(self, addresses: list[Any]) -> Tensor:
+    def launch(self, addresses: list[Any], rows: Any) -> Tensor:
+        """The result. ``rows`` are the table's, if images are a list."""
         result = torch.empty_strided(self.shape, self.stride, dtype=self.dtype, device=self.device)
-        addresses += address(result), None
+        table = None if rows is None else ops.import_kernels().batch.table(rows, self.device)
+        addresses += address(result), None if table is None else address(table), None
         self.ready.start([pick(addresses) for pick in self.picks])
         return result
 
 
-def run(compute: Callable[..., Tensor], arguments: Sequence[Any], tensors: list[Tensor], options: Sequence[Any]) -> Tensor:
-    """``compute(*arguments)``, or its launch. ``tensors`` are those of the operator's call, ``options`` all else."""
-    found = _key(tensors, options)
+def run(
+    compute: Callable[..., Tensor], arguments: Sequence[Any], image: Tensor | Sequence[Tensor], tensors: list[Tensor | None],
+    options: Sequence[Any], place: tuple[Any, Any] = (None, None),
+) -> Tensor:  # fmt: skip
+    """``compute(*arguments)``, or its launch.
+
+    Args:
+        image: a batch, or a list of images: the first arguments of the operator's call.
+        tensors: its other tensors.
+        options: all else.
+        place: what images of a list are resized to, and whether they are letterboxed.
+    """
+    if torch.compiler.is_compiling() or ops.is_watched() or forward_ad._current_level >= 0:
+        return compute(*arguments)
+    batch = isinstance(image, Tensor)
+    images = [image] if batch else image
+    rows = None if batch else _rows(images, *place)
+    if not batch and rows is None:
+        return compute(*arguments)
+    found = _key([image, *tensors], options) if batch else _key(tensors, [*options, len(images)])
     if found is None:
         return compute(*arguments)
     key, addresses = found
+    if rows is not None:
+        first = address(images[0])
+        key += rows.traits, images[0].dtype, images[0].device, first % 16
+        addresses.insert(0, first)
     repeat = _known.get(key)
     if repeat is None:
-        return _first(key, tensors, compute, arguments)
+        return _first(key, [images[0], *tensors], compute, arguments)
     if not repeat.ready.fits():
         return compute(*arguments)
     if repeat.recorded is None:
-        return repeat.launch(addresses)
-    result: Tensor = ops.Differentiable.apply(repeat.recorded, functools.partial(repeat.launch, addresses), *tensors)
+        return repeat.launch(addresses, rows)
+    launch = functools.partial(repeat.launch, addresses, rows)
+    result: Tensor = ops.Differentiable.apply(repeat.recorded, launch, *images, *tensors)
     return result
 
 
-def _key(tensors: list[Tensor], options: Sequence[Any]) -> tuple[Any, list[Any]] | None:
-    """(The key of a call, the tensors' addresses), or None if nothing is to be kept of it."""
-    if torch.compiler.is_compiling() or ops.is_watched() or forward_ad._current_level >= 0:
+def _rows(images: Sequence[Tensor], size: Any, letterbox: Any) -> Any:
+    """The table of ``images``, or None if these are unusual, or not alike."""
+    if type(images) not in (list, tuple) or not images or type(size) is not tuple or not isinstance(images[0], Tensor):
         return None
+    dtype, device, grad = images[0].dtype, images[0].device, torch.is_grad_enabled()
+    if ops.why_no_triton(device.type) is not None:
+        return None
+    try:
+        for x in images:
+            if type(x) is not Tensor or x.dtype is not dtype or x.device != device or x.requires_grad or x.is_neg():
+                return None
+            if grad and x.is_inference():
+                return None
+        return ops.import_kernels().batch.read(images, size, letterbox)
+    except (RuntimeError, TypeError, ValueError, ZeroDivisionError):  # an image or a size that checks will refuse
+        return None
+
+
+def _key(tensors: list[Tensor | None], options: Sequence[Any]) -> tuple[tuple[Any, ...], list[Any]] | None:
+    """(The key of a call, the tensors' addresses), or None if nothing is to be kept of it."""
     kinds = tuple(map(type, options))
     if not PLAIN.issuperset(kinds):
         return None
@@ -81,9 +121,7 @@ def _key(tensors: list[Tensor], options: Sequence[Any]) -> tuple[Any, list[Any]]
                 addresses.append(None)
                 continue
             kind = type(x)
-            if (kind is not nn.Parameter and kind is not Tensor) or x.is_neg():
-                return None
-            if grad and x.is_inference():
+            if (kind is not nn.Parameter and kind is not Tensor) or x.is_neg() or (grad and x.is_inference()):
                 return None
             found = address(x)
             addresses.append(found)
@@ -106,11 +144,12 @@ def _first(key: Any, tensors: list[Tensor | None], compute: Callable[..., Tensor
         return compute(*arguments)
     with ops.import_kernels().launch.relaunch.observe() as launches:
         result = compute(*arguments)
-    places = {id(x): index for index, x in enumerate([*tensors, result, None])}
-    # An equal call may be given two tensors where this one is given one of them twice.
-    distinct = len(places) - 2 == sum(x is not None for x in tensors)
-    if len(launches) == 1 and distinct:
+    given = [x for x in tensors if x is not None]
+    # Each once, since an equal call may be given two tensors where this one is given one of them twice.
+    if len(launches) == 1 and len(set(map(id, given))) == len(given):
         ready, launched = launches[0]
+        known = [*tensors, result, launched.get("table_ptr"), None]
+        places = {id(x): index for index, x in enumerate(known)}
         try:
             picks = [_pick(value, places) for value in launched.values()]
         except KeyError:  # a tensor made on the way, such as a copy
