@@ -103,9 +103,7 @@ _captured: list[Tensor] = []
 
 
 @functools.lru_cache(maxsize=4096)
-def _row(
-    shape: tuple[int, ...], strides: tuple[int, ...], size: tuple[int, int], letterboxed: bool
-) -> tuple[bytes, Traits]:
+def _row(shape: tuple[int, ...], strides: tuple[int, ...], size: tuple[int, int], letterboxed: bool) -> tuple[bytes, Traits]:
     """(A row of the table behind its pointer, what else matters) for an image."""
     channels, height, width = shape
     if 0 in shape:

@@ -177,7 +177,7 @@ def _backward(
     launch.launch(downsize_backward_kernel, backward, grad_output.device, pointers(call) | tensors)
     if grad_network_weights is not None:
         assert partial is not None
-        grad_network_weights.copy_(partial.sum(dim=0))
+        _sum(partial, grad_network_weights)
     if grad_texture is not None and grad_pooled is not None:
         area_pool2d_backward(grad_pooled.permute(0, 3, 1, 2), grad_texture)
     if grad_image is not None:
@@ -203,6 +203,14 @@ def _accumulator(weight: Tensor) -> torch.dtype:
     return torch.float64 if weight.dtype == torch.float64 else torch.float32
 
 
+def _sum(partial: Tensor, output: Tensor) -> None:
+    """Write the sum over rows of ``partial`` into ``output``."""
+    if partial.dtype == output.dtype:
+        torch.sum(partial, dim=0, out=output)  # one launch less
+    else:
+        output.copy_(partial.sum(dim=0))
+
+
 def _grad_texture_weights(call: Call, problem: Problem, index64: bool, grad_pooled: Tensor, output: Tensor) -> None:
     """Write the gradients to weight and bias of the texture's convolution into the flat ``output``."""
     sums = plan.grad_texture_weights_plan(problem, index64)
@@ -216,7 +224,7 @@ def _grad_texture_weights(call: Call, problem: Problem, index64: bool, grad_pool
         "partial_ptr": partial,
     }
     launch.launch(texture_grad_weights_kernel, sums, grad_pooled.device, tensors)
-    output.copy_(partial.sum(dim=0))
+    _sum(partial, output)
 
 
 def _add_grad_image(call: Call, problem: Problem, index64: bool, grad_pooled: Tensor, grad_image: Tensor) -> None:

@@ -20,6 +20,10 @@ ALIGNMENT = 16
 """Bytes. The compiler is told whether an address is a multiple of them."""
 
 
+address = Tensor.data_ptr
+"""The address of a tensor's first element, as launchers take it."""
+
+
 class Ready(NamedTuple):
     """A compiled kernel that was launched, and the arguments that its launcher is given again."""
 
@@ -103,11 +107,6 @@ def _add(x: Tensor | None, key: list[Any]) -> int | None:
     if found % ALIGNMENT:
         key.append("unaligned")
     return found
-
-
-def address(x: Tensor) -> int:
-    """The address of the first element, as launchers take it."""
-    return x.data_ptr()
 
 
 def _is_plain(kernel: Any) -> bool:

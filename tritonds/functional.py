@@ -69,7 +69,8 @@ def downsize(
     if flat is None:
         return _downsize(*arguments)
     distance = weights.distance_weight is not None
-    return repeats.run(_downsize, arguments, image, [texture, *flat], ["downsize", distance, *_plain(size), taps, prior, backend])
+    options = ["downsize", distance, *_plain(size), taps, prior, backend]
+    return repeats.run(_downsize, arguments, [image], [texture, *flat], options)
 
 
 def _downsize(
@@ -194,21 +195,23 @@ def downsize_image(
     >>> downsize_image(images, torch.zeros(1, 3, 3, 3), torch.zeros(1), weights, (1, 1))[:, 0].flatten().tolist()
     [1.0, 0.0]
     """
-    arguments = (image, texture_weight, texture_bias, weights, size, taps, prior, mean, std, out_dtype, letterbox, fill, backend)
+    options = size, taps, prior, mean, std, out_dtype, letterbox, fill, backend
+    arguments = image, texture_weight, texture_bias, weights, *options
     flat = given(weights) if _may_repeat(backend, image) and (texture_weight is None) == (texture_bias is None) else None
     if flat is None:
         result = _downsize_image(*arguments)
     else:
         convolution = [] if texture_weight is None else [texture_weight, texture_bias]
-        options = [
+        plain = [
             "downsize_image", len(convolution), weights.distance_weight is not None, *_plain(size), taps, prior, *_plain(mean),
             *_plain(std), out_dtype, letterbox, fill, backend,
         ]  # fmt: skip
-        result = repeats.run(_downsize_image, arguments, image, [*convolution, *flat], options, (size, letterbox))
+        images, place = ([image], None) if isinstance(image, Tensor) else (image, (size, letterbox))
+        result = repeats.run(_downsize_image, arguments, images, [*convolution, *flat], plain, place)
     return letterboxed(result, image, checks.check_size(size)) if letterbox else result
 
 
-def _downsize_image(*arguments) -> Tensor:
+def _downsize_image(*arguments: Any) -> Tensor:
     *options, backend = arguments
     call = image_call(*options)
     run = _downsize_image_triton if _use_triton(backend, call.first, call.weights[0].dtype) else _downsize_image_torch

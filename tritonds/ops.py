@@ -114,8 +114,11 @@ class _Gradients:
 
     def unflatten(self, flat: Sequence[Any], lengths: Sequence[int | None]) -> list[Any]:
         """The inverse of :meth:`flatten`, for tensors or for a value of each."""
-        remaining = iter(flat)
-        return [next(remaining) if n is None else [next(remaining) for _ in range(n)] for n in lengths]
+        parts, start = [], 0
+        for n in lengths:
+            parts.append(flat[start] if n is None else list(flat[start : start + n]))
+            start += 1 if n is None else n
+        return parts
 
     def needs(self, wanted: Sequence[Any]) -> list[bool]:
         """Which gradients the backward operator has to give. ``wanted`` says of each tensor whether its own is wanted."""
@@ -139,9 +142,9 @@ class _Gradients:
         parameters = [t for arg in args[self.inputs : self.tensors] for t in arg]
         if not self.parameters or grads[-1] is None:
             return [*result, *[None] * len(parameters)]
-        parts = grads[-1].split([t.numel() for t in parameters])
+        parts = torch._C._nn.unflatten_dense_tensors(grads[-1], parameters)
         needs = [need for part in wanted[self.inputs :] for need in part]
-        return result + [p.view(t.shape) if need else None for p, t, need in zip(parts, parameters, needs, strict=True)]
+        return result + [p if need else None for p, need in zip(parts, needs, strict=True)]
 
 
 def _place(grads: list[Tensor], needs: Sequence[bool]) -> list[Tensor | None]:
@@ -160,7 +163,7 @@ def call(operator: Any, *args: Any) -> Any:
         return operator(*args)
     tensors = _tensors(args)
     for t in tensors:
-        if type(t) is not Tensor and type(t) is not torch.nn.Parameter:
+        if (type(t) is not Tensor and type(t) is not torch.nn.Parameter) or t.is_neg():  # PyTorch writes negated views out
             return operator(*args)
     if _any_wants_grad(tensors):
         return _AUTOGRAD[operator](*args)

@@ -50,25 +50,24 @@ class _Repeat(NamedTuple):
 
 
 def run(
-    compute: Callable[..., Tensor], arguments: Sequence[Any], image: Tensor | Sequence[Tensor], tensors: list[Tensor | None],
-    options: Sequence[Any], place: tuple[Any, Any] = (None, None),
+    compute: Callable[..., Tensor], arguments: Sequence[Any], images: Sequence[Any], tensors: Sequence[Any],
+    options: Sequence[Any], place: tuple[Any, Any] | None = None,
 ) -> Tensor:  # fmt: skip
-    """``compute(*arguments)``, or its launch.
+    """``compute(*arguments)``, or its launch. Nothing of this was checked.
 
     Args:
-        image: a batch, or a list of images: the first arguments of the operator's call.
-        tensors: its other tensors.
+        images: the first tensors of the operator's call: one batch, or several images.
+        tensors: its other tensors, the last one of which is a bias of the network.
         options: all else.
-        place: what images of a list are resized to, and whether they are letterboxed.
+        place: for images that are no batch, what each is resized to, and whether it is letterboxed.
     """
     if torch.compiler.is_compiling() or ops.is_watched() or forward_ad._current_level >= 0:
         return compute(*arguments)
-    batch = isinstance(image, Tensor)
-    images = [image] if batch else image
-    rows = None if batch else _rows(images, *place)
-    if not batch and rows is None:
-        return compute(*arguments)
-    found = _key([image, *tensors], options) if batch else _key(tensors, [*options, len(images)])
+    rows = None if place is None else _rows(images, *place)
+    if place is None:
+        found = _key([*images, *tensors], options)
+    else:
+        found = None if rows is None else _key(tensors, [*options, len(images)])
     if found is None:
         return compute(*arguments)
     key, addresses = found
@@ -88,9 +87,11 @@ def run(
     return result
 
 
-def _rows(images: Sequence[Tensor], size: Any, letterbox: Any) -> Any:
-    """The table of ``images``, or None if these are unusual, or not alike."""
-    if type(images) not in (list, tuple) or not images or type(size) is not tuple or not isinstance(images[0], Tensor):
+def _rows(images: Sequence[Any], size: Any, letterbox: Any) -> Any:
+    """The table of ``images``, or None if these are unusual or not alike, or want a gradient."""
+    if type(images) not in (list, tuple) or not images or type(images[0]) is not Tensor:
+        return None
+    if type(size) is not tuple or set(map(type, size)) != {int} or type(letterbox) is not bool:
         return None
     dtype, device, grad = images[0].dtype, images[0].device, torch.is_grad_enabled()
     if ops.why_no_triton(device.type) is not None:
@@ -102,17 +103,17 @@ def _rows(images: Sequence[Tensor], size: Any, letterbox: Any) -> Any:
             if grad and x.is_inference():
                 return None
         return ops.import_kernels().batch.read(images, size, letterbox)
-    except (RuntimeError, TypeError, ValueError, ZeroDivisionError):  # an image or a size that checks will refuse
+    except (RuntimeError, ValueError, ZeroDivisionError):  # of an image or a size that checks will refuse
         return None
 
 
-def _key(tensors: list[Tensor | None], options: Sequence[Any]) -> tuple[tuple[Any, ...], list[Any]] | None:
+def _key(tensors: Sequence[Any], options: Sequence[Any]) -> tuple[tuple[Any, ...], list[Any]] | None:
     """(The key of a call, the tensors' addresses), or None if nothing is to be kept of it."""
     kinds = tuple(map(type, options))
     if not PLAIN.issuperset(kinds):
         return None
     grad = torch.is_grad_enabled()
-    key: list[Any] = [*options, kinds, grad, *_precision(tensors[-1])]
+    key: list[Any] = [*options, kinds, grad]
     addresses: list[Any] = []
     try:
         for x in tensors:
@@ -128,17 +129,17 @@ def _key(tensors: list[Tensor | None], options: Sequence[Any]) -> tuple[tuple[An
             key += x.shape, x.stride(), x.dtype, x.device, x.requires_grad, found % 16
     except RuntimeError:  # nested tensors have no shape, sparse ones no address
         return None
+    bias = tensors[-1]
+    if bias is None:
+        return None
+    device_type = "cuda" if bias.is_cuda else "cpu"
+    key.append(torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else None)
+    if bias.dtype is torch.float32:
+        key.append(torch.backends.cuda.matmul.fp32_precision)
     return tuple(key), addresses
 
 
-def _precision(x: Tensor) -> tuple[Any, Any]:
-    """What PyTorch's settings make of products of ``x``."""
-    device_type = "cuda" if x.is_cuda else "cpu"
-    autocast = torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else None
-    return autocast, torch.backends.cuda.matmul.fp32_precision if x.dtype is torch.float32 else None
-
-
-def _first(key: Any, tensors: list[Tensor | None], compute: Callable[..., Tensor], arguments: Sequence[Any]) -> Tensor:
+def _first(key: Any, tensors: Sequence[Any], compute: Callable[..., Tensor], arguments: Sequence[Any]) -> Tensor:
     """``compute(*arguments)``. Keep how it can be repeated under ``key``, if it can."""
     if ops.why_no_triton(tensors[-1].device.type) is not None:
         return compute(*arguments)
@@ -154,7 +155,7 @@ def _first(key: Any, tensors: list[Tensor | None], compute: Callable[..., Tensor
             picks = [_pick(value, places) for value in launched.values()]
         except KeyError:  # a tensor made on the way, such as a copy
             return result
-        recorded = None if result.grad_fn is None else result.grad_fn.recorded
+        recorded = getattr(result.grad_fn, "recorded", None)
         if len(_known) >= CAPACITY:
             _known.clear()
         _known[key] = _Repeat(ready, picks, result.shape, result.stride(), result.dtype, result.device, recorded)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .module import DownsizeNet
 
 
-def is_as_made(module: nn.Module | None, kind: type[nn.Module]) -> bool:
+def is_as_made(module: Any, kind: type[nn.Module]) -> bool:
     """Whether ``module`` computes what a ``kind`` with its attributes computes."""
     if type(module) is not kind and not (parametrize.is_parametrized(module) and type(module).__bases__ == (kind,)):
         return False
@@ -39,7 +39,7 @@ def has_hooks(module: nn.Module) -> bool:
 
 def _get(module: nn.Module, name: str) -> Any:
     """``module.name``, a parameter or module. At once, since PyTorch's own way costs as much as a launch for twenty of them."""
-    found = module._parameters.get(name)
+    found: Any = module._parameters.get(name)
     if found is None:
         found = module._modules.get(name)
     return getattr(module, name) if found is None else found
