@@ -142,7 +142,10 @@ class _Gradients:
         parameters = [t for arg in args[self.inputs : self.tensors] for t in arg]
         if not self.parameters or grads[-1] is None:
             return [*result, *[None] * len(parameters)]
-        parts = torch._C._nn.unflatten_dense_tensors(grads[-1], parameters)
+        if is_watched():  # where sizes may be symbols
+            parts = [p.view(t.shape) for p, t in zip(grads[-1].split([t.numel() for t in parameters]), parameters, strict=True)]
+        else:  # a third of the time
+            parts = torch._C._nn.unflatten_dense_tensors(grads[-1], parameters)
         needs = [need for part in wanted[self.inputs :] for need in part]
         return result + [p if need else None for p, need in zip(parts, needs, strict=True)]
 
