@@ -10,7 +10,7 @@ from torch import Tensor
 from . import checks, ops, reference, repeats, strips
 from .batches import Letterboxed, channels_last, letterboxed, normalization_terms, normalize, to_batch
 from .calls import ImageCall, checked, image_call
-from .coefficient_weights import CoefficientWeights, given, unflatten
+from .coefficient_weights import CoefficientWeights, unflatten
 from .dtypes import autocast, in_transform, trainable
 
 MAX_FUSED_CHANNELS = 64
@@ -64,13 +64,11 @@ def downsize(
     >>> downsize(torch.ones(1, 3, 8, 8), torch.ones(1, 1, 8, 8), weights, (4, 4)).shape
     torch.Size([1, 3, 4, 4])
     """
-    arguments = image, texture, weights, size, taps, prior, backend
-    flat = given(weights) if _may_repeat(backend, image) else None
-    if flat is None:
+    options = size, taps, prior, backend
+    arguments = image, texture, weights, *options
+    if not repeats.may_be(backend, image):
         return _downsize(*arguments)
-    distance = weights.distance_weight is not None
-    options = ["downsize", distance, *_plain(size), taps, prior, backend]
-    return repeats.run(_downsize, arguments, [image], [texture, *flat], options)
+    return repeats.run(_downsize, arguments, [image], [texture], weights, options)
 
 
 def _downsize(
@@ -197,17 +195,12 @@ def downsize_image(
     """
     options = size, taps, prior, mean, std, out_dtype, letterbox, fill, backend
     arguments = image, texture_weight, texture_bias, weights, *options
-    flat = given(weights) if _may_repeat(backend, image) and (texture_weight is None) == (texture_bias is None) else None
-    if flat is None:
-        result = _downsize_image(*arguments)
-    else:
-        convolution = [] if texture_weight is None else [texture_weight, texture_bias]
-        plain = [
-            "downsize_image", len(convolution), weights.distance_weight is not None, *_plain(size), taps, prior, *_plain(mean),
-            *_plain(std), out_dtype, letterbox, fill, backend,
-        ]  # fmt: skip
+    if repeats.may_be(backend, image):
+        convolution = [] if texture_weight is None and texture_bias is None else [texture_weight, texture_bias]
         images, place = ([image], None) if isinstance(image, Tensor) else (image, (size, letterbox))
-        result = repeats.run(_downsize_image, arguments, images, [*convolution, *flat], plain, place)
+        result = repeats.run(_downsize_image, arguments, images, convolution, weights, options, place)
+    else:
+        result = _downsize_image(*arguments)
     return letterboxed(result, image, checks.check_size(size)) if letterbox else result
 
 
@@ -216,19 +209,6 @@ def _downsize_image(*arguments: Any) -> Tensor:
     call = image_call(*options)
     run = _downsize_image_triton if _use_triton(backend, call.first, call.weights[0].dtype) else _downsize_image_torch
     return run(call)
-
-
-def _may_repeat(backend: str, image: Any) -> bool:
-    """Whether Triton may be meant."""
-    if backend == "auto":
-        first = image[0] if isinstance(image, (list, tuple)) and image else image
-        return isinstance(first, Tensor) and first.is_cuda
-    return backend == "triton"
-
-
-def _plain(option: Any) -> Sequence[Any]:
-    """The numbers of an option, which may be several; None between them and the next ones."""
-    return (*option, None) if type(option) is tuple or type(option) is list else (option,)
 
 
 def _downsize_image_torch(call: ImageCall) -> Tensor:

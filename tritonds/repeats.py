@@ -8,6 +8,7 @@ somebody watches, or anything is unusual, every call takes the long way.
 
 import functools
 import operator
+import types
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -16,10 +17,11 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from . import ops
+from .coefficient_weights import given
 
 CAPACITY = 1024
 """How many calls are kept. They are all forgotten when there are more."""
-PLAIN = frozenset([int, float, bool, str, type(None), torch.dtype])
+PLAIN = frozenset([int, float, bool, str, type(None), torch.dtype, types.FunctionType])
 """Types of options that are kept as they are; others may change, or hold tensors."""
 
 address = Tensor.data_ptr
@@ -49,25 +51,40 @@ class _Repeat(NamedTuple):
         return result
 
 
+def may_be(backend: Any, image: Any) -> bool:
+    """Whether a call for ``image``, or for several, may be one of Triton's."""
+    if backend == "auto":
+        first = image[0] if isinstance(image, (list, tuple)) and image else image
+        return isinstance(first, Tensor) and first.is_cuda
+    return backend == "triton"
+
+
 def run(
-    compute: Callable[..., Tensor], arguments: Sequence[Any], images: Sequence[Any], tensors: Sequence[Any],
+    compute: Callable[..., Tensor], arguments: Sequence[Any], images: Sequence[Any], tensors: Sequence[Any], weights: Any,
     options: Sequence[Any], place: tuple[Any, Any] | None = None,
 ) -> Tensor:  # fmt: skip
     """``compute(*arguments)``, or its launch. Nothing of this was checked.
 
     Args:
         images: the first tensors of the operator's call: one batch, or several images.
-        tensors: its other tensors, the last one of which is a bias of the network.
-        options: all else.
+        tensors: those between images and ``weights``.
+        options: all else; an option may be a sequence.
         place: for images that are no batch, what each is resized to, and whether it is letterboxed.
     """
     if torch.compiler.is_compiling() or ops.is_watched() or forward_ad._current_level >= 0:
         return compute(*arguments)
+    flat = given(weights)
+    if flat is None:
+        return compute(*arguments)
+    plain = [compute, len(tensors), weights.distance_weight is None]
+    for option in options:
+        plain += (*option, None) if type(option) is tuple or type(option) is list else (option,)
+    tensors = [*tensors, *flat]
     rows = None if place is None else _rows(images, *place)
     if place is None:
-        found = _key([*images, *tensors], options)
+        found = _key([*images, *tensors], plain)
     else:
-        found = None if rows is None else _key(tensors, [*options, len(images)])
+        found = None if rows is None else _key(tensors, [*plain, len(images)])
     if found is None:
         return compute(*arguments)
     key, addresses = found

@@ -14,7 +14,7 @@ import tritonds
 from tritonds import functional, repeats
 
 pytestmark = pytest.mark.compiled
-CASE = Case(n=1, size_in=(9, 8), size_out=(4, 3), texture=4, distance=4, hidden=4)
+CASE = Case(n=1, size_in=(9, 8), size_out=(2, 3), texture=4, distance=4, hidden=4)
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def assert_right(inputs, **options):
 
 def nets(device, **options):
     """A network for Triton, and one of the same weights for PyTorch."""
-    net, other = (net_of(backend, (4, 3), **options).to(device) for backend in ("triton", "torch"))
+    net, other = (net_of(backend, (2, 3), **options).to(device) for backend in ("triton", "torch"))
     other.load_state_dict(net.state_dict())
     return net, other
 
@@ -76,11 +76,15 @@ def test_lists_of_other_sizes_are_repetitions_too(device, long):
 
 def test_gradients_of_repeated_calls(device, long):
     net, other = nets(device)
-    for image in [pixels(device, 1, 3, 9, 8) for _ in range(3)]:
+    images = [pixels(device, 1, 3, 9, 8) for _ in range(2)]
+    net.requires_grad_(False)
+    net(images[0])
+    net.requires_grad_()
+    for image in images:
         got, expected = (torch.autograd.grad(model(image).square().sum(), list(model.parameters())) for model in (net, other))
         for a, b in zip(got, expected, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
-    assert len(long) == 1 + 3
+    assert len(long) == 2 + 2
 
 
 def test_what_is_changed_between_calls_counts(device, long):
@@ -145,7 +149,7 @@ def test_negated_views_and_one_tensor_twice(device, long):
 
 
 WRONG = [
-    {"size": (4.0, 3)},
+    {"size": (1.0, 3)},
     {"size": (True, 3)},
     {"taps": 2.0},
     {"taps": True},
@@ -166,7 +170,7 @@ def test_wrong_arguments_are_refused_as_before(device, long):
     weight, bias, weights = net.texture[0].weight, net.texture[0].bias, net.weights()
     image, images = pixels(device, 1, 3, 9, 8), [pixels(device, 3, 9, 8), pixels(device, 3, 5, 4)]
     right = {
-        "image": image, "texture_weight": weight, "texture_bias": bias, "weights": weights, "size": (4, 3), "taps": 2,
+        "image": image, "texture_weight": weight, "texture_bias": bias, "weights": weights, "size": (1, 3), "taps": 2,
         "prior": None, "mean": [0.0, 0.0, 0.0], "std": None, "fill": 0.0, "letterbox": False, "out_dtype": None,
         "backend": "triton",
     }  # fmt: skip
