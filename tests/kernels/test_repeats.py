@@ -70,8 +70,9 @@ def test_lists_of_other_sizes_are_repetitions_too(device, long):
         assert len(long) == 1 + 3
         assert_alike(net, other, [pixels(device, 3, 9, 8).permute(0, 2, 1), pixels(device, 9, 8, 3).permute(2, 0, 1)])
         assert_alike(net, other, [pixels(device, 9, 8, 3).permute(2, 0, 1), pixels(device, 5, 4, 3).permute(2, 0, 1)])
+        assert_alike(net, other, [pixels(device, 3, 9, 8), pixels(device, 3, 5, 4)])
         assert_alike(net, other, [pixels(device, 3, 9, 8)])
-        assert len(long) == 7 + 3
+        assert len(long) == 9 + 3
 
 
 def test_gradients_of_repeated_calls(device, long):
