@@ -3,6 +3,7 @@
 import gc
 import threading
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
@@ -57,6 +58,7 @@ def test_repeated_calls_take_the_short_way_and_are_right(device, long):
         y = downsized(one)
         torch.testing.assert_close(y, downsized(one, "torch"), rtol=1e-5, atol=1e-6)
     assert len(long) == 1 + len(inputs)  # PyTorch's are never kept
+    assert_right(make(replace(CASE, n=2), device))  # all strides are the same
 
 
 def test_lists_of_other_sizes_are_repetitions_too(device, long):
