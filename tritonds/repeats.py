@@ -25,6 +25,7 @@ PLAIN = frozenset([int, float, bool, str, type(None), torch.dtype, types.Functio
 """Types of options that are kept as they are; others may change, or hold tensors."""
 
 address = Tensor.data_ptr
+"""The address of a tensor's first element, as launches take it."""
 _known: dict[Any, "_Repeat"] = {}
 
 
@@ -173,6 +174,8 @@ def _first(key: Any, tensors: Sequence[Any], compute: Callable[..., Tensor], arg
         except KeyError:  # a tensor made on the way, such as a copy
             return result
         recorded = getattr(result.grad_fn, "recorded", None)
+        if result.requires_grad and recorded is None:
+            return result
         if len(_known) >= CAPACITY:
             _known.clear()
         _known[key] = _Repeat(ready, picks, result.shape, result.stride(), result.dtype, result.device, recorded)
