@@ -114,7 +114,7 @@ def all_registers() -> dict[str, int]:
     """Launch options that let a program's threads have 255 registers each; there are such options for NVIDIA GPUs alone.
 
     Without them ptxas stops at 168 where it deems a few bytes of spills worth a third warp a scheduler. In which kernels it
-    does so changes with every version of Triton.
+    does so changes with every version of Triton. At fewer it may save registers by loading one thing after the other.
     """
     return {} if torch.version.hip is not None else {"maxnreg": 255}
 

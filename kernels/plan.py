@@ -137,8 +137,11 @@ def forward_plan(problem: Problem) -> Plan:
     pixels, warps = _forward_shape(values, problem.dtype)
     tile = tile_shape(pixels)
     columns, rows = tile_columns(problem.output.shape[0], *problem.output_size, tile)
-    integers = _image_integers(problem) | _texture_integers(problem)
-    return plan_of(columns, **integers, rows=rows, C=Downsize(**values, **_tile(tile)), num_warps=warps)
+    arguments = _image_integers(problem) | _texture_integers(problem)
+    # Where all of a row's texture can be loaded at once, saving registers would load it bit by bit.
+    if problem.dtype.itemsize == 2 and problem.texture and values["TEXTURE"].values["BIN_W"] > 0 and problem.taps <= 2:
+        arguments |= all_registers()
+    return plan_of(columns, **arguments, rows=rows, C=Downsize(**values, **_tile(tile)), num_warps=warps)
 
 
 class BackwardPlan(NamedTuple):
