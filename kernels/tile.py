@@ -172,7 +172,7 @@ def gather(taps, coefficients, output, inside, C: tl.constexpr):
                 total = total * tl.full([1], C.FACTORS[c], total.dtype) + tl.full([1], C.SUMMANDS[c], total.dtype)
             if inside is not None:
                 total = tl.where(inside, total, tl.full([1], C.FILL, total.dtype))
-            totals = totals + (total,)
+            totals = totals + (total,)  # type: ignore[assignment]  # grows, as only compiling may
             image_ptr += taps.stride_c
         for c in tl.static_range(C.CHANNELS):
             tl.store(output_ptr + output.offsets, totals[c], mask=output.mask)
