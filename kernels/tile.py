@@ -162,7 +162,7 @@ def gather(taps, coefficients, output, inside, C: tl.constexpr):
     """
     image_ptr = taps.ptr
     output_ptr = output.ptr
-    # Without a loop, all channels' loads are in flight together: before any store, which none may overtake.
+    # Without a loop, all channels' loads can be in flight together: before any store, which none may overtake.
     if C.CHANNELS <= 4 or len(C.FACTORS) > 0:
         totals = ()
         for c in tl.static_range(C.CHANNELS):
