@@ -60,7 +60,7 @@ def identity(row):
 
 
 def slower(rows, committed):
-    """What takes over 2 % more instructions, 8 registers or 5 % of latency more, or more stack than committed; and what is new."""
+    """What takes over 2 % more instructions, 8 more registers, 5 % more latency or any more stack than committed, or is new."""
     known = {identity(row): row for row in committed}
     for row in rows:
         old = known.get(identity(row))
