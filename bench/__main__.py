@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import datetime
+import json
 import pathlib
 import re
 from typing import Annotated, Any
@@ -14,7 +15,7 @@ import typer.main
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from . import measure, report, workloads
+from . import measure, predicted, report, workloads
 from .options import known
 from .providers import PROVIDERS
 
@@ -96,6 +97,20 @@ def plot(
     for path in results:
         for picture in report.plot(report.read(path), out / path.stem):
             console.print(f"wrote {picture}", markup=False, soft_wrap=True)
+
+
+@app.command()
+def fit(result: Annotated[pathlib.Path, typer.Argument(metavar="RESULT.json", help="written by run on a GPU")]) -> None:
+    """Fit the latencies that the cost model assumes to a result, and say how far off each prediction is."""
+    from .fit import tables  # imported when it is called: nothing else needs SciPy
+
+    compiled = json.loads((RESULTS / "kernels" / "sm_90.json").read_text())
+    try:
+        for table in tables(predicted.passes(compiled["rows"]), predicted.measured(report.read(result)["rows"])):
+            console.print(table)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    console.print("To accept: write them into bench/latency.py, then make kernels.")
 
 
 @app.command()

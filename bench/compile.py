@@ -37,8 +37,9 @@ from torch.utils._pytree import tree_leaves
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from bench.cost import Cost, cost, parse
+from bench.cost import Cost, cost
 from bench.operands import repeated_operands
+from bench.sass import parse
 from bench.variants import Variant, covering_variants, default_variants
 from bench.workloads import MEAN, NAMED, STD
 from tritonds import geometry
@@ -219,7 +220,7 @@ def compile_launch(launch: Launch, target: str, disassemble: bool) -> Binary:
         file.write(compiled.asm["cubin"])
         file.flush()
         usage = _run("cuobjdump", "-res-usage", file.name)
-        sass = _run("nvdisasm", "-c", "-gi", file.name) if disassemble else None
+        sass = _run("nvdisasm", "-c", "-gi", "-hex", file.name) if disassemble else None
     figures["registers"] = int(re.findall(r"REG:(\d+)", usage)[-1])
     figures["stack_bytes"] = int(re.findall(r"STACK:(\d+)", usage)[-1])
     if sass is None:
@@ -247,6 +248,7 @@ def _cost(launch: Launch, variant: Variant, binary: Binary) -> Cost:
         binary.figures["shared_bytes"],
         pixels=workload.batch * workload.size[0] * workload.size[1],
         moved=sum(tensor.numel() * tensor.itemsize for tensor in tensors),
+        channels_last=variant.channels_last,
         bins=_bins(variant) if variant.image and "table_ptr" in launch.arguments else None,
     )
 
@@ -355,13 +357,14 @@ def _cells(row: Compiled) -> dict[str, str]:
         "shared B": str(row.shared_bytes),
         "compile s": f"{row.seconds:.1f}",
         "16 B loads": "" if row.loads is None else f"{row.wide_loads} of {row.loads}",
-        "occupancy": "" if c is None else f"{c.occupancy:.0%}",
+        "resident": "" if c is None else str(c.resident_warps),
         "instr/px": "" if c is None else f"{c.instructions_per_pixel:.1f}",
         "B/px": "" if c is None else f"{c.bytes_per_pixel:.0f}",
         "issue us": "" if c is None else f"{c.issue_us:.1f}",
         "pipe us": "" if c is None else f"{c.pipe_us:.1f} {c.busiest_pipe}",
-        "memory us": "" if c is None else f"{c.bandwidth_us:.1f}",
-        "predicted us": "" if c is None else f"{c.predicted_us:.1f}",
+        "bytes us": "" if c is None else f"{c.bandwidth_us:.1f}",
+        "latency us": "" if c is None else f"{c.latency_us:.1f}",
+        "guess us": "" if c is None else f"{c.guess_us():.1f}",
     }
 
 

@@ -12,6 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
+from . import predicted
 from .measure import SCHEMA, Row
 from .providers import COPIES, PROVIDERS
 from .workloads import AUTOTUNED, MODES, NAMED, SWEEPS, Workload
@@ -141,7 +142,7 @@ def with_tables(page: str, results: pathlib.Path) -> str:
     """The text of a page with its sections ``<!-- speed:cpu -->``, ``speed:gpu`` and ``speed:predicted`` written anew.
 
     The first two show the newest result of their kind in the folder ``results``; quick ones do not count. The last shows
-    what ``bench.compile`` predicts.
+    what ``bench.compile`` predicts, and beside it what the GPU's result has of the same.
 
     Raises:
         ValueError: a section is missing.
@@ -153,9 +154,9 @@ def with_tables(page: str, results: pathlib.Path) -> str:
             newest[kind] = result | {"plots": f"plots/{path.stem}" if (results / "plots" / path.stem).is_dir() else None}
     texts = dict(NOT_MEASURED)
     texts |= {name: f"{TABLES[name](result)}\n\n{_origin(result)}" for name, result in newest.items()}
-    predicted = results / "kernels" / "sm_90.json"
-    if predicted.exists():
-        texts["predicted"] = _predicted_table(json.loads(predicted.read_text()))
+    kernels = results / "kernels" / "sm_90.json"
+    if kernels.exists():
+        texts["predicted"] = _predicted_table(json.loads(kernels.read_text()), newest.get("gpu", {"rows": []})["rows"])
     for name, text in texts.items():
         page = with_section(page, f"speed:{name}", text)
     return page
@@ -225,31 +226,11 @@ def _with_images(table: tuple[list[str], list[list[str]]], images: tuple[list[st
 TABLES = {"cpu": _cpu_table, "gpu": _gpu_table}
 
 
-def _predicted_table(compiled: dict[str, Any]) -> str:
-    """Forward and backward passes in the fastest form, with the kernels of each pass added up."""
-    passes: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for row in compiled["rows"]:
-        variant, operator = row["variant"], row["operator"]
-        images = variant.get("image", "")
-        fastest = variant["dtype"] == "bf16" and variant["channels_last"] and images in ("", "u8")
-        if fastest and operator in PASSES and not variant.get("letterbox"):
-            name = f"{variant['workload']}{', uint8 images' if images else ''}, K={variant['taps']}"
-            passes.setdefault((name, PASSES[operator]), []).append(row["cost"])
-    lines = []
-    for (name, mode), costs in passes.items():
-        fields = [sum(c[field] for c in costs) for field in ("instructions_per_pixel", "issue_us", "pipe_us", "bandwidth_us")]
-        total = sum(max(c["issue_us"], c["pipe_us"], c["bandwidth_us"]) for c in costs)
-        lines.append([f"{name}, {mode}", *(digits(x) for x in fields), digits(total)])
-    header = ["workload, pass", "instructions per output pixel", "issue µs", "busiest pipe µs", "bytes µs", "predicted µs"]
-    return f"{markdown(header, lines)}\n\nTriton {compiled['triton']}, sm_90, {compiled['date']}; `make kernels`."
-
-
-PASSES = {
-    "downsize": "forward",
-    "downsize_backward": "backward",
-    "downsize_image": "forward",
-    "downsize_image_backward": "backward",
-}
+def _predicted_table(compiled: dict[str, Any], rows: Sequence[Row]) -> str:
+    """Forward and backward passes in the fastest form, beside what was measured of them."""
+    table = predicted.lines(compiled["rows"], rows)
+    cells = [[cell if isinstance(cell, str) else digits(cell) for cell in line.values()] for line in table]
+    return f"{markdown(list(table[0]), cells)}\n\nTriton {compiled['triton']}, sm_90, {compiled['date']}; `make kernels`."
 
 
 def _headline(result: dict[str, Any]) -> dict[tuple[Workload, str], Group]:

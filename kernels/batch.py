@@ -2,7 +2,9 @@
 
 import array
 import functools
+import sys
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import triton
@@ -53,27 +55,47 @@ def _field(row_ptr, COLUMN: tl.constexpr, C: tl.constexpr):
     return value if C.INDEX64 else value.to(tl.int32)
 
 
-def table(images: Sequence[Tensor], size: tuple[int, int], letterboxed: bool) -> tuple[Tensor, bool]:
-    """(The table of ``images`` (C, H, W), on their device; whether any of them needs 64-bit geometry or offsets).
+class Traits(NamedTuple):
+    """What a launch depends on of an image in a list, beside its row of the table."""
 
-    Each image is resized to ``size``, or letterboxed within it.
+    channels: int
+    channels_adjacent: bool
+    contiguous: bool
+    index64: bool
+    """Whether its geometry or offsets need 64 bits."""
+
+
+class Rows(NamedTuple):
+    """The table of a list of images, on the host."""
+
+    data: bytearray
+    traits: frozenset[Traits]
+
+
+def read(images: Sequence[Tensor], size: tuple[int, int], letterboxed: bool) -> Rows:
+    """The table of ``images`` (C, H, W), each of which is resized to ``size``, or letterboxed within it.
+
+    Raises:
+        ValueError: an image of other dimensions, or without pixels.
     """
-    fields, index64 = array.array("q"), False
+    data, traits = bytearray(), set()
     for image in images:
-        channels, height, width = image.shape
-        stride_c, stride_h, stride_w = strides = image.stride()
-        place, large = _place(height, width, size, letterboxed)
-        extent = (channels - 1) * stride_c + (height - 1) * stride_h + (width - 1) * stride_w
-        index64 = index64 or large or extent > MAX_INT32
-        fields.extend((image.data_ptr(), *strides, *place))
-    host = torch.frombuffer(fields, dtype=torch.int64).view(len(images), COLUMNS.value)
-    device = images[0].device
+        row, its = _row(image.shape, image.stride(), size, letterboxed)
+        data += image.data_ptr().to_bytes(8, sys.byteorder)
+        data += row
+        traits.add(its)
+    return Rows(data, frozenset(traits))
+
+
+def table(rows: Rows, device: torch.device) -> Tensor:
+    """``rows`` as a tensor on ``device``."""
+    host = torch.frombuffer(rows.data, dtype=torch.int64)
     if device.type != "cuda":
-        return host.to(device), index64
+        return host.to(device)
     pinned = torch.empty(host.shape, dtype=torch.int64, device="cpu", pin_memory=True).copy_(host)
     if torch.cuda.is_current_stream_capturing():
         _captured.append(pinned)
-    return pinned.to(device, non_blocking=True), index64
+    return pinned.to(device, non_blocking=True)
 
 
 _captured: list[Tensor] = []
@@ -81,11 +103,26 @@ _captured: list[Tensor] = []
 
 
 @functools.lru_cache(maxsize=4096)
-def _place(height: int, width: int, size: tuple[int, int], letterboxed: bool) -> tuple[tuple[int, ...], bool]:
-    """(A row of the table without pointer and strides; whether its geometry needs 64 bits)."""
-    image_size = height, width
-    region, corner = geometry.place(image_size, size, letterboxed)
-    axes = list(zip(image_size, region, strict=True))
-    fields = (*image_size, *region, *corner, *[bin_width(*axis) for axis in axes])
-    padding = (0,) * (COLUMNS.value - len(fields) - 4)
-    return fields + padding, needs_int64([*axes, *zip(image_size, size, strict=True)], [])
+def _row(shape: tuple[int, ...], strides: tuple[int, ...], size: tuple[int, int], letterboxed: bool) -> tuple[bytes, Traits]:
+    """(A row of the table behind its pointer, what else matters) for an image."""
+    channels, height, width = shape
+    if 0 in shape:
+        raise ValueError("an image without pixels")
+    region, corner = geometry.place((height, width), size, letterboxed)
+    axes = list(zip((height, width), region, strict=True))
+    fields = (*strides, height, width, *region, *corner, *[bin_width(*axis) for axis in axes])
+    padding = (0,) * (COLUMNS.value - 1 - len(fields))
+    extent = sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
+    index64 = extent > MAX_INT32 or needs_int64([*axes, *zip((height, width), size, strict=True)], [])
+    traits = Traits(channels, strides[0] == 1, _is_contiguous(shape, strides), index64)
+    return array.array("q", fields + padding).tobytes(), traits
+
+
+def _is_contiguous(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
+    """Whether elements lie in the order of their indices, without gaps. The strides of axes of one element are never used."""
+    expected = 1
+    for n, stride in zip(reversed(shape), reversed(strides), strict=True):
+        if n > 1 and stride != expected:
+            return False
+        expected *= n
+    return True

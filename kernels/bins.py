@@ -50,7 +50,7 @@ def bin_sum(source, channel, y, x, target, norm_h, norm_w, P: tl.constexpr):
 
     ``source`` is one image, its ``stride_h`` and ``stride_w`` in units of ALIGN; ``channel`` is [CHANNELS_PAD], ``y`` and ``x``
     are [BLOCK]. The tile lies with the axis that is contiguous in memory last, so that neighbouring threads read neighbouring
-    bytes. With BIN_H and BIN_W there are no loops, and all loads are in flight.
+    bytes. With BIN_H and BIN_W there are no loops, so that all loads can be in flight.
     """
     stride_w = source.stride_w
     if P.DENSE:

@@ -110,13 +110,13 @@ def dot_precision(dtype: torch.dtype) -> str:
     return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
 
 
-def all_registers() -> dict[str, int]:
-    """Launch options that let a program's threads have 255 registers each; there are such options for NVIDIA GPUs alone.
+def registers(most: int) -> dict[str, int]:
+    """Launch options that let each of a program's threads have so many registers; NVIDIA GPUs alone have such options.
 
     Without them ptxas stops at 168 where it deems a few bytes of spills worth a third warp a scheduler. In which kernels it
-    does so changes with every version of Triton.
+    does so changes with every version of Triton. At fewer it may save registers by loading one thing after the other.
     """
-    return {} if torch.version.hip is not None else {"maxnreg": 255}
+    return {} if torch.version.hip is not None else {"maxnreg": most}
 
 
 def next_power_of_2(n: int) -> int:

@@ -139,8 +139,10 @@ def _of_images(call: Call, images: Sequence[Tensor], output: Tensor) -> Call:
         size, channels_last = (image.shape[2], image.shape[3]), image.stride(1) == 1 or image.shape[1] == 1
         return call._replace(image_size=size, channels_last=channels_last)
     size = (output.shape[2], output.shape[3])
-    channels_last = all(image.stride(0) == 1 or image.shape[0] == 1 for image in images)
-    table, index64 = batch.table(images, size, call.fill is not None)
+    rows = batch.read(images, size, call.fill is not None)
+    table = batch.table(rows, images[0].device)
+    index64 = any(t.index64 for t in rows.traits)
+    channels_last = all(t.channels_adjacent or t.channels == 1 for t in rows.traits)
     return call._replace(table=table, index64=index64, channels_last=channels_last)
 
 
@@ -175,7 +177,7 @@ def _backward(
     launch.launch(downsize_backward_kernel, backward, grad_output.device, pointers(call) | tensors)
     if grad_network_weights is not None:
         assert partial is not None
-        grad_network_weights.copy_(partial.sum(dim=0))
+        _sum(partial, grad_network_weights)
     if grad_texture is not None and grad_pooled is not None:
         area_pool2d_backward(grad_pooled.permute(0, 3, 1, 2), grad_texture)
     if grad_image is not None:
@@ -201,6 +203,14 @@ def _accumulator(weight: Tensor) -> torch.dtype:
     return torch.float64 if weight.dtype == torch.float64 else torch.float32
 
 
+def _sum(partial: Tensor, output: Tensor) -> None:
+    """Write the sum over rows of ``partial`` into ``output``."""
+    if partial.dtype == output.dtype:
+        torch.sum(partial, dim=0, out=output)  # one launch less
+    else:
+        output.copy_(partial.sum(dim=0))
+
+
 def _grad_texture_weights(call: Call, problem: Problem, index64: bool, grad_pooled: Tensor, output: Tensor) -> None:
     """Write the gradients to weight and bias of the texture's convolution into the flat ``output``."""
     sums = plan.grad_texture_weights_plan(problem, index64)
@@ -214,7 +224,7 @@ def _grad_texture_weights(call: Call, problem: Problem, index64: bool, grad_pool
         "partial_ptr": partial,
     }
     launch.launch(texture_grad_weights_kernel, sums, grad_pooled.device, tensors)
-    output.copy_(partial.sum(dim=0))
+    _sum(partial, output)
 
 
 def _add_grad_image(call: Call, problem: Problem, index64: bool, grad_pooled: Tensor, grad_image: Tensor) -> None:

@@ -20,20 +20,23 @@ from .launch import (
     Plan,
     accumulator,
     aligned_strides,
-    all_registers,
     dot_precision,
     layout,
     needs_int64,
     next_power_of_2,
     padded,
     plan_of,
+    registers,
     stride_arguments,
     tile_columns,
     tile_shape,
 )
 
 MAX_BACKWARD_PROGRAMS = 1056
-"""Programs of the backward kernel, each with its own partial weight gradients: eight for each of an H200's 132 processors."""
+"""Programs of the backward kernel, each with its own partial weight gradients: eight for each of an H200's 132 processors.
+
+Half as many again where twelve fit.
+"""
 
 
 class Call(NamedTuple):
@@ -137,8 +140,11 @@ def forward_plan(problem: Problem) -> Plan:
     pixels, warps = _forward_shape(values, problem.dtype)
     tile = tile_shape(pixels)
     columns, rows = tile_columns(problem.output.shape[0], *problem.output_size, tile)
-    integers = _image_integers(problem) | _texture_integers(problem)
-    return plan_of(columns, **integers, rows=rows, C=Downsize(**values, **_tile(tile)), num_warps=warps)
+    arguments = _image_integers(problem) | _texture_integers(problem)
+    # Where all of a row's texture can be loaded at once, saving registers would load it bit by bit.
+    if _is_light(problem) and values["TEXTURE"].values["BIN_W"] > 0:
+        arguments |= registers(255)
+    return plan_of(columns, **arguments, rows=rows, C=Downsize(**values, **_tile(tile)), num_warps=warps)
 
 
 class BackwardPlan(NamedTuple):
@@ -183,8 +189,10 @@ def backward_plan(problem: Problem, to_image: bool, grad_texture: Layout | None,
         C=constants,
         num_warps=warps,
     )
-    arguments |= _image_integers(problem) | _texture_integers(problem) | all_registers()
-    return BackwardPlan(plan_of(min(total_columns, MAX_BACKWARD_PROGRAMS), **arguments), pooled, direct)
+    small = _fits_168_registers(problem, values)
+    programs = min(total_columns, MAX_BACKWARD_PROGRAMS * 3 // 2 if small else MAX_BACKWARD_PROGRAMS)
+    arguments |= _image_integers(problem) | _texture_integers(problem) | registers(168 if small else 255)
+    return BackwardPlan(plan_of(programs, **arguments), pooled, direct)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -343,6 +351,21 @@ def _widest(values: dict[str, Any]) -> int:
     """Channels of the widest tile that a program holds."""
     names = ("DISTANCE_CHANNELS_PAD", "HIDDEN_CHANNELS_PAD", "TAPS_PAD")
     return int(max(16, values["TEXTURE"].values["CHANNELS_PAD"], *(values[name] for name in names)))
+
+
+def _is_light(problem: Problem) -> bool:
+    """Whether a program needs few registers for its network: in half precision, given the texture, with few taps."""
+    return problem.dtype.itemsize == 2 and problem.texture is not None and problem.taps <= 2
+
+
+def _fits_168_registers(problem: Problem, values: dict[str, Any]) -> bool:
+    """Whether backward programs do without spills, so that twelve of them fit a processor instead of eight.
+
+    So do no others that were compiled: of wider, padded or deeper networks, of other bins, or with more taps.
+    """
+    texture = values["TEXTURE"].values
+    widths = {texture["CHANNELS"], values["DISTANCE_CHANNELS"], values["HIDDEN_CHANNELS"]}
+    return _is_light(problem) and texture["BINS_WHOLE"] and widths <= {0, 16} and values["HIDDEN_LAYERS"] <= 1
 
 
 def _forward_shape(values: dict[str, Any], dtype: torch.dtype) -> tuple[int, int]:

@@ -5,6 +5,9 @@ launched before needs the same kernel again, if the device is the same, and the 
 go Triton's way each time, because kernels depend on more there. So do launches under hooks, debugging or instrumentation.
 """
 
+import contextlib
+import contextvars
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -17,14 +20,34 @@ ALIGNMENT = 16
 """Bytes. The compiler is told whether an address is a multiple of them."""
 
 
+address = Tensor.data_ptr
+"""The address of a tensor's first element, as launchers take it."""
+
+
 class Ready(NamedTuple):
     """A compiled kernel that was launched, and the arguments that its launcher is given again."""
 
+    function: Any
+    """The kernel as it was written."""
     kernel: CompiledKernel
+    device: int
+    programs: int
     arguments: list[Any]
     """Integers and constants, with None in the places of tensors."""
     places: list[int]
     """Positions of the tensors, and of tuples of tensors, among the arguments."""
+
+    def fits(self) -> bool:
+        """Whether it may be started now: nobody watches, and the device is the current one."""
+        return _is_plain(self.function) and driver.active.get_current_device() == self.device
+
+    def start(self, addresses: Iterable[Any]) -> None:
+        """Launch it on tensors that lie at ``addresses``, one for each place."""
+        values, kernel = self.arguments.copy(), self.kernel
+        for place, found in zip(self.places, addresses, strict=True):
+            values[place] = found
+        stream = driver.active.get_current_stream(self.device)
+        kernel.run(self.programs, 1, 1, stream, kernel.function, kernel.packed_metadata, None, None, None, *values)
 
 
 def run(kernel: Any, programs: int, arguments: dict[str, Any], tensors: dict[str, Any], ready: dict[Any, Ready]) -> None:
@@ -34,17 +57,32 @@ def run(kernel: Any, programs: int, arguments: dict[str, Any], tensors: dict[str
         return
     key, addresses = _key(tensors)
     known = ready.get(key)
-    if known is None:
+    if known is not None:
+        known.start(addresses)
+    else:
         compiled = kernel[(programs,)](**arguments, **tensors)
-        if isinstance(compiled, CompiledKernel):
-            values = [None if name in tensors else arguments[name] for name in kernel.arg_names]
-            ready[key] = Ready(compiled, values, [kernel.arg_names.index(name) for name in tensors])
-        return
-    values, compiled = known.arguments.copy(), known.kernel
-    for place, found in zip(known.places, addresses, strict=True):
-        values[place] = found
-    stream = driver.active.get_current_stream(key[0])
-    compiled.run(programs, 1, 1, stream, compiled.function, compiled.packed_metadata, None, None, None, *values)
+        if not isinstance(compiled, CompiledKernel):
+            return
+        values = [None if name in tensors else arguments[name] for name in kernel.arg_names]
+        places = [kernel.arg_names.index(name) for name in tensors]
+        known = ready[key] = Ready(kernel, compiled, key[0], programs, values, places)
+    launches = _observed.get()
+    if launches is not None:
+        launches.append((known, tensors))
+
+
+_observed: contextvars.ContextVar[list[tuple[Ready, dict[str, Any]]] | None] = contextvars.ContextVar("observed", default=None)
+
+
+@contextlib.contextmanager
+def observe() -> Iterator[list[tuple[Ready, dict[str, Any]]]]:
+    """Collect the launches of this thread that can be repeated, each with its tensors by argument."""
+    launches: list[tuple[Ready, dict[str, Any]]] = []
+    token = _observed.set(launches)
+    try:
+        yield launches
+    finally:
+        _observed.reset(token)
 
 
 def _key(tensors: dict[str, Any]) -> tuple[tuple[Any, ...], list[Any]]:
@@ -69,11 +107,6 @@ def _add(x: Tensor | None, key: list[Any]) -> int | None:
     if found % ALIGNMENT:
         key.append("unaligned")
     return found
-
-
-def address(x: Tensor) -> int:
-    """The address of the first element, as launchers take it."""
-    return x.data_ptr()
 
 
 def _is_plain(kernel: Any) -> bool:

@@ -162,8 +162,9 @@ def gather(taps, coefficients, output, inside, C: tl.constexpr):
     """
     image_ptr = taps.ptr
     output_ptr = output.ptr
-    # Without a loop, all channels' loads are in flight together.
+    # Without a loop, all channels' loads can be in flight together: before any store, which none may overtake.
     if C.CHANNELS <= 4 or len(C.FACTORS) > 0:
+        totals = ()
         for c in tl.static_range(C.CHANNELS):
             image = load_along_pixels(image_ptr + taps.offsets, taps.mask)
             total = tl.sum(coefficients * image.to(coefficients.dtype), axis=0)
@@ -171,8 +172,10 @@ def gather(taps, coefficients, output, inside, C: tl.constexpr):
                 total = total * tl.full([1], C.FACTORS[c], total.dtype) + tl.full([1], C.SUMMANDS[c], total.dtype)
             if inside is not None:
                 total = tl.where(inside, total, tl.full([1], C.FILL, total.dtype))
-            tl.store(output_ptr + output.offsets, total, mask=output.mask)
+            totals = totals + (total,)  # type: ignore[assignment]  # grows, as only compiling may
             image_ptr += taps.stride_c
+        for c in tl.static_range(C.CHANNELS):
+            tl.store(output_ptr + output.offsets, totals[c], mask=output.mask)
             output_ptr += output.stride_c
     else:
         for _ in range(C.CHANNELS):

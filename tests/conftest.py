@@ -110,8 +110,10 @@ def hub(tmp_path, monkeypatch):
 @pytest.fixture
 def fresh_plans(monkeypatch):
     """Every launch is planned anew, for a test that changes what plans are made of."""
+    from tritonds import repeats
     from tritonds.kernels import area_pool, gather, plan
 
+    monkeypatch.setattr(repeats, "_key", lambda *_: None)
     for module in (area_pool, gather, plan):
         for name in [name for name in vars(module) if name.endswith("_plan")]:
             monkeypatch.setattr(module, name, getattr(module, name).__wrapped__)

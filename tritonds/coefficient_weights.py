@@ -42,3 +42,13 @@ def unflatten(flat: list[Tensor], distance: bool) -> CoefficientWeights:
     distance_weight, distance_bias = flat[:2] if distance else (None, None)
     hidden = flat[2 if distance else 0 : -2]
     return CoefficientWeights(distance_weight, distance_bias, tuple(hidden[::2]), tuple(hidden[1::2]), flat[-2], flat[-1])
+
+
+def given(weights: CoefficientWeights) -> list[Tensor] | None:
+    """As :func:`flatten`, of weights that nobody has checked: None if they are not of the right form."""
+    if type(weights) is not CoefficientWeights or (weights.distance_weight is None) != (weights.distance_bias is None):
+        return None
+    hidden_weights, hidden_biases = weights.hidden_weights, weights.hidden_biases
+    if type(hidden_weights) is not tuple or type(hidden_biases) is not tuple or len(hidden_weights) != len(hidden_biases):
+        return None
+    return flatten(weights)

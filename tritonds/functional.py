@@ -1,13 +1,13 @@
 """The public functions: they check their arguments once, choose a backend, and call it."""
 
 from collections.abc import Sequence
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import checks, ops, reference, strips
+from . import checks, ops, reference, repeats, strips
 from .batches import Letterboxed, channels_last, letterboxed, normalization_terms, normalize, to_batch
 from .calls import ImageCall, checked, image_call
 from .coefficient_weights import CoefficientWeights, unflatten
@@ -64,6 +64,17 @@ def downsize(
     >>> downsize(torch.ones(1, 3, 8, 8), torch.ones(1, 1, 8, 8), weights, (4, 4)).shape
     torch.Size([1, 3, 4, 4])
     """
+    options = size, taps, prior, backend
+    arguments = image, texture, weights, *options
+    if not repeats.may_be(backend, image):
+        return _downsize(*arguments)
+    return repeats.run(_downsize, arguments, [image], [texture], weights, options)
+
+
+def _downsize(
+    image: Tensor, texture: Tensor | None, weights: CoefficientWeights, size: int | tuple[int, int], taps: int,
+    prior: str | None, backend: str,
+) -> Tensor:  # fmt: skip
     image, texture, weights, flat, size, taps = checked(image, texture, weights, size, taps, prior)
     if not _use_triton(backend, image, image.dtype):
         if strips.can_run([image, *flat, *([] if texture is None else [texture])]):
@@ -182,10 +193,22 @@ def downsize_image(
     >>> downsize_image(images, torch.zeros(1, 3, 3, 3), torch.zeros(1), weights, (1, 1))[:, 0].flatten().tolist()
     [1.0, 0.0]
     """
-    call = image_call(image, texture_weight, texture_bias, weights, size, taps, prior, mean, std, out_dtype, letterbox, fill)
+    options = size, taps, prior, mean, std, out_dtype, letterbox, fill, backend
+    arguments = image, texture_weight, texture_bias, weights, *options
+    if repeats.may_be(backend, image):
+        convolution = [] if texture_weight is None and texture_bias is None else [texture_weight, texture_bias]
+        images, place = ([image], None) if isinstance(image, Tensor) else (image, (size, letterbox))
+        result = repeats.run(_downsize_image, arguments, images, convolution, weights, options, place)
+    else:
+        result = _downsize_image(*arguments)
+    return letterboxed(result, image, checks.check_size(size)) if letterbox else result
+
+
+def _downsize_image(*arguments: Any) -> Tensor:
+    *options, backend = arguments
+    call = image_call(*options)
     run = _downsize_image_triton if _use_triton(backend, call.first, call.weights[0].dtype) else _downsize_image_torch
-    result = run(call)
-    return letterboxed(result, call.image, call.size) if call.letterbox else result
+    return run(call)
 
 
 def _downsize_image_torch(call: ImageCall) -> Tensor:

@@ -172,13 +172,13 @@ class DownsizeNet(nn.Module):
         """
         size = self._size_or(size)
         checks.check_channels(image, self.in_channels)
-        options: dict[str, Any] = {"taps": self.taps, "prior": self.prior, "backend": self.backend}
         called = submodules.changed_linear(self) is not None
         if not called and self.texture_layers == 1 and submodules.changed_texture(self) is None:
-            convolution = None if self.texture is None else cast(nn.Conv2d, self.texture[0])
-            weight, bias = (None, None) if convolution is None else (convolution.weight, convolution.bias)
-            options |= {"mean": self.mean, "std": self.std, "out_dtype": self.out_dtype, "letterbox": letterbox, "fill": fill}
-            return functional.downsize_image(image, weight, bias, submodules.read(self), size, **options)
+            weight, bias = submodules.read_convolution(self)
+            return functional.downsize_image(
+                image, weight, bias, submodules.read(self), size, taps=self.taps, prior=self.prior, mean=self.mean,
+                std=self.std, out_dtype=self.out_dtype, letterbox=letterbox, fill=fill, backend=self.backend,
+            )  # fmt: skip
         parameter = self._checked_parameter(image)
         letterbox = checks.check_letterbox(letterbox, image)
         fill = checks.check_fill(fill, self.out_dtype or parameter.dtype)
@@ -187,7 +187,8 @@ class DownsizeNet(nn.Module):
             x, texture = self._with_texture(x)
             if called:
                 return submodules.downsize(self, x, texture, size)
-            return functional.downsize(x, texture, submodules.read(self), size, **options)
+            weights = submodules.read(self)
+            return functional.downsize(x, texture, weights, size, taps=self.taps, prior=self.prior, backend=self.backend)
 
         result = to_batch(image, size, letterbox, fill, resize)
         result = result if self.out_dtype is None else result.to(self.out_dtype)
@@ -215,7 +216,7 @@ class DownsizeNet(nn.Module):
         size = self.size if size is None else size
         if size is None:
             raise ValueError("size: expected (height, width) here or when the layer was made, got neither")
-        return geometry.check_size("size", size)
+        return checks.check_size(size)
 
     def _parameter(self) -> Tensor:
         """A parameter whose dtype and device images have to have. It is on the meta device if all are offloaded."""

@@ -15,7 +15,7 @@ import functools
 import importlib
 import importlib.util
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -114,8 +114,11 @@ class _Gradients:
 
     def unflatten(self, flat: Sequence[Any], lengths: Sequence[int | None]) -> list[Any]:
         """The inverse of :meth:`flatten`, for tensors or for a value of each."""
-        remaining = iter(flat)
-        return [next(remaining) if n is None else [next(remaining) for _ in range(n)] for n in lengths]
+        parts, start = [], 0
+        for n in lengths:
+            parts.append(flat[start] if n is None else list(flat[start : start + n]))
+            start += 1 if n is None else n
+        return parts
 
     def needs(self, wanted: Sequence[Any]) -> list[bool]:
         """Which gradients the backward operator has to give. ``wanted`` says of each tensor whether its own is wanted."""
@@ -139,9 +142,12 @@ class _Gradients:
         parameters = [t for arg in args[self.inputs : self.tensors] for t in arg]
         if not self.parameters or grads[-1] is None:
             return [*result, *[None] * len(parameters)]
-        parts = grads[-1].split([t.numel() for t in parameters])
+        if is_watched():  # where sizes may be symbols
+            parts = [p.view(t.shape) for p, t in zip(grads[-1].split([t.numel() for t in parameters]), parameters, strict=True)]
+        else:  # a third of the time
+            parts = torch._C._nn.unflatten_dense_tensors(grads[-1], parameters)
         needs = [need for part in wanted[self.inputs :] for need in part]
-        return result + [p.view(t.shape) if need else None for p, t, need in zip(parts, parameters, needs, strict=True)]
+        return result + [p if need else None for p, need in zip(parts, needs, strict=True)]
 
 
 def _place(grads: list[Tensor], needs: Sequence[bool]) -> list[Tensor | None]:
@@ -156,18 +162,18 @@ def call(operator: Any, *args: Any) -> Any:
     Whatever watches or replaces operators still sees them: compilation, tracing, profilers, modes, torch.func, subclasses of
     tensors.
     """
-    if torch.compiler.is_compiling() or _is_watched():
+    if torch.compiler.is_compiling() or is_watched():
         return operator(*args)
     tensors = _tensors(args)
     for t in tensors:
-        if type(t) is not Tensor and type(t) is not torch.nn.Parameter:
+        if (type(t) is not Tensor and type(t) is not torch.nn.Parameter) or t.is_neg():  # PyTorch writes negated views out
             return operator(*args)
     if _any_wants_grad(tensors):
         return _AUTOGRAD[operator](*args)
     return IMPLEMENTATIONS[operator](*args)
 
 
-def _is_watched() -> bool:
+def is_watched() -> bool:
     c = torch._C
     return bool(
         c._len_torch_dispatch_stack()
@@ -201,26 +207,40 @@ def _any_wants_grad(tensors: list[Tensor]) -> bool:
     return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
 
 
-class _Differentiable(torch.autograd.Function):
-    """An operator and its backward operator. Tensors are arguments of their own, since autograd follows none inside lists."""
+class Recorded(NamedTuple):
+    """A call of an operator that is recorded for the backward pass, but for its tensors."""
+
+    operator: Any
+    backward: Any
+    gradients: _Gradients
+    lengths: list[int | None]
+    options: Sequence[Any]
+
+
+class Differentiable(torch.autograd.Function):
+    """An operator and its backward operator. Tensors are arguments of their own, since autograd follows none inside lists.
+
+    ``launch()`` takes the place of the operator's call, if it is not None.
+    """
 
     @staticmethod
-    def forward(
-        ctx: Any, operator: Any, backward: Any, gradients: _Gradients, lengths: Any, options: Any, *tensors: Tensor | None
-    ) -> Tensor:
+    def forward(ctx: Any, recorded: Recorded, launch: Callable[[], Tensor] | None, *tensors: Tensor | None) -> Tensor:
         ctx.save_for_backward(*tensors)
-        ctx.call = backward, gradients, lengths, options
+        ctx.recorded = recorded
+        if launch is not None:
+            return launch()
+        operator, _, gradients, lengths, options = recorded
         with torch._C._AutoDispatchBelowAutograd():
             return call(operator, *gradients.unflatten(tensors, lengths), *options)
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> Any:
-        backward, gradients, lengths, options = ctx.call
+        _, backward, gradients, lengths, options = ctx.recorded
         args = gradients.unflatten(ctx.saved_tensors, lengths)
-        wanted = gradients.unflatten(ctx.needs_input_grad[5:], lengths)
+        wanted = gradients.unflatten(ctx.needs_input_grad[2:], lengths)
         needs = gradients.needs(wanted)
         grads = _place(call(backward, grad_output, *args, *options, needs), needs)
-        return *[None] * 5, *gradients.spread(grads, args, wanted)
+        return None, None, *gradients.spread(grads, args, wanted)
 
 
 class _DifferentiableAreaPool2d(torch.autograd.Function):
@@ -313,7 +333,8 @@ def _define_pair(name: str, arguments: type[Any]) -> tuple[Any, Any]:
         tensors, lengths = gradients.flatten(args)
         if lengths[0] is not None and args[0][0].dim() == 3 and any(image.requires_grad for image in args[0]):
             raise RuntimeError(f"{NAMESPACE}::{name} has no gradients to images of different sizes; give it one at a time")
-        return _Differentiable.apply(operator, backward, gradients, lengths, args[gradients.tensors :], *tensors)
+        recorded = Recorded(operator, backward, gradients, lengths, args[gradients.tensors :])
+        return Differentiable.apply(recorded, None, *tensors)
 
     schema = schema_of(arguments)
     operator = _define(f"{name}({schema}) -> Tensor", *_functions(arguments), differentiate)

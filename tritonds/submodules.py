@@ -5,7 +5,7 @@ parametrisation of its weight is allowed, since reading the weight applies it. O
 Adapters, hooks (old-style weight and spectral norm, pruning, offloading), quantised and compiled modules are called instead.
 """
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .module import DownsizeNet
 
 
-def is_as_made(module: nn.Module, kind: type[nn.Module]) -> bool:
+def is_as_made(module: Any, kind: type[nn.Module]) -> bool:
     """Whether ``module`` computes what a ``kind`` with its attributes computes."""
     if type(module) is not kind and not (parametrize.is_parametrized(module) and type(module).__bases__ == (kind,)):
         return False
@@ -29,7 +29,7 @@ def is_as_made(module: nn.Module, kind: type[nn.Module]) -> bool:
 def _is_quantized(module: nn.Module) -> bool:
     """Whether the weight's class has operators of its own, as torchao's have. DTensor does not count: FSDP makes it plain."""
     kind = type(module._parameters.get("weight"))  # of which torch.compile knows more than of the weight
-    return hasattr(kind, "__tensor_flatten__") and not hasattr(kind, "full_tensor")
+    return kind is not nn.Parameter and hasattr(kind, "__tensor_flatten__") and not hasattr(kind, "full_tensor")
 
 
 def has_hooks(module: nn.Module) -> bool:
@@ -37,36 +37,41 @@ def has_hooks(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks)
 
 
+def _get(module: nn.Module, name: str) -> Any:
+    """``module.name``, a parameter or module. At once, since PyTorch's own way costs as much as a launch for twenty of them."""
+    found: Any = module._parameters.get(name)
+    if found is None:
+        found = module._modules.get(name)
+    return getattr(module, name) if found is None else found
+
+
 def changed_linear(net: "DownsizeNet") -> str | None:
     """The name of the first of ``distance``, ``hidden`` and ``out`` that has to be called, if there is one."""
-    hidden, distance = net.hidden, net.distance  # once: modules are no plain attributes
+    hidden, distance = _get(net, "hidden"), _get(net, "distance")
     if not is_as_made(hidden, nn.ModuleList):
         return "hidden"
     if distance is not None and not _is_linear(distance):
         return "distance"
-    for index, layer in enumerate(hidden):
+    for name, layer in hidden._modules.items():
         if not _is_linear(layer):
-            return f"hidden.{index}"
-    return None if _is_linear(net.out) else "out"
+            return f"hidden.{name}"
+    return None if _is_linear(_get(net, "out")) else "out"
 
 
 def _is_linear(module: nn.Module) -> bool:
-    return is_as_made(module, nn.Linear) and module.bias is not None
+    return is_as_made(module, nn.Linear) and _get(module, "bias") is not None
 
 
 def changed_texture(net: "DownsizeNet") -> str | None:
     """The name of the first module of the texture CNN that is not as the layer made it, if there is one."""
-    texture = net.texture
+    texture = _get(net, "texture")
     if texture is None:
         return "texture" if net.texture_channels else None
-    if not is_as_made(texture, nn.Sequential):
+    if not is_as_made(texture, nn.Sequential) or len(texture._modules) != 2 * net.texture_layers:
         return "texture"
-    parts = list(texture)
-    if len(parts) != 2 * net.texture_layers:
-        return "texture"
-    for index, part in enumerate(parts):
+    for index, (name, part) in enumerate(texture._modules.items()):
         if not (is_as_made(part, nn.ReLU) if index % 2 else _is_convolution(part)):
-            return f"texture.{index}"
+            return f"texture.{name}"
     return None
 
 
@@ -76,7 +81,7 @@ def _is_convolution(module: nn.Module) -> bool:
     layer = cast(nn.Conv2d, module)
     sizes = (layer.kernel_size, layer.padding, layer.stride, layer.dilation, layer.groups)
     plain = sizes == ((3, 3), (1, 1), (1, 1), (1, 1), 1)
-    return plain and layer.padding_mode == "zeros" and layer.bias is not None
+    return plain and layer.padding_mode == "zeros" and _get(layer, "bias") is not None
 
 
 def weights(net: "DownsizeNet") -> CoefficientWeights:
@@ -96,16 +101,24 @@ def weights(net: "DownsizeNet") -> CoefficientWeights:
 
 def read(net: "DownsizeNet") -> CoefficientWeights:
     """The weights of modules that are known to be as they were made."""
-    distance, out = net.distance, net.out
-    hidden = [cast(nn.Linear, layer) for layer in net.hidden]
+    distance, out, hidden = _get(net, "distance"), _get(net, "out"), _get(net, "hidden")._modules.values()
     return CoefficientWeights(
-        None if distance is None else distance.weight,
-        None if distance is None else distance.bias,
-        tuple(layer.weight for layer in hidden),
-        tuple(layer.bias for layer in hidden),
-        out.weight,
-        out.bias,
+        None if distance is None else _get(distance, "weight"),
+        None if distance is None else _get(distance, "bias"),
+        tuple([_get(layer, "weight") for layer in hidden]),
+        tuple([_get(layer, "bias") for layer in hidden]),
+        _get(out, "weight"),
+        _get(out, "bias"),
     )
+
+
+def read_convolution(net: "DownsizeNet") -> tuple[Tensor | None, Tensor | None]:
+    """Weight and bias of the texture's first convolution, known to be as it was made; None for both if there is no texture."""
+    texture = _get(net, "texture")
+    if texture is None:
+        return None, None
+    convolution = next(iter(texture._modules.values()))
+    return _get(convolution, "weight"), _get(convolution, "bias")
 
 
 def coefficients(net: "DownsizeNet", image: Tensor, texture: Tensor | None, size: tuple[int, int]) -> Tensor:

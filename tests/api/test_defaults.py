@@ -144,5 +144,6 @@ def test_the_table_of_images_is_made_in_pinned_memory_whatever_the_default_devic
     monkeypatch.setattr(torch, "empty", lambda shape, **options: asked.append(options) or Host())
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     with strange_defaults():
-        assert batch.table([Image(), Image()], (6, 8), False)[0].type == "cuda"
+        rows = batch.read([Image(), Image()], (6, 8), False)
+        assert batch.table(rows, Image.device).type == "cuda"
     assert asked == [{"dtype": torch.int64, "device": "cpu", "pin_memory": True}]

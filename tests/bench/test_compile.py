@@ -60,7 +60,7 @@ def identity(row):
 
 
 def slower(rows, committed):
-    """What takes over 2 % more instructions, 8 registers more, or more stack than committed; and what was not committed."""
+    """What takes over 2 % more instructions, 8 more registers, 5 % more latency or any more stack than committed, or is new."""
     known = {identity(row): row for row in committed}
     for row in rows:
         old = known.get(identity(row))
@@ -71,6 +71,9 @@ def slower(rows, committed):
         for figure, more in allowed.items():
             if row[figure] > old[figure] + more:
                 yield f"{identity(row)}: {row[figure]} {figure}, {old[figure]} in the table"
+        now, before = (of["cost"]["latency_us"] for of in (row, old))
+        if now > 1.05 * before:
+            yield f"{identity(row)}: {now:.1f} us of latency, {before:.1f} in the table"
 
 
 @pytest.mark.parametrize(("figure", "factor", "more"), [("instructions", 1.03, 1), ("registers", 1, 8), ("stack_bytes", 1, 8)])
@@ -82,6 +85,28 @@ def test_a_slower_kernel_is_seen(figure, factor, more):
     (found,) = slower([*committed[:5], row | {figure: worse}], committed)
     assert found == f"{identity(row)}: {worse} {figure}, {row[figure]} in the table"
     assert list(slower([row], committed[:5])) == [f"{identity(row)} is not in the table"]
+
+
+def test_more_latency_is_seen():
+    committed = json.loads(COMMITTED.read_text())["rows"]
+    row = committed[5]
+    for factor, times in ((1.04, 0), (1.06, 1)):
+        latency = factor * row["cost"]["latency_us"]
+        worse = row | {"cost": row["cost"] | {"latency_us": latency}}
+        expected = f"{identity(row)}: {latency:.1f} us of latency, {row['cost']['latency_us']:.1f} in the table"
+        assert list(slower([worse], committed)) == [expected] * times
+
+
+def test_a_row_waits_for_its_texture_once_and_for_its_channels_once():
+    """What docs/design.md says of loads in flight together: the machine code of a strip of eight rows."""
+    rows = {identity(row): row for row in json.loads(COMMITTED.read_text())["rows"]}
+    strips = [
+        row
+        for (operator, _, variant), row in rows.items()
+        if operator == "downsize" and dict(variant)["workload"] == "hdx8" and dict(variant)["dtype"] in ("bf16", "fp16")
+    ]
+    assert len(strips) == 6
+    assert [row["cost"]["way"]["memory"] for row in strips if row["variant"]["taps"] == 2] == [2 * 8] * 4
 
 
 @pytest.mark.long

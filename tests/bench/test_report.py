@@ -71,12 +71,17 @@ def test_images_have_tables_of_their_own(results):
         assert report.plot(report.read(results / f"{name}.json"), results / "plots" / name)
 
 
-def test_predicted_passes_are_sums_of_their_kernels(tmp_path):
-    """A pass of two kernels: each takes its own slowest floor."""
+def test_predicted_passes_are_sums_of_their_kernels(results):
+    """A pass of two kernels: every floor is a sum, and the guess one of guesses."""
 
     def row(operator, name, issue, memory, **variant):
-        cost = {"instructions_per_pixel": 10.0, "issue_us": issue, "pipe_us": 1.0, "bandwidth_us": memory}
-        fastest = {"dtype": "bf16", "channels_last": True, "workload": "hd", "taps": 2}
+        cost = {
+            "instructions_per_pixel": 10.0, "bytes_per_pixel": 9.0, "busiest_pipe": "memory", "resident_warps": 12,
+            "issue_us": issue, "pipe_us": 1.0, "bandwidth_us": memory, "latency_us": 4.0,
+            "way": {"issue": 1980.0, "memory": 0, "L1": 0, "shared": 0, "special": 0, "operands": 0}, "rounds": 4.0,
+        }  # fmt: skip
+        fastest = {"dtype": "bf16", "channels_last": True, "workload": "poster160", "taps": 2, "image": "", "out": ""}
+        fastest |= {"letterbox": False, "tf32": False}
         return {"operator": operator, "name": name, "variant": fastest | variant, "cost": cost}
 
     rows = [
@@ -86,20 +91,39 @@ def test_predicted_passes_are_sums_of_their_kernels(tmp_path):
         row("downsize_backward", "area_pool_kernel", 4.0, 6.0),
         row("downsize_backward, to the image too", "weighted_gather_grad_image_kernel", 100.0, 100.0),
         row("area_pool2d", "area_pool_kernel", 100.0, 100.0),
-        row("downsize_image", "downsize_kernel", 6.0, 1.0, image="u8", letterbox=False),
-        row("downsize_image_backward", "downsize_backward_kernel", 7.0, 2.0, image="u8", letterbox=False),
-        row("downsize_image_backward", "texture_grad_weights_kernel", 4.0, 2.0, image="u8", letterbox=False),
+        row("downsize_image", "downsize_kernel", 6.0, 1.0, image="u8"),
+        row("downsize_image_backward", "downsize_backward_kernel", 7.0, 2.0, image="u8"),
+        row("downsize_image_backward", "texture_grad_weights_kernel", 4.0, 2.0, image="u8"),
         row("downsize_image", "downsize_kernel", 100.0, 100.0, image="u8", letterbox=True),
         row("downsize_image", "downsize_kernel", 100.0, 100.0, image="bf16", letterbox=False),
     ]
-    measure.write({"triton": "9.9", "date": "2030-01-02", "rows": rows}, tmp_path / "kernels" / "sm_90.json")
-    text = report.with_tables(PAGE, tmp_path)
-    assert "| hd, K=2, forward | 10.0 | 3.00 | 1.00 | 5.00 | 5.00 |" in text
-    assert "| hd, K=2, backward | 20.0 | 11.0 | 2.00 | 8.00 | 13.0 |" in text
+    measure.write({"triton": "9.9", "date": "2030-01-02", "rows": rows}, results / "kernels" / "sm_90.json")
+
+    def line(name, *numbers):
+        return f"| poster160{name} | {' | '.join(numbers)} |\n"
+
+    one = (3**3 + 5**3 + 4**3) ** (1 / 3)
+    two = (7**3 + 2**3 + 4**3) ** (1 / 3) + (4**3 + 6**3 + 4**3) ** (1 / 3)
+    forward = ("12", "10.0", "3.00", "1.00", "5.00", "4.00", f"{one:.2f}")
+    backward = ("12, 12", "20.0", "11.0", "2.00", "8.00", "8.00", f"{two:.1f}")
+    text = report.with_tables(PAGE, results)
+    assert text.partition("speed:predicted")[2].count("| poster160, ") == 4
+    assert line(", K=2, forward", *forward, "") not in text  # it was measured
+    assert line(", uint8 images, K=2, forward", "12", "10.0", "6.00", "1.00", "1.00", "4.00", "6.55", "") in text
     assert "Triton 9.9, sm_90, 2030-01-02" in text
-    assert "| hd, uint8 images, K=2, forward | 10.0 | 6.00 | 1.00 | 1.00 | 6.00 |" in text
-    assert "| hd, uint8 images, K=2, backward | 20.0 | 11.0 | 2.00 | 4.00 | 11.0 |" in text
-    assert text.count("| hd") == 4
+    times = {mode: 1000 * row["median_ms"] for mode, row in fused(results).items()}
+    assert line(", K=2, forward", *forward, report.digits(times["forward"])) in text
+    assert line(", K=2, backward", *backward, report.digits(times["forward+backward"] - times["forward"])) in text
+    (results / "gpu.json").unlink()
+    text = report.with_tables(PAGE, results)
+    assert line(", K=2, forward", *forward, "") in text
+    assert line(", K=2, backward", *backward, "") in text
+
+
+def fused(results):
+    """What was measured of the kernels, by mode."""
+    rows = report.read(results / "gpu.json")["rows"]
+    return {row["mode"]: row for row in rows if row["provider"] == "fused"}
 
 
 def test_tables_without_results_say_so(tmp_path):

@@ -7,6 +7,7 @@ import torch
 from cases import Case, make, net_of
 
 import tritonds
+from tritonds import repeats
 
 pytestmark = pytest.mark.compiled
 
@@ -26,6 +27,7 @@ def bindings(monkeypatch):
         gather.weighted_gather_grad_image_plan,
     ):
         kept.cache_clear()
+    monkeypatch.setattr(repeats, "_known", {})
     seen, original = [], JITFunction.run
 
     def run(self, *args, **kwargs):
