@@ -7,17 +7,21 @@ from .batch import image_at, target_at
 from .bins import bin_sum
 from .convolution import (
     add_product,
-    bin_edges,
-    bin_share,
+    bin_span,
+    first_walked_row,
+    last_patch_column,
     load_texture_weights,
     mean_factor,
-    most_rows,
     patch_column,
     product,
+    replaced,
+    row_share,
+    share_behind,
+    start_walk,
 )
 from .groups import Batch, Target
 from .network import relu_backward
-from .tile import plane_at, target_pixels, tile_column, tile_pixels
+from .tile import bin_first, plane_at, target_pixels, tile_column, walked_pixels
 
 INTEGERS = [
     "image_stride_n", "image_stride_c", "image_stride_h", "image_stride_w",
@@ -43,27 +47,17 @@ def _add_weight_gradient(total, grad_texture, column, C: tl.constexpr):
 
 @triton.jit
 def _add_column_gradients(
-    grads, grad, left, middle, tiles, column, row, image, edges, pixels, target, USED: tl.constexpr, C: tl.constexpr
+    grads, upper, lower, share, left, middle, tiles, place, row, image, columns, last_column, C: tl.constexpr
 ):  # fmt: skip
-    """The weights' gradients plus those from one column of each bin in USED rows; then the next ``left`` and ``middle``."""
-    right = patch_column(image, row - 1, edges.last_row, edges.first_column + (column + 1), edges.last_column, USED, C)
+    """The weights' gradients plus those from one column of each bin, in the rows of a band; then the next ``left``, ``middle``."""
+    right = patch_column(image, row - 1, columns.first + (place + 1), last_column, C)
     left_0, middle_0, right_0, left_1, middle_1, right_1 = grads
-    share = tl.full([1], 1.0, C.ACC)
-    grad_texture = grad
-    if not C.TEXTURE.BINS_WHOLE:
-        share = bin_share(edges.first_column + column, pixels.x, image.w, target.w, C.ACC)
-        grad_texture = grad * (share * bin_share(row, pixels.y, image.h, target.h, C.ACC))[:, None]
-    convolved = _convolve(left, middle, right, tiles, 0, C)
-    grad_texture = relu_backward(grad_texture, convolved).to(C.OPERAND)
+    grad_texture = relu_backward(share[:, None] * upper, _convolve(left, middle, right, tiles, 0, C)).to(C.OPERAND)
     left_0 = _add_weight_gradient(left_0, grad_texture, left, C)
     middle_0 = _add_weight_gradient(middle_0, grad_texture, middle, C)
     right_0 = _add_weight_gradient(right_0, grad_texture, right, C)
-    if USED == 2:
-        grad_texture = grad
-        if not C.TEXTURE.BINS_WHOLE:
-            grad_texture = grad * (share * bin_share(row + 1, pixels.y, image.h, target.h, C.ACC))[:, None]
-        convolved = _convolve(left, middle, right, tiles, 1, C)
-        grad_texture = relu_backward(grad_texture, convolved).to(C.OPERAND)
+    if C.BAND == 2:
+        grad_texture = relu_backward(share[:, None] * lower, _convolve(left, middle, right, tiles, 1, C)).to(C.OPERAND)
         left_1 = _add_weight_gradient(left_1, grad_texture, left, C)
         middle_1 = _add_weight_gradient(middle_1, grad_texture, middle, C)
         right_1 = _add_weight_gradient(right_1, grad_texture, right, C)
@@ -71,39 +65,85 @@ def _add_column_gradients(
 
 
 @triton.jit
-def _add_band_gradients(grads, grad, tiles, row, image, edges, pixels, target, USED: tl.constexpr, C: tl.constexpr):
-    """The weights' gradients plus those from the first USED of BAND rows from ``row`` on, over the bin's columns."""
-    left = patch_column(image, row - 1, edges.last_row, edges.first_column - 1, edges.last_column, USED, C)
-    middle = patch_column(image, row - 1, edges.last_row, edges.first_column, edges.last_column, USED, C)
+def _add_band_gradients(grads, upper, lower, tiles, row, image, columns, target, C: tl.constexpr):
+    """The weights' gradients plus those from the band from ``row`` on, given those to its rows' sums over the bins' columns."""
+    last_column = last_patch_column(columns, image, C)
+    left = patch_column(image, row - 1, columns.first - 1, last_column, C)
+    middle = patch_column(image, row - 1, columns.first, last_column, C)
     if C.TEXTURE.BIN_W > 0:
+        whole = tl.full([columns.first.shape[0]], 1.0, C.ACC)
         for column in tl.static_range(C.TEXTURE.BIN_W):
             grads, left, middle = _add_column_gradients(
-                grads, grad, left, middle, tiles, column, row, image, edges, pixels, target, USED, C
+                grads, upper, lower, whole, left, middle, tiles, column, row, image, columns, last_column, C
             )
     else:
         bin_w = target.bin_w
+        share = columns.first_share
         for column in range(bin_w):
             grads, left, middle = _add_column_gradients(
-                grads, grad, left, middle, tiles, column, row, image, edges, pixels, target, USED, C
+                grads, upper, lower, share, left, middle, tiles, column, row, image, columns, last_column, C
             )
+            share = share_behind(column + 1.0, columns)
     return grads
 
 
 @triton.jit
-def _add_bin_gradients(grads, grad, tiles, image, pixels, target, C: tl.constexpr):
-    """The weights' gradients plus those from every pixel's bin, given that to its mean, ``grad`` [BLOCK, channels]."""
-    edges = bin_edges(pixels, image, target, not C.TEXTURE.BINS_WHOLE)
-    grad *= mean_factor(image, target, C.ACC)
-    if C.TEXTURE.BIN_H > 0:
-        for row in tl.static_range(0, C.TEXTURE.BIN_H, C.BAND):
+def _load_gradient(grad_pooled_ptr, tile_y, step, rows, tile_x, out_h, out_w, image, target, C: tl.constexpr):
+    """Pixels of one step of a strip; and the gradient to their bins' sums, [BLOCK, texture channels], zero behind the strip."""
+    texture_channel = tl.arange(0, C.TEXTURE.CHANNELS_PAD)
+    pixels = walked_pixels(tile_y, step, rows, tile_x, out_h, out_w, C)
+    offsets = (pixels.y * out_w + pixels.x)[:, None] * C.TEXTURE.CHANNELS + texture_channel[None, :]
+    mask = pixels.mask & (step < rows)
+    if C.LETTERBOX:
+        pixels = target_pixels(pixels, target)
+        mask = mask & pixels.mask
+    mask = mask[:, None] & (texture_channel < C.TEXTURE.CHANNELS)[None, :]
+    grad = tl.load(grad_pooled_ptr + offsets, mask=mask, other=0.0).to(C.ACC)
+    return pixels, grad * mean_factor(image, target, C.ACC)
+
+
+@triton.jit
+def _add_whole_bins(grads, tiles, grad_pooled_ptr, tile_y, rows, tile_x, out_h, out_w, image, target, C: tl.constexpr):
+    """The weights' gradients plus those from a strip of bins of BIN_H x BIN_W whole pixels."""
+    for step in range(rows):
+        pixels, grad = _load_gradient(grad_pooled_ptr, tile_y, step, rows, tile_x, out_h, out_w, image, target, C)
+        columns = bin_span(pixels.x, image.w, target.w, C.ACC)
+        first_row = bin_first(pixels.y, image.h, target.h)
+        for place in tl.static_range(0, C.TEXTURE.BIN_H, C.BAND):
+            grads = _add_band_gradients(grads, grad, grad, tiles, first_row + place, image, columns, target, C)
+    return grads
+
+
+@triton.jit
+def _add_walked_bins(grads, tiles, grad_pooled_ptr, tile_y, rows, tile_x, out_h, out_w, image, target, C: tl.constexpr):
+    """The weights' gradients plus those from a strip of bins, going down the image's rows in bands as the forward pass does.
+
+    A band has its gradient when all bins are past that share it. So the last of a bin waits for the next bin, and one step more
+    than there are rows finishes the last.
+    """
+    nothing = tl.zeros([C.BLOCK_H * C.BLOCK_W, C.TEXTURE.CHANNELS_PAD], C.ACC)
+    row, upper, lower = start_walk(image, C)
+    for step in range(rows + 1):
+        pixels, grad = _load_gradient(grad_pooled_ptr, tile_y, step, rows, tile_x, out_h, out_w, image, target, C)
+        columns = bin_span(pixels.x, image.w, target.w, C.ACC)
+        span = bin_span(pixels.y, image.h, target.h, C.ACC)
+        inside = pixels.row_mask & (step < rows)
+        row = first_walked_row(row, inside, span, image, C)
+        upper += row_share(row, span, C.ACC)[:, None] * grad
+        lower += row_share(row + 1, span, C.ACC)[:, None] * grad
+        complete = tl.where(inside, (span.last // C.BAND * C.BAND - row) // C.BAND, 0)
+        complete = tl.where(step < rows, complete, 1)
+        bands = tl.max(complete.to(tl.int32), axis=0)
+        for _ in range(bands):
+            ahead = complete > 0
             grads = _add_band_gradients(
-                grads, grad, tiles, edges.first_row + row, image, edges, pixels, target,
-                C.BAND if row + C.BAND <= C.TEXTURE.BIN_H else 1, C,
+                grads, replaced(ahead[:, None], upper, nothing, C), replaced(ahead[:, None], lower, nothing, C),
+                tiles, row, image, columns, target, C,
             )  # fmt: skip
-    else:
-        bin_h = tl.minimum(target.bin_h, most_rows(pixels.y, image.h, target.h))
-        for row in range(0, bin_h, C.BAND):
-            grads = _add_band_gradients(grads, grad, tiles, edges.first_row + row, image, edges, pixels, target, C.BAND, C)
+            row = replaced(ahead, row + C.BAND, row, C)
+            upper = replaced(ahead[:, None], row_share(row, span, C.ACC)[:, None] * grad, upper, C)
+            lower = replaced(ahead[:, None], row_share(row + 1, span, C.ACC)[:, None] * grad, lower, C)
+            complete -= 1
     return grads
 
 
@@ -135,22 +175,16 @@ def texture_grad_weights_kernel(
     tiles = load_texture_weights(texture_weights, C)
     zeros = tl.zeros([C.TEXTURE.CHANNELS_PAD, C.PATCH_PAD], C.ACC)
     grads = (zeros, zeros, zeros, zeros, zeros, zeros)
-    texture_channel = tl.arange(0, C.TEXTURE.CHANNELS_PAD)
     pid = tl.program_id(0)
     for column_index in range(pid, total_columns, tl.num_programs(0)):
         n, tile_y, tile_x = tile_column(column_index, out_h, out_w, rows, C)
         image = image_at(n, table_ptr, images, C)
         target = target_at(n, table_ptr, everywhere, C)
-        for step in range(rows):
-            pixels = tile_pixels(tile_y + step, tile_x, out_h, out_w, C)
-            mask = pixels.mask
-            offsets = (pixels.y * out_w + pixels.x)[:, None] * C.TEXTURE.CHANNELS + texture_channel[None, :]
-            if C.LETTERBOX:
-                pixels = target_pixels(pixels, target)
-                mask = mask & pixels.mask
-            grad_ptrs = grad_pooled_ptr + n * out_h * out_w * C.TEXTURE.CHANNELS + offsets
-            grad = tl.load(grad_ptrs, mask=mask[:, None] & (texture_channel < C.TEXTURE.CHANNELS)[None, :], other=0.0).to(C.ACC)
-            grads = _add_bin_gradients(grads, grad, tiles, image, pixels, target, C)
+        grad_ptr = grad_pooled_ptr + n * out_h * out_w * C.TEXTURE.CHANNELS
+        if C.TEXTURE.BIN_H > 0:
+            grads = _add_whole_bins(grads, tiles, grad_ptr, tile_y, rows, tile_x, out_h, out_w, image, target, C)
+        else:
+            grads = _add_walked_bins(grads, tiles, grad_ptr, tile_y, rows, tile_x, out_h, out_w, image, target, C)
     partial_ptr += pid.to(tl.int64) * (C.BAND * C.TEXTURE.CHANNELS * (9 * C.CHANNELS + 1))
     for shift in tl.static_range(C.BAND):
         for column in tl.static_range(3):
@@ -217,11 +251,11 @@ def texture_grad_image_kernel(
         y = first_row + (step - 1)
         safe_y = tl.minimum(tl.maximum(y, 0), last_row)
         below = tl.zeros([BLOCK, C.CHANNELS_PAD], C.ACC)
-        left = patch_column(image, y - 1, last_row, x - 2, last_column, 1, C)
-        middle = patch_column(image, y - 1, last_row, x - 1, last_column, 1, C)
+        left = patch_column(image, y - 1, x - 2, last_column, C)
+        middle = patch_column(image, y - 1, x - 1, last_column, C)
         for i in tl.static_range(3):
             i_x = x + (i - 1)
-            right = patch_column(image, y - 1, last_row, i_x + 1, last_column, 1, C)
+            right = patch_column(image, y - 1, i_x + 1, last_column, C)
             convolved = _convolve(left, middle, right, tiles, 0, C)
             left = middle
             middle = right

@@ -12,10 +12,10 @@ import triton.language as tl
 
 from .batch import image_at, target_at
 from .bins import bin_sum
-from .convolution import convolved_bin_mean, load_texture_weights
+from .convolution import convolved_bin_mean, load_texture_weights, start_walk
 from .groups import Activations, Batch, Elements, Target
 from .network import first_distance, layer, linear, load_network, position, relu, softmax
-from .tile import gather, plane_at, tap_offsets, target_pixels, tile_column, tile_pixels
+from .tile import gather, plane_at, tap_offsets, target_pixels, tile_column, walked_pixels
 
 INTEGERS = [
     "image_stride_n", "image_stride_c", "image_stride_h", "image_stride_w",
@@ -38,8 +38,8 @@ def load_weights(texture_weights, weights, C: tl.constexpr):
 
 
 @triton.jit
-def infer(network, tiles, n, pixels, image, textures, target, C: tl.constexpr):
-    """Up to the coefficients. ``tiles`` are the convolution's, if it is fused; else the texture is read."""
+def infer(network, tiles, walk, n, pixels, image, textures, target, C: tl.constexpr):
+    """Up to the coefficients; and the walk so far. ``tiles`` are the convolution's, if it is fused; else the texture is read."""
     BLOCK: tl.constexpr = C.BLOCK_H * C.BLOCK_W
     dy = first_distance(pixels.y, image.h, target.h, C)
     dx = first_distance(pixels.x, image.w, target.w, C)
@@ -52,7 +52,8 @@ def infer(network, tiles, n, pixels, image, textures, target, C: tl.constexpr):
     pooled = encoding
     if C.TEXTURE.CHANNELS > 0:
         if C.FUSED_TEXTURE:
-            pooled = convolved_bin_mean(image, tiles, pixels, target, C).to(C.OPERAND)
+            mean, walk = convolved_bin_mean(walk, image, tiles, pixels, target, C)
+            pooled = mean.to(C.OPERAND)
         else:
             channel = tl.arange(0, C.TEXTURE.CHANNELS_PAD)
             if C.INDEX64:
@@ -75,7 +76,7 @@ def infer(network, tiles, n, pixels, image, textures, target, C: tl.constexpr):
             last = hidden_2
         logits = layer(last, network.out, network.out_bias, C.PRECISION)
     coefficients = softmax(tl.trans(logits), pixels, image, target, C)
-    return Activations(where, encoding, pooled, hidden_0, hidden_1, hidden_2, coefficients)
+    return Activations(where, encoding, pooled, hidden_0, hidden_1, hidden_2, coefficients), walk
 
 
 @triton.jit(do_not_specialize=INTEGERS, do_not_specialize_on_alignment=ANYWHERE)
@@ -97,14 +98,16 @@ def downsize_kernel(
     image = image_at(n, table_ptr, images, C)
     target = target_at(n, table_ptr, Target(out_h, out_w, 0, 0, bin_h, bin_w), C)
     output_ptr += n * output_stride_n
+    walk = start_walk(image, C)
     for step in range(rows):
-        pixels = tile_pixels(tile_y + step, tile_x, out_h, out_w, C)
+        pixels = walked_pixels(tile_y, step, rows, tile_x, out_h, out_w, C)
         output = Elements(output_ptr, pixels.y * output_stride_h + pixels.x * output_stride_w, pixels.mask, output_stride_c)
         inside = None
         if C.LETTERBOX:
             pixels = target_pixels(pixels, target)
             inside = pixels.mask
-        coefficients = infer(network, tiles, n, pixels, image, textures, target, C).coefficients
+        activations, walk = infer(network, tiles, walk, n, pixels, image, textures, target, C)
+        coefficients = activations.coefficients
         k = tl.arange(0, C.TAPS_PAD)
         tap_mask = output.mask[None, :] & (k < C.TAPS * C.TAPS)[:, None]
         if C.CHANNELS == 0:

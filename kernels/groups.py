@@ -50,6 +50,8 @@ class Pixels(NamedTuple):
     x: Any
     mask: Any
     """Which of the pixels lie inside."""
+    row_mask: Any
+    """Which of their rows do."""
 
 
 class Elements(NamedTuple):
@@ -61,15 +63,27 @@ class Elements(NamedTuple):
     stride_c: Any
 
 
-class BinEdges(NamedTuple):
-    """Where bins and the patches around their pixels lie in an image, each field [BLOCK]."""
+class BinSpan(NamedTuple):
+    """Where bins lie along an axis of an image, each field [BLOCK]."""
 
-    first_row: Any
-    """The bin's first row."""
-    last_row: Any
-    """The last row that patches may read."""
-    first_column: Any
-    last_column: Any
+    first: Any
+    """The first pixel that a bin overlaps."""
+    last: Any
+    first_share: Any
+    """Overlap of the first pixel, over the largest of any pixel."""
+    end: Any
+    """From the first pixel to the bin's end: all pixels but the last, and that one's share."""
+
+
+class Walk(NamedTuple):
+    """How far down an image a program has convolved its rows, for each pixel of its tile."""
+
+    row: Any
+    """The first row that is not convolved yet, [BLOCK]."""
+    upper: Any
+    """Of the band above ``row``, the first row's texture, summed over each pixel's bin: [BLOCK, texture channels]."""
+    lower: Any
+    """The second row's, if bands have two."""
 
 
 class TextureWeights(NamedTuple):

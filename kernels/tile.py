@@ -68,14 +68,23 @@ def tile_pixels(tile_y, tile_x, height, width, C: tl.constexpr):
 
     Out of bounds, rows and columns repeat the last, whose arithmetic is as safe as any pixel's.
     """
+    return walked_pixels(tile_y, 0, 1, tile_x, height, width, C)
+
+
+@triton.jit
+def walked_pixels(tile_y, step, rows, tile_x, height, width, C: tl.constexpr):
+    """As :func:`tile_pixels`, step ``step`` of a tile whose rows each go down ``rows`` rows of the plane, one after the other.
+
+    Together they cover what ``rows`` tiles from ``tile_y`` on do.
+    """
     offs = tl.arange(0, C.BLOCK_H * C.BLOCK_W)
-    y = tile_y * C.BLOCK_H + offs // C.BLOCK_W
+    y = tile_y * C.BLOCK_H + (offs // C.BLOCK_W) * rows + step
     x = tile_x * C.BLOCK_W + offs % C.BLOCK_W
     if C.INDEX64:
         y = y.to(tl.int64)
         x = x.to(tl.int64)
-    mask = (y < height) & (x < width)
-    return Pixels(tl.minimum(y, height - 1), tl.minimum(x, width - 1), mask)
+    row_mask = y < height
+    return Pixels(tl.minimum(y, height - 1), tl.minimum(x, width - 1), row_mask & (x < width), row_mask)
 
 
 @triton.jit
@@ -88,9 +97,10 @@ def target_pixels(pixels, target):
     x = pixels.x
     top = target.top
     left = target.left
-    inside = (y >= top) & (y < top + target.h) & (x >= left) & (x < left + target.w)
+    row_mask = pixels.row_mask & (y >= top) & (y < top + target.h)
+    inside = row_mask & (x >= left) & (x < left + target.w)
     y = tl.minimum(tl.maximum(y - top, 0), target.h - 1)
-    return Pixels(y, tl.minimum(tl.maximum(x - left, 0), target.w - 1), inside)
+    return Pixels(y, tl.minimum(tl.maximum(x - left, 0), target.w - 1), inside, row_mask)
 
 
 @triton.jit
@@ -130,6 +140,12 @@ def load_along_pixels(pointers, mask):
 def is_narrower(pointer, OPERAND: tl.constexpr):
     """Whether what ``pointer`` points to has fewer bits than operands of matrix products."""
     return pointer.dtype.element_ty.primitive_bitwidth < OPERAND.primitive_bitwidth
+
+
+@triton.jit
+def is_finite(pointer):
+    """Whether all that ``pointer`` can point to is finite."""
+    return pointer.dtype.element_ty.is_int()
 
 
 @triton.jit
