@@ -45,6 +45,7 @@ from tritonds import geometry
 from tritonds.kernels import launch as launch_module
 from tritonds.kernels import launchers as kernels
 from tritonds.kernels.area_pool import bin_width
+from tritonds.kernels.convolution import BAND
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -254,7 +255,7 @@ def _cost(launch: Launch, variant: Variant, binary: Binary) -> Cost:
 def _bins(launch: Launch, variant: Variant) -> collections.Counter[tuple[int, int]]:
     """Bands of rows that kernels convolve, and columns of bins, in each step of all strips; a tile is a part of a row."""
     workload = NAMED[variant.workload]
-    rows, band = launch.arguments["rows"], launch.arguments["C"].values["BAND"]
+    rows = launch.arguments["rows"]
     counted = _completed_bands if launch.kernel.fn.__name__ == "texture_grad_weights_kernel" else _walked_bands
     bins: collections.Counter[tuple[int, int]] = collections.Counter()
     for size_in in workload.sizes or (workload.image,):
@@ -263,7 +264,7 @@ def _bins(launch: Launch, variant: Variant) -> collections.Counter[tuple[int, in
         for start in range(0, workload.size[0], rows):
             inside = [row - top if top <= row < top + region_h else None for row in range(start, start + rows)]
             spans = [row if row is None else _rows(row, size_in[0], region_h) for row in inside]
-            bins.update((bands, width) for bands in counted(spans, band))
+            bins.update((bands, width) for bands in counted(spans, BAND.value))
     return bins
 
 

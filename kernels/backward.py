@@ -11,7 +11,7 @@ import triton.language as tl
 
 from .batch import image_at, target_at
 from .bins import store_bins
-from .convolution import start_walk
+from .convolution import start_walk, strip_columns
 from .forward import ANYWHERE, INTEGERS, infer, load_weights
 from .groups import Batch, Elements, Gradients, Target
 from .network import (
@@ -137,7 +137,8 @@ def downsize_backward_kernel(
         plane = n * out_h * out_w
         image = image_at(n, table_ptr, images, C)
         target = target_at(n, table_ptr, everywhere, C)
-        walk = start_walk(image, C)
+        columns = strip_columns(tile_y, rows, tile_x, out_h, out_w, image, target, C) if C.FUSED_TEXTURE else None
+        walk = start_walk(walked_pixels(tile_y, 0, rows, tile_x, out_h, out_w, C).row, image, C)
         for step in range(rows):
             pixels = walked_pixels(tile_y, step, rows, tile_x, out_h, out_w, C)
             pixel_mask = pixels.mask
@@ -146,7 +147,7 @@ def downsize_backward_kernel(
             if C.LETTERBOX:
                 pixels = target_pixels(pixels, target)
                 pixel_mask = pixel_mask & pixels.mask
-            activations, walk = infer(network, tiles, walk, n, pixels, image, textures, target, C)
+            activations, walk = infer(network, tiles, columns, walk, n, pixels, image, textures, target, C)
             position, encoding, pooled, hidden_0, hidden_1, hidden_2, coefficients = activations
             tap_mask = pixel_mask[None, :] & (k < C.TAPS * C.TAPS)
             if C.COEFFICIENTS:

@@ -12,7 +12,7 @@ import triton.language as tl
 
 from .batch import image_at, target_at
 from .bins import bin_sum
-from .convolution import convolved_bin_mean, load_texture_weights, start_walk
+from .convolution import convolved_bin_mean, load_texture_weights, start_walk, strip_columns
 from .groups import Activations, Batch, Elements, Target
 from .network import first_distance, layer, linear, load_network, position, relu, softmax
 from .tile import gather, plane_at, tap_offsets, target_pixels, tile_column, walked_pixels
@@ -38,9 +38,11 @@ def load_weights(texture_weights, weights, C: tl.constexpr):
 
 
 @triton.jit
-def infer(network, tiles, walk, n, pixels, image, textures, target, C: tl.constexpr):
+def infer(network, tiles, columns, walk, n, pixels, image, textures, target, C: tl.constexpr):
     """Up to the coefficients; and the walk so far. ``tiles`` are the convolution's, if it is fused; else the texture is read."""
     BLOCK: tl.constexpr = C.BLOCK_H * C.BLOCK_W
+    if C.FUSED_TEXTURE:  # first, while there is little else to hold in registers
+        mean, walk = convolved_bin_mean(walk, columns, image, tiles, pixels, target, C)
     dy = first_distance(pixels.y, image.h, target.h, C)
     dx = first_distance(pixels.x, image.w, target.w, C)
     where = position(dy, dx, C)
@@ -52,7 +54,6 @@ def infer(network, tiles, walk, n, pixels, image, textures, target, C: tl.conste
     pooled = encoding
     if C.TEXTURE.CHANNELS > 0:
         if C.FUSED_TEXTURE:
-            mean, walk = convolved_bin_mean(walk, image, tiles, pixels, target, C)
             pooled = mean.to(C.OPERAND)
         else:
             channel = tl.arange(0, C.TEXTURE.CHANNELS_PAD)
@@ -98,7 +99,8 @@ def downsize_kernel(
     image = image_at(n, table_ptr, images, C)
     target = target_at(n, table_ptr, Target(out_h, out_w, 0, 0, bin_h, bin_w), C)
     output_ptr += n * output_stride_n
-    walk = start_walk(image, C)
+    columns = strip_columns(tile_y, rows, tile_x, out_h, out_w, image, target, C) if C.FUSED_TEXTURE else None
+    walk = start_walk(walked_pixels(tile_y, 0, rows, tile_x, out_h, out_w, C).row, image, C)
     for step in range(rows):
         pixels = walked_pixels(tile_y, step, rows, tile_x, out_h, out_w, C)
         output = Elements(output_ptr, pixels.y * output_stride_h + pixels.x * output_stride_w, pixels.mask, output_stride_c)
@@ -106,7 +108,7 @@ def downsize_kernel(
         if C.LETTERBOX:
             pixels = target_pixels(pixels, target)
             inside = pixels.mask
-        activations, walk = infer(network, tiles, walk, n, pixels, image, textures, target, C)
+        activations, walk = infer(network, tiles, columns, walk, n, pixels, image, textures, target, C)
         coefficients = activations.coefficients
         k = tl.arange(0, C.TAPS_PAD)
         tap_mask = output.mask[None, :] & (k < C.TAPS * C.TAPS)[:, None]

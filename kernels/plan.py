@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .area_pool import bins, in_whole_bins
 from .constants import Convolution, ConvolutionGradImage, Downsize, DownsizeBackward, Pooling
-from .convolution import patch_shape
+from .convolution import patch_slots
 from .groups import TextureWeights, Weights
 from .launch import (
     Layout,
@@ -202,7 +202,7 @@ def grad_texture_weights_plan(problem: Problem, index64: bool) -> Plan:
 def grad_image_plan(problem: Problem, grad_image: Layout, index64: bool) -> Plan:
     """The launch for the gradient that reaches the image by way of the texture. ``index64`` is the backward kernel's."""
     batch, (out_h, out_w), (image_h, image_w) = problem.output.shape[0], problem.output_size, problem.image_size
-    values = _convolution_constants(problem) | {"BAND": 1}
+    values = _convolution_constants(problem)
     # The bins are those of the gradient's pixels that hold a pixel of the image.
     bin_h, bin_w, static, whole, _ = bins((out_h, out_w), (image_h, image_w))
     strides = aligned_strides(_channels_last(batch, out_h, out_w, problem.texture_channels))
@@ -277,7 +277,6 @@ def _convolution_constants(problem: Problem) -> dict[str, Any]:
     """The constants of :class:`Convolution`, but for the tile."""
     _, _, static, whole, narrow = _texture_bins(problem)
     strides = aligned_strides(problem.texture)
-    band, patch_pad = patch_shape(problem.channels)
     channels, acc = problem.texture_channels, accumulator(problem.dtype)
     axes = [
         *zip(problem.image_size, problem.output_size, strict=True),
@@ -299,8 +298,7 @@ def _convolution_constants(problem: Problem) -> dict[str, Any]:
         ACC=acc,
         CHANNELS=problem.channels,
         CHANNELS_LAST=problem.channels_last,
-        BAND=band,
-        PATCH_PAD=patch_pad,
+        SLOTS=patch_slots(problem.channels),
         TEXTURE_WEIGHT_STRIDES=problem.texture_weight.stride if problem.texture_weight else (),
         FACTORS=problem.factors,
         SUMMANDS=problem.summands,

@@ -78,13 +78,16 @@ def walked_pixels(tile_y, step, rows, tile_x, height, width, C: tl.constexpr):
     Together they cover what ``rows`` tiles from ``tile_y`` on do.
     """
     offs = tl.arange(0, C.BLOCK_H * C.BLOCK_W)
-    y = tile_y * C.BLOCK_H + (offs // C.BLOCK_W) * rows + step
+    row = tile_y * C.BLOCK_H + step
+    if C.BLOCK_H > 1:
+        row += (offs // C.BLOCK_W) * rows
     x = tile_x * C.BLOCK_W + offs % C.BLOCK_W
     if C.INDEX64:
-        y = y.to(tl.int64)
+        row = row.to(tl.int64)
         x = x.to(tl.int64)
-    row_mask = y < height
-    return Pixels(tl.minimum(y, height - 1), tl.minimum(x, width - 1), row_mask & (x < width), row_mask)
+    row_mask = row < height
+    row = tl.minimum(row, height - 1)
+    return Pixels(row + tl.zeros_like(x), tl.minimum(x, width - 1), row_mask & (x < width), row, row_mask)
 
 
 @triton.jit
@@ -93,14 +96,15 @@ def target_pixels(pixels, target):
 
     Those outside take the nearest one's row and column.
     """
-    y = pixels.y
+    row = pixels.row
     x = pixels.x
     top = target.top
     left = target.left
-    row_mask = pixels.row_mask & (y >= top) & (y < top + target.h)
+    row_mask = pixels.row_mask & (row >= top) & (row < top + target.h)
     inside = row_mask & (x >= left) & (x < left + target.w)
-    y = tl.minimum(tl.maximum(y - top, 0), target.h - 1)
-    return Pixels(y, tl.minimum(tl.maximum(x - left, 0), target.w - 1), inside, row_mask)
+    row = tl.minimum(tl.maximum(row - top, 0), target.h - 1)
+    x = tl.minimum(tl.maximum(x - left, 0), target.w - 1)
+    return Pixels(row + tl.zeros_like(x), x, inside, row, row_mask)
 
 
 @triton.jit
@@ -134,6 +138,15 @@ def load_along_pixels(pointers, mask):
         return tl.trans(tl.load(tl.trans(pointers), mask=tl.trans(mask), other=0))
     else:
         return tl.load(pointers, mask=mask, other=0)
+
+
+@triton.jit
+def load_along_last(pointers):
+    """Load a tile of three axes, neighbours along the last in neighbouring threads."""
+    if PIXELS_FIRST:
+        return tl.permute(tl.load(tl.permute(pointers, (2, 1, 0))), (2, 1, 0))
+    else:
+        return tl.load(pointers)
 
 
 @triton.jit
