@@ -199,7 +199,9 @@ def cost(
     names = {"pid": 0, "num_programs": programs, "repeats_y": 1, "repeats_x": 1, **arguments}
     if "C" in arguments:  # kernels' constants, whose attributes are the compiler's
         names["C"] = SimpleNamespace(**arguments["C"].values)
-    cases = [(names, 1)] if bins is None else [(names | {"bands": bands, "bin_w": w}, count) for (bands, w), count in bins.items()]
+    cases = (
+        [(names, 1)] if bins is None else [(names | {"bands": bands, "bin_w": w}, count) for (bands, w), count in bins.items()]
+    )
     found = [(loops(instructions, labels, case), count / sum(n for _, n in cases)) for case, count in cases]
     issued = 0.0
     busy: dict[str, float] = {}

@@ -104,6 +104,8 @@ class Convolution(Tiled):
     """Channels of the image; 0 if there is none."""
     CHANNELS_LAST: bool
     """Whether the image is channels-last."""
+    WARPS: int
+    """Warps that each have pixels of their own in a product's result."""
     SLOTS: int
     """Elements of a column's row in patches: the image's channels and one more, rounded up to a power of two."""
     TEXTURE_WEIGHT_STRIDES: tuple[int, ...]

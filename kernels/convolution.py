@@ -66,26 +66,28 @@ def load_texture_weights(texture_weights, C: tl.constexpr):
 
 @triton.jit
 def spread(x, C: tl.constexpr):
-    """A number of each pixel, [BLOCK], beside all ROWS of its patches: [2, 1, ROWS * BLOCK / 2].
+    """A number of each pixel, [BLOCK], beside all ROWS of its patches: [1, BLOCK / (8 * WARPS), 32 * WARPS].
 
     Columns of patches are loaded such that each thread has what the matrix units want from it: rows along four threads, eight
-    pixels along the others. What threads have more than one of, the next eight pixels and channels, are the first two axes.
+    pixels along the others of a warp; SLOTS and the next eight pixels along registers, which are the first two axes.
     """
-    GROUPS: tl.constexpr = C.BLOCK_H * C.BLOCK_W // 16
-    x = tl.reshape(tl.permute(tl.reshape(x, [GROUPS, 2, 8]), (1, 0, 2)), [2, 1, GROUPS * 8, 1])
-    return tl.reshape(tl.broadcast_to(x, [2, 1, GROUPS * 8, ROWS]), [2, 1, ROWS * GROUPS * 8])
+    BLOCK: tl.constexpr = C.BLOCK_H * C.BLOCK_W
+    x = tl.permute(tl.reshape(x, [BLOCK // (16 * C.WARPS), C.WARPS, 2, 8]), (0, 2, 1, 3))
+    x = tl.reshape(x, [BLOCK // (8 * C.WARPS), 1, 8 * C.WARPS, 1])
+    x = tl.broadcast_to(x, [BLOCK // (8 * C.WARPS), 1, 8 * C.WARPS, ROWS])
+    return tl.reshape(x, [1, BLOCK // (8 * C.WARPS), 8 * ROWS * C.WARPS])
 
 
 @triton.jit
 def _patch_row(C: tl.constexpr):
-    """Which of the ROWS: [1, 1, ROWS * BLOCK / 2]."""
-    return (tl.arange(0, ROWS * C.BLOCK_H * C.BLOCK_W // 2) % ROWS)[None, None, :]
+    """Which of the ROWS: [1, 1, 32 * WARPS]."""
+    return (tl.arange(0, 8 * ROWS * C.WARPS) % ROWS)[None, None, :]
 
 
 @triton.jit
-def _nearest(i, last):
-    """``i`` if it is not past ``last``, else ``last``; as unsigned numbers, what lies before the first is past the last."""
-    return tl.minimum(unsigned(i), unsigned(last)).to(i.dtype)
+def _safe(i, n):
+    """``i`` if it is one of ``n`` pixels, else the last of them."""
+    return tl.minimum(unsigned(i), unsigned(n - 1)).to(i.dtype)
 
 
 @triton.jit
@@ -95,12 +97,13 @@ def _patch_pixels(image, first_row, column, last_column, C: tl.constexpr):
     Zero outside the image and past ``last_column``: what a bin does not cover must not reach it, not even times a weight of
     zero. FACTORS and SUMMANDS, one a channel, normalise the pixels.
     """
-    slot = tl.arange(0, C.SLOTS)[None, :, None]
+    slot = tl.arange(0, C.SLOTS)[:, None, None]
     channel = tl.minimum(slot, C.CHANNELS - 1)
     row = (first_row if C.BLOCK_H == 1 else spread(first_row, C)) + _patch_row(C)
-    inside = (unsigned(row) < unsigned(image.h)) & (unsigned(column) <= unsigned(last_column))
+    # As unsigned numbers, those before the first are past the last.
+    inside = unsigned(column) < unsigned(tl.where(unsigned(row) < unsigned(image.h), last_column + 1, 0))
     # Loads without a mask, of some pixel: what lies outside is replaced once, after it was normalised.
-    pointers = image.ptr + (_nearest(row, image.h - 1) * image.stride_h + _nearest(column, last_column) * image.stride_w)
+    pointers = image.ptr + (_safe(row, image.h) * image.stride_h + _safe(column, image.w) * image.stride_w)
     if C.CHANNELS_LAST:
         pointers += channel
     else:
@@ -118,43 +121,48 @@ def _patch_pixels(image, first_row, column, last_column, C: tl.constexpr):
 
 
 @triton.jit
-def _operand(x, C: tl.constexpr):
-    """Such a column as an operand [BLOCK, ROWS * SLOTS]. As in :func:`.tile.forget_loads`, a sum ends Triton's search."""
-    GROUPS: tl.constexpr = C.BLOCK_H * C.BLOCK_W // 16
-    x = tl.sum(x[:, :, :, None], axis=3).to(C.OPERAND)
-    x = tl.permute(tl.reshape(x, [2, C.SLOTS // 2, 2, GROUPS, 8, ROWS]), (3, 0, 4, 1, 5, 2))
-    return tl.reshape(x, [16 * GROUPS, ROWS * C.SLOTS])
+def _rounded(x, C: tl.constexpr):
+    """In the dtype of operands. As in :func:`.tile.forget_loads`, a sum ends Triton's search for what was loaded."""
+    return tl.sum(x[:, :, :, None], axis=3).to(C.OPERAND)
+
+
+@triton.jit
+def as_operand(column, C: tl.constexpr):
+    """A column of patches as an operand: [BLOCK, ROWS * SLOTS]. Loops carry columns as they were loaded, or they are moved."""
+    BLOCK: tl.constexpr = C.BLOCK_H * C.BLOCK_W
+    column = tl.reshape(column, [C.SLOTS // 2, 2, BLOCK // (16 * C.WARPS), 2, C.WARPS, 8, ROWS])
+    return tl.reshape(tl.permute(column, (2, 4, 3, 5, 0, 6, 1)), [BLOCK, ROWS * C.SLOTS])
 
 
 @triton.jit
 def patch_column(image, first_row, column, last_column, C: tl.constexpr):
-    """:func:`_patch_pixels` as an operand, the same for all rows of the band."""
-    return _operand(_patch_pixels(image, first_row, column, last_column, C), C)
+    """:func:`_patch_pixels`, rounded: the same for all rows of the band."""
+    return _rounded(_patch_pixels(image, first_row, column, last_column, C), C)
 
 
 @triton.jit
 def _patch_columns(image, first_row, column, last_column, C: tl.constexpr):
-    """The operand for each row of the band. They differ where a pixel could reach the row that it is no neighbour of.
+    """The column for each row of the band. They differ where a pixel could reach the row that it is no neighbour of.
 
     Times a weight of zero, NaN or infinity would. Bytes are finite, and whole bins end where bands do.
     """
     x = _patch_pixels(image, first_row, column, last_column, C)
     if C.TEXTURE.BINS_WHOLE or is_finite(image.ptr):
-        both = _operand(x, C)
+        both = _rounded(x, C)
         return both, both
     else:
         row = _patch_row(C)
-        return _operand(tl.where(row == 3, 0.0, x), C), _operand(tl.where(row == 0, 0.0, x), C)
+        return _rounded(tl.where(row == 3, 0.0, x), C), _rounded(tl.where(row == 0, 0.0, x), C)
 
 
 @triton.jit
-def product(column, tile, C: tl.constexpr):
-    return tl.dot(column, tile, input_precision=C.PRECISION, out_dtype=C.ACC)
+def product(x, tile, C: tl.constexpr):
+    return tl.dot(x, tile, input_precision=C.PRECISION, out_dtype=C.ACC)
 
 
 @triton.jit
-def add_product(column, tile, total, C: tl.constexpr):
-    return tl.dot(column, tile, total, input_precision=C.PRECISION, out_dtype=total.dtype)
+def add_product(x, tile, total, C: tl.constexpr):
+    return tl.dot(x, tile, total, input_precision=C.PRECISION, out_dtype=total.dtype)
 
 
 @triton.jit
@@ -202,37 +210,31 @@ def strip_columns(tile_y, rows, tile_x, out_h, out_w, image, target, C: tl.const
 
 
 @triton.jit
-def _next_column(sums, tiles, place, row, image, columns, C: tl.constexpr):
-    """Two rows of texture, ``place`` pixels behind each bin's first column; and what the next two columns have of theirs.
+def convolve(left, middle, right, tiles, SHIFT: tl.constexpr, C: tl.constexpr):
+    """The texture before its ReLU: [BLOCK, texture channels]."""
+    convolved = product(as_operand(left, C), tiles[3 * SHIFT], C)
+    convolved = add_product(as_operand(middle, C), tiles[3 * SHIFT + 1], convolved, C)
+    return add_product(as_operand(right, C), tiles[3 * SHIFT + 2], convolved, C)
 
-    A column of pixels takes part in the texture of three columns, and is multiplied by all their weights at once, so that
-    sums go from one column to the next, and no operand does: a sum stays where the matrix units put it. ``here`` lacks the last
-    of its three columns, ``next`` two, each for both rows.
-    """
-    here_0, next_0, here_1, next_1 = sums
-    patch_0, patch_1 = _patch_columns(image, row - 1, columns.first + (place + 1), columns.last, C)
-    upper = relu(add_product(patch_0, tiles[2], here_0, C))
-    here_0 = add_product(patch_0, tiles[1], next_0, C)
-    next_0 = product(patch_0, tiles[0], C)
-    lower = relu(add_product(patch_1, tiles[5], here_1, C))
-    here_1 = add_product(patch_1, tiles[4], next_1, C)
-    next_1 = product(patch_1, tiles[3], C)
-    return upper, lower, (here_0, next_0, here_1, next_1)
+
+@triton.jit
+def _next_column(left, middle, tiles, place, row, image, columns, C: tl.constexpr):
+    """Two rows of texture, ``place`` pixels behind each bin's first column; then the next ``left`` and ``middle``."""
+    right = _patch_columns(image, row - 1, columns.first + (place + 1), columns.last, C)
+    upper = relu(convolve(left[0], middle[0], right[0], tiles, 0, C))
+    lower = relu(convolve(left[1], middle[1], right[1], tiles, 1, C))
+    return upper, lower, middle, right
 
 
 @triton.jit
 def _band_sums(tiles, row, image, columns, target, C: tl.constexpr):
-    """The texture of the rows ``row`` and ``row + 1``, each summed over the columns of every pixel's bin, weighted by shares."""
-    left_0, left_1 = _patch_columns(image, row - 1, columns.first - 1, columns.last, C)
-    middle_0, middle_1 = _patch_columns(image, row - 1, columns.first, columns.last, C)
-    sums = (
-        add_product(middle_0, tiles[1], product(left_0, tiles[0], C), C), product(middle_0, tiles[0], C),
-        add_product(middle_1, tiles[4], product(left_1, tiles[3], C), C), product(middle_1, tiles[3], C),
-    )  # fmt: skip
-    upper, lower, sums = _next_column(sums, tiles, 0, row, image, columns, C)
+    """The texture of the rows ``row`` and ``row + 1``, each summed over the columns of bins, weighted by shares."""
+    left = _patch_columns(image, row - 1, columns.first - 1, columns.last, C)
+    middle = _patch_columns(image, row - 1, columns.first, columns.last, C)
+    upper, lower, left, middle = _next_column(left, middle, tiles, 0, row, image, columns, C)
     if C.TEXTURE.BIN_W > 0:
         for column in tl.static_range(1, C.TEXTURE.BIN_W):
-            texture_0, texture_1, sums = _next_column(sums, tiles, column, row, image, columns, C)
+            texture_0, texture_1, left, middle = _next_column(left, middle, tiles, column, row, image, columns, C)
             upper += texture_0
             lower += texture_1
     else:
@@ -240,7 +242,7 @@ def _band_sums(tiles, row, image, columns, target, C: tl.constexpr):
         lower *= columns.first_share[:, None]
         bin_w = target.bin_w
         for column in range(1, bin_w):
-            texture_0, texture_1, sums = _next_column(sums, tiles, column, row, image, columns, C)
+            texture_0, texture_1, left, middle = _next_column(left, middle, tiles, column, row, image, columns, C)
             share = share_behind(column, columns)[:, None]
             upper += share * texture_0
             lower += share * texture_1

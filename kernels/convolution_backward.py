@@ -9,14 +9,15 @@ from .convolution import (
     BAND,
     ROWS,
     add_product,
+    as_operand,
     bin_span,
+    convolve,
     first_walked_row,
     load_texture_weights,
     mean_factor,
     most,
     patch_column,
     place_in_patch,
-    product,
     replaced,
     row_share,
     share_behind,
@@ -37,16 +38,9 @@ ANYWHERE = ["image_ptr"]
 
 
 @triton.jit
-def _convolve(left, middle, right, tiles, SHIFT: tl.constexpr, C: tl.constexpr):
-    """The texture before its ReLU: [BLOCK, texture channels]."""
-    convolved = product(left, tiles[3 * SHIFT], C)
-    convolved = add_product(middle, tiles[3 * SHIFT + 1], convolved, C)
-    return add_product(right, tiles[3 * SHIFT + 2], convolved, C)
-
-
-@triton.jit
 def _add_weight_gradient(total, grad_texture, column, C: tl.constexpr):
     """``total`` plus grad_texture^T . column: [texture channels, ROWS * SLOTS]. The column lies as in the forward pass."""
+    column = as_operand(column, C)
     return tl.dot(tl.trans(grad_texture), column, total, input_precision=C.PRECISION, out_dtype=total.dtype)
 
 
@@ -57,11 +51,11 @@ def _add_column_gradients(grads, upper, lower, left, middle, tiles, place, row, 
     """
     right = patch_column(image, row - 1, columns.first + (place + 1), columns.last, C)
     left_0, middle_0, right_0, left_1, middle_1, right_1 = grads
-    grad_texture = relu_backward(upper, _convolve(left, middle, right, tiles, 0, C)).to(C.OPERAND)
+    grad_texture = relu_backward(upper, convolve(left, middle, right, tiles, 0, C)).to(C.OPERAND)
     left_0 = _add_weight_gradient(left_0, grad_texture, left, C)
     middle_0 = _add_weight_gradient(middle_0, grad_texture, middle, C)
     right_0 = _add_weight_gradient(right_0, grad_texture, right, C)
-    grad_texture = relu_backward(lower, _convolve(left, middle, right, tiles, 1, C)).to(C.OPERAND)
+    grad_texture = relu_backward(lower, convolve(left, middle, right, tiles, 1, C)).to(C.OPERAND)
     left_1 = _add_weight_gradient(left_1, grad_texture, left, C)
     middle_1 = _add_weight_gradient(middle_1, grad_texture, middle, C)
     right_1 = _add_weight_gradient(right_1, grad_texture, right, C)
@@ -262,7 +256,7 @@ def texture_grad_image_kernel(
         for i in tl.static_range(3):
             i_x = x + (i - 1)
             right = patch_column(image, row + (step - 2), column + i, image_w - 1, C)
-            convolved = _convolve(left, middle, right, tiles, 0, C)
+            convolved = convolve(left, middle, right, tiles, 0, C)
             left = middle
             middle = right
             safe_x = tl.minimum(tl.maximum(i_x, 0), last_column)

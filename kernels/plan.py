@@ -22,6 +22,7 @@ from .launch import (
     aligned_strides,
     all_registers,
     dot_precision,
+    few_registers,
     layout,
     needs_int64,
     next_power_of_2,
@@ -105,6 +106,8 @@ class Problem(NamedTuple):
     factors: tuple[float, ...]
     summands: tuple[float, ...]
     fill: float | None
+    bytes: bool
+    """Whether the image is of uint8."""
 
     @property
     def texture_channels(self) -> int:
@@ -127,7 +130,7 @@ def problem_of(call: Call, output: Tensor) -> Problem:
         None if ragged else layout(image), 0 if image is None else image.shape[-3], call.image_size, layout(call.texture),
         layout(call.texture_weights[0]) if call.texture_weights else None, shapes, call.distance,
         Layout(output.shape, output.stride()), dtype, call.taps, call.prior, dot_precision(dtype), ragged, call.index64,
-        call.channels_last, call.factors, call.summands, call.fill,
+        call.channels_last, call.factors, call.summands, call.fill, image is not None and image.dtype == torch.uint8,
     )  # fmt: skip
 
 
@@ -138,7 +141,9 @@ def forward_plan(problem: Problem) -> Plan:
     tile = tile_shape(pixels)
     columns, rows = tile_columns(problem.output.shape[0], *problem.output_size, tile)
     integers = _image_integers(problem) | _texture_integers(problem)
-    return plan_of(columns, **integers, rows=rows, C=Downsize(**values, **_tile(tile)), num_warps=warps)
+    walks = values["FUSED_TEXTURE"] and not values["TEXTURE"].values["BINS_WHOLE"]
+    options = few_registers() if walks and problem.bytes and warps == 1 else {}
+    return plan_of(columns, **integers, **options, rows=rows, C=Downsize(**values, **_tile(tile, warps)), num_warps=warps)
 
 
 class BackwardPlan(NamedTuple):
@@ -168,7 +173,7 @@ def backward_plan(problem: Problem, to_image: bool, grad_texture: Layout | None,
     values["INDEX64"] |= needs_int64([], [*written, grad_texture])
     constants = DownsizeBackward(
         **values,
-        **_tile(tile),
+        **_tile(tile, warps),
         WEIGHTS=weights,
         GRAD_POOLED=pooled,
         GRAD_TEXTURE=direct,
@@ -194,7 +199,7 @@ def grad_texture_weights_plan(problem: Problem, index64: bool) -> Plan:
     pixels, warps = _texture_weights_shape(values, problem.dtype)
     tile = tile_shape(pixels)
     total_columns, rows = tile_columns(problem.output.shape[0], *problem.output_size, tile)
-    arguments = dict(total_columns=total_columns, rows=rows, C=Convolution(**values, **_tile(tile)), num_warps=warps)
+    arguments = dict(total_columns=total_columns, rows=rows, C=Convolution(**values, **_tile(tile, warps)), num_warps=warps)
     return plan_of(min(total_columns, MAX_BACKWARD_PROGRAMS), **_image_integers(problem), **arguments)
 
 
@@ -209,7 +214,7 @@ def grad_image_plan(problem: Problem, grad_image: Layout, index64: bool) -> Plan
     known = {"ALIGN": strides.align, "DENSE": True, "BIN_H": static, "BIN_W": static, "BINS_WHOLE": whole}
     values["TEXTURE"] = Pooling(**(values["TEXTURE"].values | known))
     values["INDEX64"] = index64 or needs_int64([], [grad_image])
-    tile = tile_shape(32)
+    tile, warps = tile_shape(32), 1 if problem.dtype.itemsize == 2 else 4
     columns, rows = tile_columns(batch, image_h, image_w, tile)
     arguments = dict(
         **stride_arguments("grad_pooled", (strides.n, strides.h, strides.w), "nhw"),
@@ -217,14 +222,14 @@ def grad_image_plan(problem: Problem, grad_image: Layout, index64: bool) -> Plan
         bin_h=bin_h,
         bin_w=bin_w,
         rows=rows,
-        C=ConvolutionGradImage(**values, **_tile(tile), CHANNELS_PAD=next_power_of_2(problem.channels)),
-        num_warps=1 if problem.dtype.itemsize == 2 else 4,
+        C=ConvolutionGradImage(**values, **_tile(tile, warps), CHANNELS_PAD=next_power_of_2(problem.channels)),
+        num_warps=warps,
     )
     return plan_of(columns, **_image_integers(problem) | arguments)
 
 
-def _tile(tile: tuple[int, int]) -> dict[str, Any]:
-    return {"BLOCK_H": tile[0], "BLOCK_W": tile[1]}
+def _tile(tile: tuple[int, int], warps: int) -> dict[str, Any]:
+    return {"BLOCK_H": tile[0], "BLOCK_W": tile[1], "WARPS": min(warps, tile[0] * tile[1] // 16)}
 
 
 def _dense(n: int, h: int, w: int, channels: int) -> Layout:
