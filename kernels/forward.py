@@ -39,7 +39,7 @@ def load_weights(texture_weights, weights, C: tl.constexpr):
 
 @triton.jit
 def infer(network, tiles, columns, walk, n, pixels, image, textures, target, C: tl.constexpr):
-    """Coefficients, and what leads to them; the walk so far. ``tiles`` are the convolution's, if it is fused; else the texture is read."""
+    """Coefficients, what leads to them, and the walk so far. ``tiles`` are the convolution's; if not fused, texture is read."""
     BLOCK: tl.constexpr = C.BLOCK_H * C.BLOCK_W
     if C.FUSED_TEXTURE:  # first, while there is little else to hold in registers
         mean, walk = convolved_bin_mean(walk, columns, image, tiles, pixels, target, C)
