@@ -354,7 +354,7 @@ def _forward_shape(values: dict[str, Any], dtype: torch.dtype) -> tuple[int, int
         return 32, 1
     widest = _widest(values)
     if values["FUSED_TEXTURE"]:
-        return (64 if widest == 16 and dtype == torch.float32 else 32), 4
+        return 32, 4
     return (128 if widest == 16 and dtype == torch.float32 else 1024 // widest), 4
 
 
