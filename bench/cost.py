@@ -3,7 +3,7 @@
 The model, and what it assumes:
 
 - Every warp runs every instruction that is not inside a loop once, and those inside a loop as often as the loop's source line
-  says: ``for row in range(bin_h)``, with ``bin_h`` as the launcher passed it. Branches that skip code are not taken.
+  says: ``for row in range(rows)``, with ``rows`` as the launcher passed it. Branches that skip code are not taken.
   Subroutines (divisions in 64 bits and in float64) count once, however many call them.
 - Loops over bins whose sizes differ, between images or between rows of the result, count with their mean over all rows of all
   images, since the results are of one size.
