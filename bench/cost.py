@@ -3,7 +3,7 @@
 The model, and what it assumes:
 
 - Every warp runs every instruction that is not inside a loop once, and those inside a loop as often as the loop's source line
-  says: ``for row in range(bin_h)``, with ``bin_h`` as the launcher passed it. Branches that skip code are not taken.
+  says: ``for row in range(rows)``, with ``rows`` as the launcher passed it. Branches that skip code are not taken.
   Subroutines (divisions in 64 bits and in float64) count once, however many call them.
 - Loops over bins whose sizes differ, between images or between rows of the result, count with their mean over all rows of all
   images, since the results are of one size.
@@ -113,14 +113,16 @@ def cost(
 ) -> Cost:
     """Cost of a launch of ``programs`` programs that computes ``pixels`` pixels and moves ``moved`` bytes.
 
-    ``bins`` are the values of ``bin_h`` and ``bin_w``, with a share each, if they do not follow from the arguments.
+    ``bins`` are the values of ``bands`` and ``bin_w``, with a share each, if they do not follow from the arguments.
     """
     instructions, labels = parse(sass)
     warps = arguments["num_warps"]
     names = {"pid": 0, "num_programs": programs, "repeats_y": 1, "repeats_x": 1, **arguments}
     if "C" in arguments:  # kernels' constants, whose attributes are the compiler's
         names["C"] = SimpleNamespace(**arguments["C"].values)
-    cases = [(names, 1)] if bins is None else [(names | {"bin_h": h, "bin_w": w}, count) for (h, w), count in bins.items()]
+    cases = (
+        [(names, 1)] if bins is None else [(names | {"bands": bands, "bin_w": w}, count) for (bands, w), count in bins.items()]
+    )
     found = [(loops(instructions, labels, case), count / sum(n for _, n in cases)) for case, count in cases]
     issued = 0.0
     busy: dict[str, float] = {}

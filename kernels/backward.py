@@ -11,6 +11,7 @@ import triton.language as tl
 
 from .batch import image_at, target_at
 from .bins import store_bins
+from .convolution import start_walk, strip_columns
 from .forward import ANYWHERE, INTEGERS, infer, load_weights
 from .groups import Batch, Elements, Gradients, Target
 from .network import (
@@ -22,7 +23,7 @@ from .network import (
     pad_rows,
     relu_backward,
 )
-from .tile import forget_loads, gather_backward, is_narrower, plane_at, tap_offsets, target_pixels, tile_column, tile_pixels
+from .tile import forget_loads, gather_backward, is_narrower, plane_at, tap_offsets, target_pixels, tile_column, walked_pixels
 
 
 @triton.jit
@@ -136,17 +137,18 @@ def downsize_backward_kernel(
         plane = n * out_h * out_w
         image = image_at(n, table_ptr, images, C)
         target = target_at(n, table_ptr, everywhere, C)
+        columns = strip_columns(tile_y, rows, tile_x, out_h, out_w, image, target, C) if C.FUSED_TEXTURE else None
+        walk = start_walk(walked_pixels(tile_y, 0, rows, tile_x, out_h, out_w, C).row, image, C)
         for step in range(rows):
-            pixels = tile_pixels(tile_y + step, tile_x, out_h, out_w, C)
+            pixels = walked_pixels(tile_y, step, rows, tile_x, out_h, out_w, C)
             pixel_mask = pixels.mask
             pixel = pixels.y * out_w + pixels.x
             grad_output_offsets = pixels.y * output_stride_h + pixels.x * output_stride_w
             if C.LETTERBOX:
                 pixels = target_pixels(pixels, target)
                 pixel_mask = pixel_mask & pixels.mask
-            position, encoding, pooled, hidden_0, hidden_1, hidden_2, coefficients = infer(
-                network, tiles, n, pixels, image, textures, target, C
-            )
+            activations, walk = infer(network, tiles, columns, walk, n, pixels, image, textures, target, C)
+            position, encoding, pooled, hidden_0, hidden_1, hidden_2, coefficients = activations
             tap_mask = pixel_mask[None, :] & (k < C.TAPS * C.TAPS)
             if C.COEFFICIENTS:
                 offsets = pixel[None, :] * (C.TAPS * C.TAPS) + k

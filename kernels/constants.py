@@ -104,10 +104,10 @@ class Convolution(Tiled):
     """Channels of the image; 0 if there is none."""
     CHANNELS_LAST: bool
     """Whether the image is channels-last."""
-    BAND: int
-    """Rows of texture that are made at once."""
-    PATCH_PAD: int
-    """Elements of a column of patches, rounded up to a power of two."""
+    WARPS: int
+    """Warps that each have pixels of their own in a product's result."""
+    SLOTS: int
+    """Elements of a column's row in patches: the image's channels and one more, rounded up to a power of two."""
     TEXTURE_WEIGHT_STRIDES: tuple[int, ...]
     FACTORS: tuple[float, ...]
     """As in :class:`Gather`, likewise SUMMANDS."""

@@ -1,109 +1,192 @@
 """Texture made where it is used: a 3x3 convolution (zero padding) and ReLU of the image, pooled over each bin.
 
-No texture goes through memory. Under its bin, the patches of an output pixel are read as columns: a tile [BLOCK, PATCH_PAD]
-holds BAND + 2 image rows below one another, all channels, at one column of every pixel's bin. Three neighbouring columns, times
-a tile of weights each, sum to the texture at the middle one; the next position to the right needs one more column. With
-BAND = 2 the same columns, times other tiles, give the texture one row below as well.
+No texture goes through memory. Under its bin, the patches of an output pixel are read as columns: a tile [BLOCK, ROWS * SLOTS]
+holds ROWS image rows below one another at one column of every pixel's bin. Three neighbouring columns, times a tile of weights
+each, sum to the texture at the middle one; the next position to the right needs one more column. The same columns, times other
+tiles, give the texture one row below as well: BAND rows at once.
 
-A tile of weights [PATCH_PAD, texture channels] has element (row * CHANNELS + channel, texture channel). Behind the pixels of
-every column stands a 1, and behind the weights of the middle column the bias.
+In each of a column's rows stand the image's channels, then a 1 if the pixel lies inside, then padding: SLOTS in all. A tile of
+weights [ROWS * SLOTS, texture channels] has the weights in the same order; with those of the middle pixel stands the bias.
 """
 
 import triton
 import triton.language as tl
 
-from .groups import BinEdges
-from .launch import padded
+from .groups import BinColumns, BinSpan, Walk
+from .launch import next_power_of_2
 from .network import relu
-from .tile import bin_first, bin_last, forget_loads, load_along_pixels, per_channel, unsigned
+from .tile import bin_first, bin_last, is_finite, load_along_last, per_channel, target_pixels, unsigned, walked_pixels
+
+BAND = tl.constexpr(2)
+"""Rows of texture that are made at once."""
+ROWS = tl.constexpr(4)
+"""Rows of the image that these are made of."""
 
 
-def patch_shape(channels: int) -> tuple[int, int]:
-    """(BAND, PATCH_PAD) for images of ``channels``: two rows at once where their columns are no larger for it."""
-    patch_pad = padded(3 * channels + 1)
-    return 2 if 4 * channels + 1 <= patch_pad else 1, patch_pad
+def patch_slots(channels: int) -> int:
+    """SLOTS for images of ``channels``: ROWS times as many are what a matrix product takes as its inner dimension."""
+    return max(4, next_power_of_2(channels + 1))
+
+
+@triton.jit
+def place_in_patch(k):
+    """(Row, slot) of element ``k`` of an operand: pairs of slots, then rows, then other pairs."""
+    return k // 2 % ROWS, k // (2 * ROWS) * 2 + k % 2
 
 
 @triton.jit
 def _load_weight_tile(texture_weights, SHIFT: tl.constexpr, COLUMN: tl.constexpr, C: tl.constexpr):
     """Weights (F, C, 3, 3) of the convolution at column COLUMN of patches that start SHIFT rows down, as a tile."""
-    k = tl.arange(0, C.PATCH_PAD)[:, None]
+    k = tl.arange(0, ROWS * C.SLOTS)[:, None]
     texture_channel = tl.arange(0, C.TEXTURE.CHANNELS_PAD)[None, :]
-    row = k // C.CHANNELS - SHIFT
-    channel = k % C.CHANNELS
-    mask = (row >= 0) & (row < 3) & (texture_channel < C.TEXTURE.CHANNELS)
+    row, channel = place_in_patch(k)
+    row -= SHIFT
+    mask = (row >= 0) & (row < 3) & (channel < C.CHANNELS) & (texture_channel < C.TEXTURE.CHANNELS)
     offsets = texture_channel * C.TEXTURE_WEIGHT_STRIDES[0] + channel * C.TEXTURE_WEIGHT_STRIDES[1]
     offsets = offsets + row * C.TEXTURE_WEIGHT_STRIDES[2] + COLUMN * C.TEXTURE_WEIGHT_STRIDES[3]
     values = tl.load(texture_weights.weight + offsets, mask=mask, other=0.0)
     if COLUMN == 1:
-        mask = (k == (C.BAND + 2) * C.CHANNELS) & (texture_channel < C.TEXTURE.CHANNELS)
+        mask = (row == 1) & (channel == C.CHANNELS) & (texture_channel < C.TEXTURE.CHANNELS)
         values += tl.load(texture_weights.bias + texture_channel + 0 * k, mask=mask, other=0.0)
     return values
 
 
 @triton.jit
 def load_texture_weights(texture_weights, C: tl.constexpr):
-    """The tiles of every column at no shift, then, if BAND is 2, those at a shift of one row."""
-    tiles = (
+    """The tiles of every column at no shift, then those at a shift of one row."""
+    return (
         _load_weight_tile(texture_weights, 0, 0, C),
         _load_weight_tile(texture_weights, 0, 1, C),
         _load_weight_tile(texture_weights, 0, 2, C),
+        _load_weight_tile(texture_weights, 1, 0, C),
+        _load_weight_tile(texture_weights, 1, 1, C),
+        _load_weight_tile(texture_weights, 1, 2, C),
     )
-    if C.BAND == 1:
-        return tiles
-    else:
-        return tiles + (
-            _load_weight_tile(texture_weights, 1, 0, C),
-            _load_weight_tile(texture_weights, 1, 1, C),
-            _load_weight_tile(texture_weights, 1, 2, C),
-        )
 
 
 @triton.jit
-def patch_column(image, first_row, last_row, column, last_column, USED: tl.constexpr, C: tl.constexpr):
-    """Rows ``first_row`` to ``first_row + BAND + 1`` of the image at one column each, [BLOCK, PATCH_PAD]; then a 1.
+def spread(x, C: tl.constexpr):
+    """A number of each pixel, [BLOCK], beside all ROWS of its patches: [1, BLOCK / (8 * WARPS), 32 * WARPS].
 
-    Zero outside the image, past ``last_row`` and ``last_column``, and past the patches of the first USED rows: what a bin does
-    not cover must not reach it, not even times a weight of zero. FACTORS and SUMMANDS, one a channel, normalise the pixels.
+    Columns of patches are loaded such that each thread has what the matrix units want from it: rows along four threads, eight
+    pixels along the others of a warp; SLOTS and the next eight pixels along registers, which are the first two axes.
     """
-    k = tl.arange(0, C.PATCH_PAD)[:, None]
-    channel = k % C.CHANNELS
-    row = first_row[None, :] + k // C.CHANNELS
+    BLOCK: tl.constexpr = C.BLOCK_H * C.BLOCK_W
+    x = tl.permute(tl.reshape(x, [BLOCK // (16 * C.WARPS), C.WARPS, 2, 8]), (0, 2, 1, 3))
+    x = tl.reshape(x, [BLOCK // (8 * C.WARPS), 1, 8 * C.WARPS, 1])
+    x = tl.broadcast_to(x, [BLOCK // (8 * C.WARPS), 1, 8 * C.WARPS, ROWS])
+    return tl.reshape(x, [1, BLOCK // (8 * C.WARPS), 8 * ROWS * C.WARPS])
+
+
+@triton.jit
+def _patch_row(C: tl.constexpr):
+    """Which of the ROWS: [1, 1, 32 * WARPS]."""
+    return (tl.arange(0, 8 * ROWS * C.WARPS) % ROWS)[None, None, :]
+
+
+@triton.jit
+def _safe(i, n):
+    """``i`` if it is one of ``n`` pixels, else the last of them."""
+    return tl.minimum(unsigned(i), unsigned(n - 1)).to(i.dtype)
+
+
+@triton.jit
+def _patch_pixels(image, first_row, column, last_column, C: tl.constexpr):
+    """Rows ``first_row`` to ``first_row + 3`` of the image at one column each, as :func:`spread` lays them out, with SLOTS.
+
+    Zero outside the image and past ``last_column``: what a bin does not cover must not reach it, not even times a weight of
+    zero. FACTORS and SUMMANDS, one a channel, normalise the pixels.
+    """
+    slot = tl.arange(0, C.SLOTS)[:, None, None]
+    channel = tl.minimum(slot, C.CHANNELS - 1)
+    row = (first_row if C.BLOCK_H == 1 else spread(first_row, C)) + _patch_row(C)
     # As unsigned numbers, those before the first are past the last.
-    rows = tl.where(unsigned(column) <= unsigned(last_column), last_row + 1, 0)
-    inside = (unsigned(row) < unsigned(rows)[None, :]) & (k < (USED + 2) * C.CHANNELS)
-    # Loads without a mask, of the nearest pixel: what lies outside is replaced once, after it was normalised.
-    row = tl.minimum(tl.maximum(row, 0), last_row[None, :])
-    column = tl.minimum(tl.maximum(column, 0), last_column)
-    pointers = image.ptr + (row * image.stride_h + (column * image.stride_w)[None, :])
+    inside = unsigned(column) < unsigned(tl.where(unsigned(row) < unsigned(image.h), last_column + 1, 0))
+    # Loads without a mask, of some pixel: what lies outside is replaced once, after it was normalised.
+    pointers = image.ptr + (_safe(row, image.h) * image.stride_h + _safe(column, image.w) * image.stride_w)
     if C.CHANNELS_LAST:
         pointers += channel
     else:
         pointers += channel.to(row.dtype) * image.stride_c
-    x = load_along_pixels(pointers, None).to(C.ACC)
+    x = load_along_last(pointers).to(C.ACC)
     if len(C.FACTORS) > 0:
         x = x * per_channel(C.FACTORS, channel, C.ACC) + per_channel(C.SUMMANDS, channel, C.ACC)
-    x = tl.where(inside, x, tl.where(k == (C.BAND + 2) * C.CHANNELS, 1.0, 0.0))
-    return tl.trans(forget_loads(x).to(C.OPERAND))
+    if is_finite(image.ptr):
+        # A selection would be made behind the rounding to half precision, element by element.
+        factor = tl.where(inside, 1.0, 0.0).to(C.ACC)
+        return tl.where(slot < C.CHANNELS, x * factor, tl.where(slot == C.CHANNELS, factor, 0.0))
+    else:
+        x = tl.where(slot < C.CHANNELS, x, 1.0)
+        return tl.where(inside & (slot <= C.CHANNELS), x, 0.0)
 
 
 @triton.jit
-def product(column, tile, C: tl.constexpr):
-    return tl.dot(column, tile, input_precision=C.PRECISION, out_dtype=C.ACC)
+def _rounded(x, C: tl.constexpr):
+    """In the dtype of operands. As in :func:`.tile.forget_loads`, a sum ends Triton's search for what was loaded."""
+    return tl.sum(x[:, :, :, None], axis=3).to(C.OPERAND)
 
 
 @triton.jit
-def add_product(column, tile, total, C: tl.constexpr):
-    return tl.dot(column, tile, total, input_precision=C.PRECISION, out_dtype=total.dtype)
+def as_operand(column, C: tl.constexpr):
+    """A column of patches as an operand: [BLOCK, ROWS * SLOTS]. Loops carry columns as they were loaded, or they are moved."""
+    BLOCK: tl.constexpr = C.BLOCK_H * C.BLOCK_W
+    column = tl.reshape(column, [C.SLOTS // 2, 2, BLOCK // (16 * C.WARPS), 2, C.WARPS, 8, ROWS])
+    return tl.reshape(tl.permute(column, (2, 4, 3, 5, 0, 6, 1)), [BLOCK, ROWS * C.SLOTS])
 
 
 @triton.jit
-def bin_share(i, j, n_in, n_out, ACC: tl.constexpr):
+def patch_column(image, first_row, column, last_column, C: tl.constexpr):
+    """:func:`_patch_pixels`, rounded: the same for all rows of the band."""
+    return _rounded(_patch_pixels(image, first_row, column, last_column, C), C)
+
+
+@triton.jit
+def _patch_columns(image, first_row, column, last_column, C: tl.constexpr):
+    """The column for each row of the band. They differ where a pixel could reach the row that it is no neighbour of.
+
+    Times a weight of zero, NaN or infinity would. Bytes are finite, and whole bins end where bands do.
+    """
+    x = _patch_pixels(image, first_row, column, last_column, C)
+    if C.TEXTURE.BINS_WHOLE or is_finite(image.ptr):
+        both = _rounded(x, C)
+        return both, both
+    else:
+        row = _patch_row(C)
+        return _rounded(tl.where(row == 3, 0.0, x), C), _rounded(tl.where(row == 0, 0.0, x), C)
+
+
+@triton.jit
+def product(x, tile, C: tl.constexpr):
+    return tl.dot(x, tile, input_precision=C.PRECISION, out_dtype=C.ACC)
+
+
+@triton.jit
+def add_product(x, tile, total, C: tl.constexpr):
+    return tl.dot(x, tile, total, input_precision=C.PRECISION, out_dtype=total.dtype)
+
+
+@triton.jit
+def _bin_share(i, j, n_in, n_out, ACC: tl.constexpr):
     """Overlap of source pixel ``i`` with bin ``j``, over the largest overlap of any pixel: exactly 1 for a whole pixel."""
     start = i * n_out - j * n_in  # of the pixel, from the bin's start on, in units of 1 / n_out source pixels
     overlap = tl.minimum(start + n_out, n_in) - tl.maximum(start, 0)
     most = tl.minimum(n_in, n_out)
     return tl.where(overlap == most, 1.0, tl.maximum(overlap, 0).to(ACC) * (1.0 / most.to(ACC)))
+
+
+@triton.jit
+def bin_span(j, n_in, n_out, ACC: tl.constexpr):
+    """Where along an axis of ``n_in`` pixels the bins ``j`` lie, and what is needed for their pixels' shares."""
+    first = bin_first(j, n_in, n_out)
+    last = bin_last(j, n_in, n_out)
+    end = (last - first).to(ACC) + _bin_share(last, j, n_in, n_out, ACC)
+    return BinSpan(first, last, _bin_share(first, j, n_in, n_out, ACC), end)
+
+
+@triton.jit
+def share_behind(place, span):
+    """Share of the pixel ``place`` pixels behind a bin's first one: 1 if it is whole, 0 past the bin's end."""
+    return tl.minimum(tl.maximum(span.end - place, 0.0), 1.0)
 
 
 @triton.jit
@@ -114,96 +197,136 @@ def mean_factor(image, target, ACC: tl.constexpr):
 
 
 @triton.jit
-def bin_edges(pixels, image, target, CUT: tl.constexpr):
-    """Where the pixels' bins lie. If no bin is CUT, patches may read up to the image's edge."""
-    last_row = tl.zeros_like(pixels.y) + image.h - 1
-    last_column = tl.zeros_like(pixels.x) + image.w - 1
-    if CUT:
-        last_row = tl.minimum(bin_last(pixels.y, image.h, target.h) + 1, last_row)
-        last_column = tl.minimum(bin_last(pixels.x, image.w, target.w) + 1, last_column)
-    return BinEdges(bin_first(pixels.y, image.h, target.h), last_row, bin_first(pixels.x, image.w, target.w), last_column)
-
-
-@triton.jit
-def most_rows(y, n_in, n_out):
-    """The most rows of the image that a bin of this tile overlaps, often one less than the most of all tiles."""
-    rows = bin_last(y, n_in, n_out) - bin_first(y, n_in, n_out) + 1
-    return tl.max(rows.to(tl.int32), axis=0)
-
-
-@triton.jit
-def _add_column(sums, tiles, column, row, image, edges, pixels, target, USED: tl.constexpr, C: tl.constexpr):
-    """One step of :func:`_add_band`: ``here`` lacks the last of its three columns, ``next`` two, each for up to two rows."""
-    total, here_0, next_0, here_1, next_1 = sums
-    patch = patch_column(image, row - 1, edges.last_row, edges.first_column + (column + 1), edges.last_column, USED, C)
-    texture = relu(add_product(patch, tiles[2], here_0, C))
-    share = tl.full([1], 1.0, C.ACC)
+def strip_columns(tile_y, rows, tile_x, out_h, out_w, image, target, C: tl.constexpr):
+    """Columns of the bins of all pixels of a strip. Divisions are not moved out of loops, so this belongs in front of them."""
+    pixels = walked_pixels(tile_y, 0, rows, tile_x, out_h, out_w, C)
+    if C.LETTERBOX:
+        pixels = target_pixels(pixels, target)
+    span = bin_span(pixels.x, image.w, target.w, C.ACC)
+    last = tl.zeros_like(span.last) + image.w - 1
     if not C.TEXTURE.BINS_WHOLE:
-        share = bin_share(edges.first_column + column, pixels.x, image.w, target.w, C.ACC)
-        texture *= (share * bin_share(row, pixels.y, image.h, target.h, C.ACC))[:, None]
-    total += texture
-    here_0 = add_product(patch, tiles[1], next_0, C)
-    next_0 = product(patch, tiles[0], C)
-    if USED == 2:
-        texture = relu(add_product(patch, tiles[5], here_1, C))
-        if not C.TEXTURE.BINS_WHOLE:
-            texture *= (share * bin_share(row + 1, pixels.y, image.h, target.h, C.ACC))[:, None]
-        total += texture
-        here_1 = add_product(patch, tiles[4], next_1, C)
-        next_1 = product(patch, tiles[3], C)
-    else:
-        here_1 = here_0
-        next_1 = next_0
-    return total, here_0, next_0, here_1, next_1
+        last = tl.minimum(span.last + 1, last)
+    return BinColumns(spread(span.first, C), spread(last, C), span.first_share, span.end)
 
 
 @triton.jit
-def _add_band(total, tiles, row, image, edges, pixels, target, USED: tl.constexpr, C: tl.constexpr):
-    """``total`` plus the texture of the first USED of BAND rows from ``row`` on, over the bin's columns.
+def convolve(left, middle, right, tiles, SHIFT: tl.constexpr, C: tl.constexpr):
+    """The texture before its ReLU: [BLOCK, texture channels]."""
+    convolved = product(as_operand(left, C), tiles[3 * SHIFT], C)
+    convolved = add_product(as_operand(middle, C), tiles[3 * SHIFT + 1], convolved, C)
+    return add_product(as_operand(right, C), tiles[3 * SHIFT + 2], convolved, C)
 
-    A column of pixels takes part in the texture of three columns, and is multiplied by all their weights at once, so that
-    sums go from one column to the next, and no operand does: a sum stays where the matrix units put it.
-    """
-    patch = patch_column(image, row - 1, edges.last_row, edges.first_column - 1, edges.last_column, USED, C)
-    here_0 = product(patch, tiles[0], C)
-    here_1 = here_0
-    if USED == 2:
-        here_1 = product(patch, tiles[3], C)
-    patch = patch_column(image, row - 1, edges.last_row, edges.first_column, edges.last_column, USED, C)
-    here_0 = add_product(patch, tiles[1], here_0, C)
-    next_0 = product(patch, tiles[0], C)
-    next_1 = next_0
-    if USED == 2:
-        here_1 = add_product(patch, tiles[4], here_1, C)
-        next_1 = product(patch, tiles[3], C)
-    sums = (total, here_0, next_0, here_1, next_1)
+
+@triton.jit
+def _next_column(left, middle, tiles, place, row, image, columns, C: tl.constexpr):
+    """Two rows of texture, ``place`` pixels behind each bin's first column; then the next ``left`` and ``middle``."""
+    right = _patch_columns(image, row - 1, columns.first + (place + 1), columns.last, C)
+    upper = relu(convolve(left[0], middle[0], right[0], tiles, 0, C))
+    lower = relu(convolve(left[1], middle[1], right[1], tiles, 1, C))
+    return upper, lower, middle, right
+
+
+@triton.jit
+def _band_sums(tiles, row, image, columns, target, C: tl.constexpr):
+    """The texture of the rows ``row`` and ``row + 1``, each summed over the columns of bins, weighted by shares."""
+    left = _patch_columns(image, row - 1, columns.first - 1, columns.last, C)
+    middle = _patch_columns(image, row - 1, columns.first, columns.last, C)
+    upper, lower, left, middle = _next_column(left, middle, tiles, 0, row, image, columns, C)
     if C.TEXTURE.BIN_W > 0:
-        for column in tl.static_range(C.TEXTURE.BIN_W):
-            sums = _add_column(sums, tiles, column, row, image, edges, pixels, target, USED, C)
+        for column in tl.static_range(1, C.TEXTURE.BIN_W):
+            texture_0, texture_1, left, middle = _next_column(left, middle, tiles, column, row, image, columns, C)
+            upper += texture_0
+            lower += texture_1
     else:
+        upper *= columns.first_share[:, None]
+        lower *= columns.first_share[:, None]
         bin_w = target.bin_w
-        for column in range(bin_w):
-            sums = _add_column(sums, tiles, column, row, image, edges, pixels, target, USED, C)
-    return sums[0]
+        for column in range(1, bin_w):
+            texture_0, texture_1, left, middle = _next_column(left, middle, tiles, column, row, image, columns, C)
+            share = share_behind(column, columns)[:, None]
+            upper += share * texture_0
+            lower += share * texture_1
+    return upper, lower
 
 
 @triton.jit
-def convolved_bin_mean(image, tiles, pixels, target, C: tl.constexpr):
-    """Mean of the texture over each pixel's bin: [BLOCK, texture channels].
+def row_share(row, span, C: tl.constexpr):
+    """Share of a row in a bin, 0 outside of it: a number if a tile has one row, else [BLOCK, 1]."""
+    place = row - span.first
+    share = tl.where(place > 0, share_behind(place.to(C.ACC), span), tl.where(place == 0, span.first_share, 0.0))
+    return share if C.BLOCK_H == 1 else share[:, None]
 
-    The bits are the same whether bins are known when compiling or not, whole or cut: sums have the same order, and the share of
-    a whole pixel is exactly 1.
-    """
-    edges = bin_edges(pixels, image, target, not C.TEXTURE.BINS_WHOLE)
-    total = tl.zeros([pixels.y.shape[0], C.TEXTURE.CHANNELS_PAD], C.ACC)
-    if C.TEXTURE.BIN_H > 0:
-        for row in tl.static_range(0, C.TEXTURE.BIN_H, C.BAND):
-            total = _add_band(
-                total, tiles, edges.first_row + row, image, edges, pixels, target,
-                C.BAND if row + C.BAND <= C.TEXTURE.BIN_H else 1, C,
-            )  # fmt: skip
+
+@triton.jit
+def _add_row(total, sums, row, span, image, C: tl.constexpr):
+    """``total`` plus a row's sums by their share in the bins; outside of a bin they count for nothing, even if not finite."""
+    share = row_share(row, span, C)
+    weighted = share * sums
+    if not is_finite(image.ptr):
+        weighted = tl.where(share > 0, weighted, 0.0)
+    return total + weighted
+
+
+@triton.jit
+def _add_band(total, upper, lower, row, span, image, C: tl.constexpr):
+    """``total`` plus the sums of the rows ``row`` and ``row + 1``."""
+    return _add_row(_add_row(total, upper, row, span, image, C), lower, row + 1, span, image, C)
+
+
+@triton.jit
+def most(x, C: tl.constexpr):
+    """The largest ``x`` of any row of a tile."""
+    return x if C.BLOCK_H == 1 else tl.max(x, axis=0)
+
+
+@triton.jit
+def replaced(ahead, by, x, C: tl.constexpr):
+    """``by`` where ``ahead``, [BLOCK]: everywhere, if a tile has one row, which goes on only as far as it needs to."""
+    if C.BLOCK_H == 1:
+        return by
     else:
-        bin_h = tl.minimum(target.bin_h, most_rows(pixels.y, image.h, target.h))
-        for row in range(0, bin_h, C.BAND):
-            total = _add_band(total, tiles, edges.first_row + row, image, edges, pixels, target, C.BAND, C)
-    return total * mean_factor(image, target, C.ACC)
+        return tl.where(ahead if len(by.shape) == 1 else ahead[:, None], by, x)
+
+
+@triton.jit
+def start_walk(pixels_row, image, C: tl.constexpr):
+    """Before the first bin: further down than any bin leads."""
+    nothing = tl.zeros([C.BLOCK_H * C.BLOCK_W, C.TEXTURE.CHANNELS_PAD], C.ACC)
+    return Walk(pixels_row * 0 + image.h + 2 * BAND, nothing, nothing)
+
+
+@triton.jit
+def first_walked_row(row, row_mask, span, image):
+    """``row`` of a walk; if it has not started yet, that of the band where the first bin inside starts."""
+    return tl.where(row_mask & (row == image.h + 2 * BAND), span.first // BAND * BAND, row)
+
+
+@triton.jit
+def convolved_bin_mean(walk, columns, image, tiles, pixels, target, C: tl.constexpr):
+    """Mean of the texture over each pixel's bin, [BLOCK, texture channels]; and the walk up to the last band of these bins.
+
+    Rows of the source are convolved in bands, of which the first starts at the image's first row. A row that two bins share is
+    convolved once, because the sums of the last band go on to the bins below. The bits are the same wherever a walk starts, and
+    whether bins are known when compiling or not, whole or cut: sums have the same order, and the share of a whole pixel is
+    exactly 1.
+    """
+    if C.TEXTURE.BIN_H > 0:
+        tl.static_assert(C.TEXTURE.BIN_H == BAND)
+        upper, lower = _band_sums(tiles, bin_first(pixels.row, image.h, target.h), image, columns, target, C)
+        return (upper + lower) * mean_factor(image, target, C.ACC), walk
+    else:
+        row, upper, lower = walk
+        span = bin_span(pixels.row, image.h, target.h, C.ACC)
+        row = first_walked_row(row, pixels.row_mask, span, image)
+        total = tl.zeros_like(upper)
+        total = _add_band(total, upper, lower, row - BAND, span, image, C)
+        left = tl.where(pixels.row_mask, (span.last - row + BAND) // BAND, 0)
+        bands = most(left, C)
+        for _ in range(bands):
+            next_upper, next_lower = _band_sums(tiles, row, image, columns, target, C)
+            total = _add_band(total, next_upper, next_lower, row, span, image, C)
+            upper = replaced(left > 0, next_upper, upper, C)
+            lower = replaced(left > 0, next_lower, lower, C)
+            row = replaced(left > 0, row + BAND, row, C)
+            left -= 1
+        return total * mean_factor(image, target, C.ACC), Walk(row, upper, lower)

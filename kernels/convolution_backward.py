@@ -6,18 +6,28 @@ import triton.language as tl
 from .batch import image_at, target_at
 from .bins import bin_sum
 from .convolution import (
+    BAND,
+    ROWS,
     add_product,
-    bin_edges,
-    bin_share,
+    as_operand,
+    bin_span,
+    convolve,
+    first_walked_row,
     load_texture_weights,
     mean_factor,
-    most_rows,
+    most,
     patch_column,
-    product,
+    place_in_patch,
+    replaced,
+    row_share,
+    share_behind,
+    spread,
+    start_walk,
+    strip_columns,
 )
 from .groups import Batch, Target
 from .network import relu_backward
-from .tile import plane_at, target_pixels, tile_column, tile_pixels
+from .tile import bin_first, plane_at, target_pixels, tile_column, walked_pixels
 
 INTEGERS = [
     "image_stride_n", "image_stride_c", "image_stride_h", "image_stride_w",
@@ -28,95 +38,122 @@ ANYWHERE = ["image_ptr"]
 
 
 @triton.jit
-def _convolve(left, middle, right, tiles, SHIFT: tl.constexpr, C: tl.constexpr):
-    """The texture before its ReLU: [BLOCK, texture channels]."""
-    convolved = product(left, tiles[3 * SHIFT], C)
-    convolved = add_product(middle, tiles[3 * SHIFT + 1], convolved, C)
-    return add_product(right, tiles[3 * SHIFT + 2], convolved, C)
-
-
-@triton.jit
 def _add_weight_gradient(total, grad_texture, column, C: tl.constexpr):
-    """``total`` plus grad_texture^T . column: [texture channels, PATCH_PAD]. The column lies as in the forward pass."""
+    """``total`` plus grad_texture^T . column: [texture channels, ROWS * SLOTS]. The column lies as in the forward pass."""
+    column = as_operand(column, C)
     return tl.dot(tl.trans(grad_texture), column, total, input_precision=C.PRECISION, out_dtype=total.dtype)
 
 
 @triton.jit
-def _add_column_gradients(
-    grads, grad, left, middle, tiles, column, row, image, edges, pixels, target, USED: tl.constexpr, C: tl.constexpr
-):  # fmt: skip
-    """The weights' gradients plus those from one column of each bin in USED rows; then the next ``left`` and ``middle``."""
-    right = patch_column(image, row - 1, edges.last_row, edges.first_column + (column + 1), edges.last_column, USED, C)
+def _add_column_gradients(grads, upper, lower, left, middle, tiles, place, row, image, columns, C: tl.constexpr):
+    """The weights' gradients plus those from a band's texture at one column of each bin, whose own gradients, before the ReLU,
+    are ``upper`` and ``lower``; then the next ``left`` and ``middle``.
+    """
+    right = patch_column(image, row - 1, columns.first + (place + 1), columns.last, C)
     left_0, middle_0, right_0, left_1, middle_1, right_1 = grads
-    share = tl.full([1], 1.0, C.ACC)
-    grad_texture = grad
-    if not C.TEXTURE.BINS_WHOLE:
-        share = bin_share(edges.first_column + column, pixels.x, image.w, target.w, C.ACC)
-        grad_texture = grad * (share * bin_share(row, pixels.y, image.h, target.h, C.ACC))[:, None]
-    convolved = _convolve(left, middle, right, tiles, 0, C)
-    grad_texture = relu_backward(grad_texture, convolved).to(C.OPERAND)
+    grad_texture = relu_backward(upper, convolve(left, middle, right, tiles, 0, C)).to(C.OPERAND)
     left_0 = _add_weight_gradient(left_0, grad_texture, left, C)
     middle_0 = _add_weight_gradient(middle_0, grad_texture, middle, C)
     right_0 = _add_weight_gradient(right_0, grad_texture, right, C)
-    if USED == 2:
-        grad_texture = grad
-        if not C.TEXTURE.BINS_WHOLE:
-            grad_texture = grad * (share * bin_share(row + 1, pixels.y, image.h, target.h, C.ACC))[:, None]
-        convolved = _convolve(left, middle, right, tiles, 1, C)
-        grad_texture = relu_backward(grad_texture, convolved).to(C.OPERAND)
-        left_1 = _add_weight_gradient(left_1, grad_texture, left, C)
-        middle_1 = _add_weight_gradient(middle_1, grad_texture, middle, C)
-        right_1 = _add_weight_gradient(right_1, grad_texture, right, C)
+    grad_texture = relu_backward(lower, convolve(left, middle, right, tiles, 1, C)).to(C.OPERAND)
+    left_1 = _add_weight_gradient(left_1, grad_texture, left, C)
+    middle_1 = _add_weight_gradient(middle_1, grad_texture, middle, C)
+    right_1 = _add_weight_gradient(right_1, grad_texture, right, C)
     return (left_0, middle_0, right_0, left_1, middle_1, right_1), middle, right
 
 
 @triton.jit
-def _add_band_gradients(grads, grad, tiles, row, image, edges, pixels, target, USED: tl.constexpr, C: tl.constexpr):
-    """The weights' gradients plus those from the first USED of BAND rows from ``row`` on, over the bin's columns."""
-    left = patch_column(image, row - 1, edges.last_row, edges.first_column - 1, edges.last_column, USED, C)
-    middle = patch_column(image, row - 1, edges.last_row, edges.first_column, edges.last_column, USED, C)
+def _add_band_gradients(grads, upper, lower, tiles, row, image, columns, target, C: tl.constexpr):
+    """The weights' gradients plus those from the rows ``row`` and ``row + 1``, given those to their sums over bins' columns."""
+    left = patch_column(image, row - 1, columns.first - 1, columns.last, C)
+    middle = patch_column(image, row - 1, columns.first, columns.last, C)
     if C.TEXTURE.BIN_W > 0:
         for column in tl.static_range(C.TEXTURE.BIN_W):
             grads, left, middle = _add_column_gradients(
-                grads, grad, left, middle, tiles, column, row, image, edges, pixels, target, USED, C
+                grads, upper, lower, left, middle, tiles, column, row, image, columns, C
             )
     else:
         bin_w = target.bin_w
+        share = columns.first_share[:, None]
         for column in range(bin_w):
             grads, left, middle = _add_column_gradients(
-                grads, grad, left, middle, tiles, column, row, image, edges, pixels, target, USED, C
+                grads, share * upper, share * lower, left, middle, tiles, column, row, image, columns, C
             )
+            share = share_behind(column + 1, columns)[:, None]
     return grads
 
 
 @triton.jit
-def _add_bin_gradients(grads, grad, tiles, image, pixels, target, C: tl.constexpr):
-    """The weights' gradients plus those from every pixel's bin, given that to its mean, ``grad`` [BLOCK, channels]."""
-    edges = bin_edges(pixels, image, target, not C.TEXTURE.BINS_WHOLE)
-    grad *= mean_factor(image, target, C.ACC)
-    if C.TEXTURE.BIN_H > 0:
-        for row in tl.static_range(0, C.TEXTURE.BIN_H, C.BAND):
+def _load_gradient(grad_pooled_ptr, tile_y, step, rows, tile_x, out_h, out_w, image, target, C: tl.constexpr):
+    """Pixels of one step of a strip; and the gradient to their bins' sums, [BLOCK, texture channels], zero behind the strip."""
+    texture_channel = tl.arange(0, C.TEXTURE.CHANNELS_PAD)
+    pixels = walked_pixels(tile_y, step, rows, tile_x, out_h, out_w, C)
+    offsets = (pixels.y * out_w + pixels.x)[:, None] * C.TEXTURE.CHANNELS + texture_channel[None, :]
+    mask = pixels.mask & (step < rows)
+    if C.LETTERBOX:
+        pixels = target_pixels(pixels, target)
+        mask = mask & pixels.mask
+    mask = mask[:, None] & (texture_channel < C.TEXTURE.CHANNELS)[None, :]
+    grad = tl.load(grad_pooled_ptr + offsets, mask=mask, other=0.0).to(C.ACC)
+    return pixels, grad * mean_factor(image, target, C.ACC)
+
+
+@triton.jit
+def _add_whole_bins(grads, tiles, grad_pooled_ptr, tile_y, rows, tile_x, out_h, out_w, image, target, C: tl.constexpr):
+    """The weights' gradients plus those from a strip of bins of BAND rows."""
+    columns = strip_columns(tile_y, rows, tile_x, out_h, out_w, image, target, C)
+    for step in range(rows):
+        pixels, grad = _load_gradient(grad_pooled_ptr, tile_y, step, rows, tile_x, out_h, out_w, image, target, C)
+        first_row = bin_first(pixels.row, image.h, target.h)
+        grads = _add_band_gradients(grads, grad, grad, tiles, first_row, image, columns, target, C)
+    return grads
+
+
+@triton.jit
+def _add_walked_bins(grads, tiles, grad_pooled_ptr, tile_y, rows, tile_x, out_h, out_w, image, target, C: tl.constexpr):
+    """The weights' gradients plus those from a strip of bins, going down the image's rows in bands as the forward pass does.
+
+    A band has its gradient when all bins are past that share it. So the last of a bin waits for the next bin, and one step more
+    than there are rows finishes the last.
+    """
+    nothing = tl.zeros([C.BLOCK_H * C.BLOCK_W, C.TEXTURE.CHANNELS_PAD], C.ACC)
+    columns = strip_columns(tile_y, rows, tile_x, out_h, out_w, image, target, C)
+    row, upper, lower = start_walk(walked_pixels(tile_y, 0, rows, tile_x, out_h, out_w, C).row, image, C)
+    for step in range(rows + 1):
+        pixels, grad = _load_gradient(grad_pooled_ptr, tile_y, step, rows, tile_x, out_h, out_w, image, target, C)
+        span = bin_span(pixels.row, image.h, target.h, C.ACC)
+        inside = pixels.row_mask & (step < rows)
+        row = first_walked_row(row, inside, span, image)
+        upper += row_share(row, span, C) * grad
+        lower += row_share(row + 1, span, C) * grad
+        complete = tl.where(inside, (span.last // BAND * BAND - row) // BAND, 0)
+        complete = tl.where(step < rows, complete, 1)
+        bands = most(complete, C)
+        for _ in range(bands):
+            ahead = complete > 0
             grads = _add_band_gradients(
-                grads, grad, tiles, edges.first_row + row, image, edges, pixels, target,
-                C.BAND if row + C.BAND <= C.TEXTURE.BIN_H else 1, C,
+                grads, replaced(ahead, upper, nothing, C), replaced(ahead, lower, nothing, C),
+                tiles, row, image, columns, target, C,
             )  # fmt: skip
-    else:
-        bin_h = tl.minimum(target.bin_h, most_rows(pixels.y, image.h, target.h))
-        for row in range(0, bin_h, C.BAND):
-            grads = _add_band_gradients(grads, grad, tiles, edges.first_row + row, image, edges, pixels, target, C.BAND, C)
+            row = replaced(ahead, row + BAND, row, C)
+            upper = replaced(ahead, row_share(row, span, C) * grad, upper, C)
+            lower = replaced(ahead, row_share(row + 1, span, C) * grad, lower, C)
+            complete -= 1
     return grads
 
 
 @triton.jit
 def _store_weight_gradient(partial_ptr, values, SHIFT: tl.constexpr, COLUMN: tl.constexpr, C: tl.constexpr):
-    """Store a tile's gradient [channels, PATCH_PAD] into (F, C, 3, 3), and behind that, from a middle column, the bias's."""
+    """Store a tile's gradient [channels, ROWS * SLOTS] into (F, C, 3, 3); behind that, from a middle column, the bias's."""
     texture_channel = tl.arange(0, values.shape[0])[:, None]
     k = tl.arange(0, values.shape[1])[None, :]
-    row = k // C.CHANNELS - SHIFT
-    offsets = texture_channel * (9 * C.CHANNELS) + (k % C.CHANNELS) * 9 + row * 3 + COLUMN
-    tl.store(partial_ptr + offsets, values, mask=(row >= 0) & (row < 3) & (texture_channel < C.TEXTURE.CHANNELS))
+    row, channel = place_in_patch(k)
+    row -= SHIFT
+    offsets = texture_channel * (9 * C.CHANNELS) + channel * 9 + row * 3 + COLUMN
+    mask = (row >= 0) & (row < 3) & (channel < C.CHANNELS) & (texture_channel < C.TEXTURE.CHANNELS)
+    tl.store(partial_ptr + offsets, values, mask=mask)
     if COLUMN == 1:
-        mask = (k == (C.BAND + 2) * C.CHANNELS) & (texture_channel < C.TEXTURE.CHANNELS)
+        mask = (row == 1) & (channel == C.CHANNELS) & (texture_channel < C.TEXTURE.CHANNELS)
         tl.store(partial_ptr + C.TEXTURE.CHANNELS * 9 * C.CHANNELS + texture_channel + 0 * k, values, mask=mask)
 
 
@@ -126,33 +163,27 @@ def texture_grad_weights_kernel(
     table_ptr,  # of images of different sizes, or None
     texture_weights,
     grad_pooled_ptr,  # (N, h, w, F), dense
-    partial_ptr,  # (programs, BAND, F * C * 9 + F)
+    partial_ptr,  # (programs, 2, F * C * 9 + F)
     total_columns, image_h, image_w, out_h, out_w, bin_h, bin_w, rows, C: tl.constexpr,
 ):  # fmt: skip
     """Program p takes the tile columns p, p + programs, ... and sums the gradients of the convolution's weights."""
     images = Batch(image_ptr, image_stride_n, image_stride_c, image_stride_h, image_stride_w, image_h, image_w)
     everywhere = Target(out_h, out_w, 0, 0, bin_h, bin_w)
     tiles = load_texture_weights(texture_weights, C)
-    zeros = tl.zeros([C.TEXTURE.CHANNELS_PAD, C.PATCH_PAD], C.ACC)
+    zeros = tl.zeros([C.TEXTURE.CHANNELS_PAD, ROWS * C.SLOTS], C.ACC)
     grads = (zeros, zeros, zeros, zeros, zeros, zeros)
-    texture_channel = tl.arange(0, C.TEXTURE.CHANNELS_PAD)
     pid = tl.program_id(0)
     for column_index in range(pid, total_columns, tl.num_programs(0)):
         n, tile_y, tile_x = tile_column(column_index, out_h, out_w, rows, C)
         image = image_at(n, table_ptr, images, C)
         target = target_at(n, table_ptr, everywhere, C)
-        for step in range(rows):
-            pixels = tile_pixels(tile_y + step, tile_x, out_h, out_w, C)
-            mask = pixels.mask
-            offsets = (pixels.y * out_w + pixels.x)[:, None] * C.TEXTURE.CHANNELS + texture_channel[None, :]
-            if C.LETTERBOX:
-                pixels = target_pixels(pixels, target)
-                mask = mask & pixels.mask
-            grad_ptrs = grad_pooled_ptr + n * out_h * out_w * C.TEXTURE.CHANNELS + offsets
-            grad = tl.load(grad_ptrs, mask=mask[:, None] & (texture_channel < C.TEXTURE.CHANNELS)[None, :], other=0.0).to(C.ACC)
-            grads = _add_bin_gradients(grads, grad, tiles, image, pixels, target, C)
-    partial_ptr += pid.to(tl.int64) * (C.BAND * C.TEXTURE.CHANNELS * (9 * C.CHANNELS + 1))
-    for shift in tl.static_range(C.BAND):
+        grad_ptr = grad_pooled_ptr + n * out_h * out_w * C.TEXTURE.CHANNELS
+        if C.TEXTURE.BIN_H > 0:
+            grads = _add_whole_bins(grads, tiles, grad_ptr, tile_y, rows, tile_x, out_h, out_w, image, target, C)
+        else:
+            grads = _add_walked_bins(grads, tiles, grad_ptr, tile_y, rows, tile_x, out_h, out_w, image, target, C)
+    partial_ptr += pid.to(tl.int64) * (BAND * C.TEXTURE.CHANNELS * (9 * C.CHANNELS + 1))
+    for shift in tl.static_range(BAND):
         for column in tl.static_range(3):
             _store_weight_gradient(partial_ptr, grads[3 * shift + column], shift, column, C)
         partial_ptr += C.TEXTURE.CHANNELS * (9 * C.CHANNELS + 1)
@@ -194,14 +225,17 @@ def texture_grad_image_kernel(
     tiles = load_texture_weights(texture_weights, C)
     n, tile_y, tile_x = tile_column(tl.program_id(0), image_h, image_w, rows, C)
     offs = tl.arange(0, BLOCK)
-    first_row = tile_y * C.BLOCK_H + (offs // C.BLOCK_W) * rows
+    row = tile_y * C.BLOCK_H
+    if C.BLOCK_H > 1:
+        row += (offs // C.BLOCK_W) * rows
     x = tile_x * C.BLOCK_W + offs % C.BLOCK_W
     if C.INDEX64:
-        first_row = first_row.to(tl.int64)
+        row = row.to(tl.int64)
         x = x.to(tl.int64)
     in_width = x < image_w
     x = tl.minimum(x, image_w - 1)
-    last_row = tl.zeros_like(first_row) + image_h - 1
+    column = spread(x, C)
+    last_row = image_h - 1
     last_column = tl.zeros_like(x) + image_w - 1
     image = plane_at(n, images, 1)
     grad_pooled = plane_at(n, grads_pooled, C.TEXTURE.ALIGN)
@@ -214,15 +248,15 @@ def texture_grad_image_kernel(
     above = tl.zeros([BLOCK, C.CHANNELS_PAD], C.ACC)
     here = above
     for step in range(rows + 2):
-        y = first_row + (step - 1)
+        y = row + (step - 1) + tl.zeros_like(x)
         safe_y = tl.minimum(tl.maximum(y, 0), last_row)
         below = tl.zeros([BLOCK, C.CHANNELS_PAD], C.ACC)
-        left = patch_column(image, y - 1, last_row, x - 2, last_column, 1, C)
-        middle = patch_column(image, y - 1, last_row, x - 1, last_column, 1, C)
+        left = patch_column(image, row + (step - 2), column - 2, image_w - 1, C)
+        middle = patch_column(image, row + (step - 2), column - 1, image_w - 1, C)
         for i in tl.static_range(3):
             i_x = x + (i - 1)
-            right = patch_column(image, y - 1, last_row, i_x + 1, last_column, 1, C)
-            convolved = _convolve(left, middle, right, tiles, 0, C)
+            right = patch_column(image, row + (step - 2), column + i, image_w - 1, C)
+            convolved = convolve(left, middle, right, tiles, 0, C)
             left = middle
             middle = right
             safe_x = tl.minimum(tl.maximum(i_x, 0), last_column)

@@ -12,10 +12,10 @@ import triton.language as tl
 
 from .batch import image_at, target_at
 from .bins import bin_sum
-from .convolution import convolved_bin_mean, load_texture_weights
+from .convolution import convolved_bin_mean, load_texture_weights, start_walk, strip_columns
 from .groups import Activations, Batch, Elements, Target
 from .network import first_distance, layer, linear, load_network, position, relu, softmax
-from .tile import gather, plane_at, tap_offsets, target_pixels, tile_column, tile_pixels
+from .tile import gather, plane_at, tap_offsets, target_pixels, tile_column, walked_pixels
 
 INTEGERS = [
     "image_stride_n", "image_stride_c", "image_stride_h", "image_stride_w",
@@ -38,9 +38,11 @@ def load_weights(texture_weights, weights, C: tl.constexpr):
 
 
 @triton.jit
-def infer(network, tiles, n, pixels, image, textures, target, C: tl.constexpr):
-    """Up to the coefficients. ``tiles`` are the convolution's, if it is fused; else the texture is read."""
+def infer(network, tiles, columns, walk, n, pixels, image, textures, target, C: tl.constexpr):
+    """Coefficients, what leads to them, and the walk so far. ``tiles`` are the convolution's; if not fused, texture is read."""
     BLOCK: tl.constexpr = C.BLOCK_H * C.BLOCK_W
+    if C.FUSED_TEXTURE:  # first, while there is little else to hold in registers
+        mean, walk = convolved_bin_mean(walk, columns, image, tiles, pixels, target, C)
     dy = first_distance(pixels.y, image.h, target.h, C)
     dx = first_distance(pixels.x, image.w, target.w, C)
     where = position(dy, dx, C)
@@ -52,7 +54,7 @@ def infer(network, tiles, n, pixels, image, textures, target, C: tl.constexpr):
     pooled = encoding
     if C.TEXTURE.CHANNELS > 0:
         if C.FUSED_TEXTURE:
-            pooled = convolved_bin_mean(image, tiles, pixels, target, C).to(C.OPERAND)
+            pooled = mean.to(C.OPERAND)
         else:
             channel = tl.arange(0, C.TEXTURE.CHANNELS_PAD)
             if C.INDEX64:
@@ -75,7 +77,7 @@ def infer(network, tiles, n, pixels, image, textures, target, C: tl.constexpr):
             last = hidden_2
         logits = layer(last, network.out, network.out_bias, C.PRECISION)
     coefficients = softmax(tl.trans(logits), pixels, image, target, C)
-    return Activations(where, encoding, pooled, hidden_0, hidden_1, hidden_2, coefficients)
+    return Activations(where, encoding, pooled, hidden_0, hidden_1, hidden_2, coefficients), walk
 
 
 @triton.jit(do_not_specialize=INTEGERS, do_not_specialize_on_alignment=ANYWHERE)
@@ -97,14 +99,17 @@ def downsize_kernel(
     image = image_at(n, table_ptr, images, C)
     target = target_at(n, table_ptr, Target(out_h, out_w, 0, 0, bin_h, bin_w), C)
     output_ptr += n * output_stride_n
+    columns = strip_columns(tile_y, rows, tile_x, out_h, out_w, image, target, C) if C.FUSED_TEXTURE else None
+    walk = start_walk(walked_pixels(tile_y, 0, rows, tile_x, out_h, out_w, C).row, image, C)
     for step in range(rows):
-        pixels = tile_pixels(tile_y + step, tile_x, out_h, out_w, C)
+        pixels = walked_pixels(tile_y, step, rows, tile_x, out_h, out_w, C)
         output = Elements(output_ptr, pixels.y * output_stride_h + pixels.x * output_stride_w, pixels.mask, output_stride_c)
         inside = None
         if C.LETTERBOX:
             pixels = target_pixels(pixels, target)
             inside = pixels.mask
-        coefficients = infer(network, tiles, n, pixels, image, textures, target, C).coefficients
+        activations, walk = infer(network, tiles, columns, walk, n, pixels, image, textures, target, C)
+        coefficients = activations.coefficients
         k = tl.arange(0, C.TAPS_PAD)
         tap_mask = output.mask[None, :] & (k < C.TAPS * C.TAPS)[:, None]
         if C.CHANNELS == 0:

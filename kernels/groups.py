@@ -50,6 +50,10 @@ class Pixels(NamedTuple):
     x: Any
     mask: Any
     """Which of the pixels lie inside."""
+    row: Any
+    """The row of all pixels, if a tile has one; else as ``y``."""
+    row_mask: Any
+    """Whether, or which of, the rows lie inside."""
 
 
 class Elements(NamedTuple):
@@ -61,15 +65,39 @@ class Elements(NamedTuple):
     stride_c: Any
 
 
-class BinEdges(NamedTuple):
-    """Where bins and the patches around their pixels lie in an image, each field [BLOCK]."""
+class BinSpan(NamedTuple):
+    """Where bins lie along an axis of an image."""
 
-    first_row: Any
-    """The bin's first row."""
-    last_row: Any
-    """The last row that patches may read."""
-    first_column: Any
-    last_column: Any
+    first: Any
+    """The first pixel that a bin overlaps."""
+    last: Any
+    first_share: Any
+    """Overlap of the first pixel, over the largest of any pixel."""
+    end: Any
+    """From the first pixel to the bin's end: all pixels but the last, and that one's share."""
+
+
+class BinColumns(NamedTuple):
+    """The columns of a strip's bins; the first two fields as columns of patches are loaded, the others [BLOCK]."""
+
+    first: Any
+    """The bin's first column."""
+    last: Any
+    """The last column that patches may read."""
+    first_share: Any
+    """As in :class:`BinSpan`, likewise ``end``."""
+    end: Any
+
+
+class Walk(NamedTuple):
+    """How far down an image a program has convolved its rows."""
+
+    row: Any
+    """The first row that is not convolved yet, as :class:`Pixels` has rows."""
+    upper: Any
+    """Of the band above ``row``, the first row's texture, summed over each pixel's bin: [BLOCK, texture channels]."""
+    lower: Any
+    """The second row's."""
 
 
 class TextureWeights(NamedTuple):

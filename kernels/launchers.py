@@ -214,8 +214,7 @@ def _sum(partial: Tensor, output: Tensor) -> None:
 def _grad_texture_weights(call: Call, problem: Problem, index64: bool, grad_pooled: Tensor, output: Tensor) -> None:
     """Write the gradients to weight and bias of the texture's convolution into the flat ``output``."""
     sums = plan.grad_texture_weights_plan(problem, index64)
-    rows = sums.programs * sums.arguments["C"].values["BAND"]
-    partial = grad_pooled.new_empty(rows, output.numel(), dtype=_accumulator(grad_pooled))
+    partial = grad_pooled.new_empty(2 * sums.programs, output.numel(), dtype=_accumulator(grad_pooled))
     tensors = {
         "image_ptr": call.image,
         "table_ptr": call.table,

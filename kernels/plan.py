@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .area_pool import bins, in_whole_bins
 from .constants import Convolution, ConvolutionGradImage, Downsize, DownsizeBackward, Pooling
-from .convolution import patch_shape
+from .convolution import patch_slots
 from .groups import TextureWeights, Weights
 from .launch import (
     Layout,
@@ -108,6 +108,8 @@ class Problem(NamedTuple):
     factors: tuple[float, ...]
     summands: tuple[float, ...]
     fill: float | None
+    bytes: bool
+    """Whether the image is of uint8."""
 
     @property
     def texture_channels(self) -> int:
@@ -130,7 +132,7 @@ def problem_of(call: Call, output: Tensor) -> Problem:
         None if ragged else layout(image), 0 if image is None else image.shape[-3], call.image_size, layout(call.texture),
         layout(call.texture_weights[0]) if call.texture_weights else None, shapes, call.distance,
         Layout(output.shape, output.stride()), dtype, call.taps, call.prior, dot_precision(dtype), ragged, call.index64,
-        call.channels_last, call.factors, call.summands, call.fill,
+        call.channels_last, call.factors, call.summands, call.fill, image is not None and image.dtype == torch.uint8,
     )  # fmt: skip
 
 
@@ -144,7 +146,10 @@ def forward_plan(problem: Problem) -> Plan:
     # Where all of a row's texture can be loaded at once, saving registers would load it bit by bit.
     if _is_light(problem) and values["TEXTURE"].values["BIN_W"] > 0:
         arguments |= registers(255)
-    return plan_of(columns, **arguments, rows=rows, C=Downsize(**values, **_tile(tile)), num_warps=warps)
+    # Loops over bins would take some 240, and 8 warps are few to wait for their loads side by side; so 11 fit.
+    if values["FUSED_TEXTURE"] and not values["TEXTURE"].values["BINS_WHOLE"] and problem.bytes and warps == 1:
+        arguments |= registers(184)
+    return plan_of(columns, **arguments, rows=rows, C=Downsize(**values, **_tile(tile, warps)), num_warps=warps)
 
 
 class BackwardPlan(NamedTuple):
@@ -174,7 +179,7 @@ def backward_plan(problem: Problem, to_image: bool, grad_texture: Layout | None,
     values["INDEX64"] |= needs_int64([], [*written, grad_texture])
     constants = DownsizeBackward(
         **values,
-        **_tile(tile),
+        **_tile(tile, warps),
         WEIGHTS=weights,
         GRAD_POOLED=pooled,
         GRAD_TEXTURE=direct,
@@ -202,7 +207,7 @@ def grad_texture_weights_plan(problem: Problem, index64: bool) -> Plan:
     pixels, warps = _texture_weights_shape(values, problem.dtype)
     tile = tile_shape(pixels)
     total_columns, rows = tile_columns(problem.output.shape[0], *problem.output_size, tile)
-    arguments = dict(total_columns=total_columns, rows=rows, C=Convolution(**values, **_tile(tile)), num_warps=warps)
+    arguments = dict(total_columns=total_columns, rows=rows, C=Convolution(**values, **_tile(tile, warps)), num_warps=warps)
     return plan_of(min(total_columns, MAX_BACKWARD_PROGRAMS), **_image_integers(problem), **arguments)
 
 
@@ -210,14 +215,14 @@ def grad_texture_weights_plan(problem: Problem, index64: bool) -> Plan:
 def grad_image_plan(problem: Problem, grad_image: Layout, index64: bool) -> Plan:
     """The launch for the gradient that reaches the image by way of the texture. ``index64`` is the backward kernel's."""
     batch, (out_h, out_w), (image_h, image_w) = problem.output.shape[0], problem.output_size, problem.image_size
-    values = _convolution_constants(problem) | {"BAND": 1}
+    values = _convolution_constants(problem)
     # The bins are those of the gradient's pixels that hold a pixel of the image.
     bin_h, bin_w, static, whole, _ = bins((out_h, out_w), (image_h, image_w))
     strides = aligned_strides(_channels_last(batch, out_h, out_w, problem.texture_channels))
     known = {"ALIGN": strides.align, "DENSE": True, "BIN_H": static, "BIN_W": static, "BINS_WHOLE": whole}
     values["TEXTURE"] = Pooling(**(values["TEXTURE"].values | known))
     values["INDEX64"] = index64 or needs_int64([], [grad_image])
-    tile = tile_shape(32)
+    tile, warps = tile_shape(32), 1 if problem.dtype.itemsize == 2 else 4
     columns, rows = tile_columns(batch, image_h, image_w, tile)
     arguments = dict(
         **stride_arguments("grad_pooled", (strides.n, strides.h, strides.w), "nhw"),
@@ -225,14 +230,14 @@ def grad_image_plan(problem: Problem, grad_image: Layout, index64: bool) -> Plan
         bin_h=bin_h,
         bin_w=bin_w,
         rows=rows,
-        C=ConvolutionGradImage(**values, **_tile(tile), CHANNELS_PAD=next_power_of_2(problem.channels)),
-        num_warps=1 if problem.dtype.itemsize == 2 else 4,
+        C=ConvolutionGradImage(**values, **_tile(tile, warps), CHANNELS_PAD=next_power_of_2(problem.channels)),
+        num_warps=warps,
     )
     return plan_of(columns, **_image_integers(problem) | arguments)
 
 
-def _tile(tile: tuple[int, int]) -> dict[str, Any]:
-    return {"BLOCK_H": tile[0], "BLOCK_W": tile[1]}
+def _tile(tile: tuple[int, int], warps: int) -> dict[str, Any]:
+    return {"BLOCK_H": tile[0], "BLOCK_W": tile[1], "WARPS": min(warps, tile[0] * tile[1] // 16)}
 
 
 def _dense(n: int, h: int, w: int, channels: int) -> Layout:
@@ -285,7 +290,6 @@ def _convolution_constants(problem: Problem) -> dict[str, Any]:
     """The constants of :class:`Convolution`, but for the tile."""
     _, _, static, whole, narrow = _texture_bins(problem)
     strides = aligned_strides(problem.texture)
-    band, patch_pad = patch_shape(problem.channels)
     channels, acc = problem.texture_channels, accumulator(problem.dtype)
     axes = [
         *zip(problem.image_size, problem.output_size, strict=True),
@@ -307,8 +311,7 @@ def _convolution_constants(problem: Problem) -> dict[str, Any]:
         ACC=acc,
         CHANNELS=problem.channels,
         CHANNELS_LAST=problem.channels_last,
-        BAND=band,
-        PATCH_PAD=patch_pad,
+        SLOTS=patch_slots(problem.channels),
         TEXTURE_WEIGHT_STRIDES=problem.texture_weight.stride if problem.texture_weight else (),
         FACTORS=problem.factors,
         SUMMANDS=problem.summands,
@@ -374,7 +377,7 @@ def _forward_shape(values: dict[str, Any], dtype: torch.dtype) -> tuple[int, int
         return 32, 1
     widest = _widest(values)
     if values["FUSED_TEXTURE"]:
-        return (64 if widest == 16 and dtype == torch.float32 else 32), 4
+        return 32, 4
     return (128 if widest == 16 and dtype == torch.float32 else 1024 // widest), 4
 
 

@@ -68,14 +68,26 @@ def tile_pixels(tile_y, tile_x, height, width, C: tl.constexpr):
 
     Out of bounds, rows and columns repeat the last, whose arithmetic is as safe as any pixel's.
     """
+    return walked_pixels(tile_y, 0, 1, tile_x, height, width, C)
+
+
+@triton.jit
+def walked_pixels(tile_y, step, rows, tile_x, height, width, C: tl.constexpr):
+    """As :func:`tile_pixels`, step ``step`` of a tile whose rows each go down ``rows`` rows of the plane, one after the other.
+
+    Together they cover what ``rows`` tiles from ``tile_y`` on do.
+    """
     offs = tl.arange(0, C.BLOCK_H * C.BLOCK_W)
-    y = tile_y * C.BLOCK_H + offs // C.BLOCK_W
+    row = tile_y * C.BLOCK_H + step
+    if C.BLOCK_H > 1:
+        row += (offs // C.BLOCK_W) * rows
     x = tile_x * C.BLOCK_W + offs % C.BLOCK_W
     if C.INDEX64:
-        y = y.to(tl.int64)
+        row = row.to(tl.int64)
         x = x.to(tl.int64)
-    mask = (y < height) & (x < width)
-    return Pixels(tl.minimum(y, height - 1), tl.minimum(x, width - 1), mask)
+    row_mask = row < height
+    row = tl.minimum(row, height - 1)
+    return Pixels(row + tl.zeros_like(x), tl.minimum(x, width - 1), row_mask & (x < width), row, row_mask)
 
 
 @triton.jit
@@ -84,13 +96,15 @@ def target_pixels(pixels, target):
 
     Those outside take the nearest one's row and column.
     """
-    y = pixels.y
+    row = pixels.row
     x = pixels.x
     top = target.top
     left = target.left
-    inside = (y >= top) & (y < top + target.h) & (x >= left) & (x < left + target.w)
-    y = tl.minimum(tl.maximum(y - top, 0), target.h - 1)
-    return Pixels(y, tl.minimum(tl.maximum(x - left, 0), target.w - 1), inside)
+    row_mask = pixels.row_mask & (row >= top) & (row < top + target.h)
+    inside = row_mask & (x >= left) & (x < left + target.w)
+    row = tl.minimum(tl.maximum(row - top, 0), target.h - 1)
+    x = tl.minimum(tl.maximum(x - left, 0), target.w - 1)
+    return Pixels(row + tl.zeros_like(x), x, inside, row, row_mask)
 
 
 @triton.jit
@@ -127,9 +141,24 @@ def load_along_pixels(pointers, mask):
 
 
 @triton.jit
+def load_along_last(pointers):
+    """Load a tile of three axes, neighbours along the last in neighbouring threads."""
+    if PIXELS_FIRST:
+        return tl.permute(tl.load(tl.permute(pointers, (2, 1, 0))), (2, 1, 0))
+    else:
+        return tl.load(pointers)
+
+
+@triton.jit
 def is_narrower(pointer, OPERAND: tl.constexpr):
     """Whether what ``pointer`` points to has fewer bits than operands of matrix products."""
     return pointer.dtype.element_ty.primitive_bitwidth < OPERAND.primitive_bitwidth
+
+
+@triton.jit
+def is_finite(pointer):
+    """Whether all that ``pointer`` can point to is finite."""
+    return pointer.dtype.element_ty.is_int()
 
 
 @triton.jit

@@ -161,7 +161,7 @@ def test_tiles_do_not_change_the_result(size, device, monkeypatch, fresh_plans):
     inputs = make_image(Case(n=1, size_in=(10, 12)), device)
     grad_output = torch.randn(1, 3, *size, device=device)
     expected = run(from_image, leaves(inputs), size, grad_output, backend="triton")
-    monkeypatch.setattr(kernels.plan, "tile_shape", lambda pixels: (1, 8))
+    monkeypatch.setattr(kernels.plan, "tile_shape", lambda pixels: (1, 16))
     monkeypatch.setattr(kernels.plan, "MAX_BACKWARD_PROGRAMS", 3)
     monkeypatch.setattr(kernels.launch, "ENOUGH_PROGRAMS", 4)  # several tiles a program, and fewer in the last of a column
     got = run(from_image, leaves(inputs), size, grad_output, backend="triton")

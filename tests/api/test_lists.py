@@ -39,6 +39,25 @@ def test_whole_pixels_count_alike_in_loops_and_written_out(device):
     assert torch.equal(net([image]), net(image.unsqueeze(0)))
 
 
+@pytest.mark.parametrize(("dtype", "letterbox"), [(torch.uint8, False), (torch.float32, True)])
+def test_the_bits_do_not_depend_on_where_programs_start(dtype, letterbox, device, monkeypatch, fresh_plans):
+    """Rows of the source that two bins share are convolved once, if both are of one program."""
+    from tritonds.kernels import launchers as kernels
+
+    net = net_of("triton", (7, 5)).to(device)
+    images = images_of(LIST_SIZES[:2], device, dtype)
+    results = []
+    for least in (10**6, 1):  # programs, of one row or of eight
+        monkeypatch.setattr(kernels.plan, "tile_shape", lambda pixels: (1, 16))
+        monkeypatch.setattr(kernels.launch, "ENOUGH_PROGRAMS", least)
+        y = net(images, letterbox=letterbox)
+        y = y.images if letterbox else y
+        results.append([y.detach(), *torch.autograd.grad(y.square().sum(), list(net.parameters()))])
+    assert torch.equal(results[0][0], results[1][0])
+    for got, expected in zip(results[0][1:], results[1][1:], strict=True):
+        assert error(got, expected.double()) < 1e-5
+
+
 @pytest.mark.parametrize("letterbox", [False, True], ids=["stretched", "letterboxed"])
 def test_lists_have_the_values_and_gradients_of_the_reference(letterbox, device):
     nets = [net_of(backend).to(device) for backend in BACKENDS]

@@ -113,10 +113,10 @@ def test_programs_that_find_no_place_wait_for_others(listing):
 
 
 def test_bins_that_differ_count_with_their_mean(listing):
-    """A quarter of the rows has bins of 2 x 3 pixels, the others of 4 x 5: 6 / 4 + 20 * 3 / 4 rounds on average."""
-    sass = listing(iterations="range(bin_h * bin_w)")
+    """A quarter of the steps has 2 bands of 3 columns, the others 4 of 5: 6 / 4 + 20 * 3 / 4 rounds on average."""
+    sass = listing(iterations="range(bands * bin_w)")
     launch = {"programs": 1000, "registers": 40, "shared_bytes": 0, "pixels": 500, "moved": 1, "channels_last": True}
-    got = cost.cost(sass, {"num_warps": 2, "bin_h": 0, "bin_w": 0}, **launch, bins={(2, 3): 1, (4, 5): 3})
+    got = cost.cost(sass, {"num_warps": 2, "bands": 0, "bin_w": 0}, **launch, bins={(2, 3): 1, (4, 5): 3})
     assert got.instructions_per_pixel == pytest.approx((5 + 6 * 16.5) * 2 * 1000 / 500)
-    whole = cost.cost(sass, {"num_warps": 2, "bin_h": 4, "bin_w": 5}, **launch)
+    whole = cost.cost(sass, {"num_warps": 2, "bands": 4, "bin_w": 5}, **launch)
     assert whole.instructions_per_pixel == pytest.approx((5 + 6 * 20) * 2 * 1000 / 500)
