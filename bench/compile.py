@@ -37,16 +37,14 @@ from torch.utils._pytree import tree_leaves
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from bench.bands import bands
 from bench.cost import Cost, cost
 from bench.operands import repeated_operands
 from bench.sass import parse
 from bench.variants import Variant, covering_variants, default_variants
 from bench.workloads import MEAN, NAMED, STD
-from tritonds import geometry
 from tritonds.kernels import launch as launch_module
 from tritonds.kernels import launchers as kernels
-from tritonds.kernels.area_pool import bin_width
-from tritonds.kernels.convolution import BAND
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -255,52 +253,10 @@ def _cost(launch: Launch, variant: Variant, binary: Binary) -> Cost:
 
 
 def _bins(launch: Launch, variant: Variant) -> collections.Counter[tuple[int, int]]:
-    """Bands of rows that kernels convolve, and columns of bins, in each step of all strips; a tile is a part of a row."""
+    """Bands and columns of the bins in each step of all strips."""
     workload = NAMED[variant.workload]
-    rows = launch.arguments["rows"]
-    counted = _completed_bands if launch.kernel.fn.__name__ == "texture_grad_weights_kernel" else _walked_bands
-    bins: collections.Counter[tuple[int, int]] = collections.Counter()
-    for size_in in workload.sizes or (workload.image,):
-        (region_h, region_w), (top, _) = geometry.place(size_in, workload.size, variant.letterbox)
-        width = bin_width(size_in[1], region_w)
-        for start in range(0, workload.size[0], rows):
-            inside = [row - top if top <= row < top + region_h else None for row in range(start, start + rows)]
-            spans = [row if row is None else _rows(row, size_in[0], region_h) for row in inside]
-            bins.update((bands, width) for bands in counted(spans, BAND.value))
-    return bins
-
-
-Span = tuple[int, int]
-"""First and last row that a bin overlaps."""
-
-
-def _rows(row: int, n_in: int, n_out: int) -> Span:
-    return geometry.bin_first(row, n_in, n_out), geometry.bin_last(row, n_in, n_out)
-
-
-def _walked_bands(spans: list[Span | None], band: int) -> Iterator[int]:
-    """How many bands a strip's forward pass convolves in each step, given the bins' rows; None outside of the image."""
-    done: int | None = None
-    for span in spans:
-        if span is None:
-            yield 0
-            continue
-        done = span[0] // band if done is None else done
-        yield span[1] // band + 1 - done
-        done = span[1] // band + 1
-
-
-def _completed_bands(spans: list[Span | None], band: int) -> Iterator[int]:
-    """The same of the gradient to the convolution's weights, where a bin's last band waits for the next bin."""
-    done: int | None = None
-    for span in spans:
-        if span is None:
-            yield 0
-            continue
-        done = span[0] // band if done is None else done
-        yield span[1] // band - done
-        done = span[1] // band
-    yield 1
+    completed = launch.kernel.fn.__name__ == "texture_grad_weights_kernel"
+    return bands(workload, variant.letterbox, launch.arguments["rows"], completed)
 
 
 def _source(launch: Launch) -> ASTSource:
