@@ -22,6 +22,7 @@ from .network import (
     pad_rows,
     relu_backward,
 )
+from .prior import add_strength_gradient
 from .tile import forget_loads, gather_backward, is_narrower, plane_at, tap_offsets, target_pixels, tile_column, tile_pixels
 
 
@@ -62,7 +63,7 @@ def _store_partial_distance(partial_ptr, grad_encoding, bias, C: tl.constexpr):
 @triton.jit
 def _store_gradients(partial_ptr, grads, C: tl.constexpr):
     """Store a program's gradients to all weights, one behind the other."""
-    FIRST: tl.constexpr = C.HIDDEN_CHANNELS if C.HIDDEN_LAYERS > 0 else C.TAPS * C.TAPS
+    FIRST: tl.constexpr = C.HIDDEN_CHANNELS if C.HIDDEN_LAYERS > 0 else C.LOGITS
     FIRST_INPUTS: tl.constexpr = C.DISTANCE_CHANNELS + C.TEXTURE.CHANNELS
     if C.DISTANCE_CHANNELS > 0:
         _store_partial_distance(partial_ptr, grads.encoding, tl.sum(grads.encoding_bias, axis=0), C)
@@ -76,7 +77,7 @@ def _store_gradients(partial_ptr, grads, C: tl.constexpr):
     if C.HIDDEN_LAYERS > 2:
         partial_ptr = _store_layer(partial_ptr, grads.hidden_2, grads.hidden_2_bias, 0, C.HIDDEN_CHANNELS, C.HIDDEN_CHANNELS)
     if C.HIDDEN_LAYERS > 0:
-        _store_layer(partial_ptr, grads.out, grads.out_bias, 1, C.TAPS * C.TAPS, C.HIDDEN_CHANNELS)
+        _store_layer(partial_ptr, grads.out, grads.out_bias, 1, C.LOGITS, C.HIDDEN_CHANNELS)
 
 
 @triton.jit(
@@ -144,7 +145,7 @@ def downsize_backward_kernel(
             if C.LETTERBOX:
                 pixels = target_pixels(pixels, target)
                 pixel_mask = pixel_mask & pixels.mask
-            position, encoding, pooled, hidden_0, hidden_1, hidden_2, coefficients = infer(
+            position, encoding, pooled, hidden_0, hidden_1, hidden_2, convex, signed, coefficients = infer(
                 network, tiles, n, pixels, image, textures, target, C
             )
             tap_mask = pixel_mask[None, :] & (k < C.TAPS * C.TAPS)
@@ -163,9 +164,11 @@ def downsize_backward_kernel(
                         grad_output_ptr + n * output_stride_n, grad_output_offsets, pixel_mask, output_stride_c
                     )
                     grad_coefficients = gather_backward(taps, grad_output, tl.zeros([C.TAPS_PAD, BLOCK], C.ACC), C)
-                grad = coefficients * (grad_coefficients - tl.sum(coefficients * grad_coefficients, axis=0)[None, :])
+                grad = convex * (grad_coefficients - tl.sum(convex * grad_coefficients, axis=0)[None, :])
+                if C.LOGITS > C.TAPS * C.TAPS:
+                    grad = add_strength_gradient(grad, grad_coefficients, signed, C)
                 # Pixels past the image's end hold no gradient, whatever the weights make of them.
-                grad = tl.where(tap_mask, grad, 0.0)
+                grad = tl.where(pixel_mask[None, :] & (k < C.LOGITS), grad, 0.0)
                 if is_narrower(grad_output_ptr, C.OPERAND) or (C.CHANNELS > 0 and is_narrower(image_ptr, C.OPERAND)):
                     grad = forget_loads(grad)
                 # Rounded before it is padded, there is half as much to move.

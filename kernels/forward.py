@@ -15,6 +15,7 @@ from .bins import bin_sum
 from .convolution import convolved_bin_mean, load_texture_weights
 from .groups import Activations, Batch, Elements, Target
 from .network import first_distance, layer, linear, load_network, position, relu, softmax
+from .prior import sharpening, strength
 from .tile import gather, plane_at, tap_offsets, target_pixels, tile_column, tile_pixels
 
 INTEGERS = [
@@ -74,8 +75,14 @@ def infer(network, tiles, n, pixels, image, textures, target, C: tl.constexpr):
             hidden_2 = relu(layer(last, network.hidden_2, network.hidden_2_bias, C.PRECISION)).to(C.OPERAND)
             last = hidden_2
         logits = layer(last, network.out, network.out_bias, C.PRECISION)
-    coefficients = softmax(tl.trans(logits), pixels, image, target, C)
-    return Activations(where, encoding, pooled, hidden_0, hidden_1, hidden_2, coefficients)
+    logits = tl.trans(logits)
+    convex = softmax(logits, pixels, image, target, C)
+    signed = convex
+    coefficients = convex
+    if C.LOGITS > C.TAPS * C.TAPS:
+        signed = sharpening(pixels, image, target, C)
+        coefficients = convex + strength(logits, C)[None, :] * signed
+    return Activations(where, encoding, pooled, hidden_0, hidden_1, hidden_2, convex, signed, coefficients)
 
 
 @triton.jit(do_not_specialize=INTEGERS, do_not_specialize_on_alignment=ANYWHERE)

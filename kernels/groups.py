@@ -118,8 +118,11 @@ class Activations(NamedTuple):
     hidden_0: Any
     hidden_1: Any
     hidden_2: Any
+    convex: Any
+    """The softmax: [TAPS_PAD, BLOCK], as the next two."""
+    signed: Any
+    """What the network's last output is multiplied by, with priors that sharpen."""
     coefficients: Any
-    """[TAPS_PAD, BLOCK]"""
 
 
 class Gradients(NamedTuple):

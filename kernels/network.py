@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 
 from .groups import Network
+from .prior import prior
 from .tile import distance_numerator, first_tap, forget_loads
 
 POSITIONS = tl.constexpr(16)
@@ -94,19 +95,6 @@ def fold_pixels(x, ROWS: tl.constexpr):
 
 
 @triton.jit
-def prior(i, j, n_in, n_out, C: tl.constexpr):
-    """max(0, 1 - |d| / support) of source pixel ``i``, the support being a source pixel or, antialiased, a target pixel."""
-    distance = tl.abs(distance_numerator(i, j, n_in, n_out))
-    if C.PRIOR == "antialias":
-        support = 2 * tl.maximum(n_in, n_out)
-        q = tl.where((i >= 0) & (i < n_in), tl.maximum(support - distance, 0), 0)
-    else:
-        support = 2 * n_out
-        q = tl.maximum(support - distance, 0)
-    return q.to(C.ACC) / support.to(C.ACC)
-
-
-@triton.jit
 def softmax(logits, pixels, image, target, C: tl.constexpr):
     """q . exp(logits) over its sum across the taps: [TAPS_PAD, BLOCK], as ``logits``; zero past the last tap."""
     k = tl.arange(0, C.TAPS_PAD)
@@ -158,8 +146,7 @@ def load_network(weights, C: tl.constexpr):
 
     Absent layers (no distance or texture channels, fewer hidden layers) are placeholders, never read.
     """
-    TAPS2: tl.constexpr = C.TAPS * C.TAPS
-    FIRST: tl.constexpr = C.HIDDEN_CHANNELS if C.HIDDEN_LAYERS > 0 else TAPS2
+    FIRST: tl.constexpr = C.HIDDEN_CHANNELS if C.HIDDEN_LAYERS > 0 else C.LOGITS
     FIRST_PAD: tl.constexpr = C.HIDDEN_CHANNELS_PAD if C.HIDDEN_LAYERS > 0 else C.TAPS_PAD
     FIRST_INPUTS: tl.constexpr = C.DISTANCE_CHANNELS + C.TEXTURE.CHANNELS
     first_weight_ptr = weights.hidden_0_weight if C.HIDDEN_LAYERS > 0 else weights.out_weight
@@ -175,8 +162,8 @@ def load_network(weights, C: tl.constexpr):
     out_bias = hidden_1_bias
     first_bias = load_bias(first_bias_ptr, FIRST, FIRST_PAD, C.ACC)
     if C.HIDDEN_LAYERS > 0:
-        out = load_weight(weights.out_weight, C.HIDDEN_CHANNELS, TAPS2, C.HIDDEN_CHANNELS, C.TAPS_PAD, C.HIDDEN_CHANNELS_PAD)
-        out_bias = load_bias(weights.out_bias, TAPS2, C.TAPS_PAD, C.ACC)
+        out = load_weight(weights.out_weight, C.HIDDEN_CHANNELS, C.LOGITS, C.HIDDEN_CHANNELS, C.TAPS_PAD, C.HIDDEN_CHANNELS_PAD)
+        out_bias = load_bias(weights.out_bias, C.LOGITS, C.TAPS_PAD, C.ACC)
     if C.DISTANCE_CHANNELS > 0:
         encoding = load_encoding(weights.distance_weight, weights.distance_bias, C)
         first_encoding = load_weight(

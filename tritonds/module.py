@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from . import checks, functional, geometry, hub, pretrained, submodules
 from .batches import Letterboxed, channels_last, letterboxed, normalize, to_batch
-from .coefficient_weights import CoefficientWeights
+from .coefficient_weights import SHARPENING, CoefficientWeights, output_rows
 from .dtypes import DTYPES, autocasts, trainable
 
 OPTIONS = (
@@ -118,9 +118,11 @@ class DownsizeNet(nn.Module):
         self.distance = nn.Linear(2 * taps, distance_channels) if distance_channels else None
         widths = [distance_channels + texture_channels] + [hidden_channels] * hidden_layers
         self.hidden = nn.ModuleList(nn.Linear(i, o) for i, o in itertools.pairwise(widths))
-        self.out = nn.Linear(widths[-1], taps * taps)
+        self.out = nn.Linear(widths[-1], output_rows(taps, prior))
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
+        if prior in SHARPENING:
+            nn.init.ones_(self.out.bias[taps * taps :])
 
     def weights(self) -> CoefficientWeights:
         """The parameters of the coefficient network, as :func:`tritonds.downsize` takes them.
