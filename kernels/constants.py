@@ -141,7 +141,7 @@ class Downsize(Convolution):
     LOGITS: int
     """Rows of the output layer: TAPS * TAPS, and one more with priors that sharpen."""
     TAPS_PAD: int
-    """LOGITS, rounded up to a power of two."""
+    """TAPS * TAPS, rounded up to a power of two."""
     PRIOR: str
     FUSED_TEXTURE: bool
     """Whether the texture is made here, of the image."""

@@ -15,7 +15,8 @@ from .bins import bin_sum
 from .convolution import convolved_bin_mean, load_texture_weights
 from .groups import Activations, Batch, Elements, Target
 from .network import first_distance, layer, linear, load_network, position, relu, softmax
-from .prior import sharpening, strength
+from .prior import sharpening
+from .strength import strength
 from .tile import gather, plane_at, tap_offsets, target_pixels, tile_column, tile_pixels
 
 INTEGERS = [
@@ -65,6 +66,7 @@ def infer(network, tiles, n, pixels, image, textures, target, C: tl.constexpr):
     hidden_1 = encoding
     hidden_2 = encoding
     logits = total
+    last = encoding
     if C.HIDDEN_LAYERS > 0:
         hidden_0 = relu(total).to(C.OPERAND)
         last = hidden_0
@@ -75,13 +77,12 @@ def infer(network, tiles, n, pixels, image, textures, target, C: tl.constexpr):
             hidden_2 = relu(layer(last, network.hidden_2, network.hidden_2_bias, C.PRECISION)).to(C.OPERAND)
             last = hidden_2
         logits = layer(last, network.out, network.out_bias, C.PRECISION)
-    logits = tl.trans(logits)
-    convex = softmax(logits, pixels, image, target, C)
+    convex = softmax(tl.trans(logits), pixels, image, target, C)
     signed = convex
     coefficients = convex
     if C.LOGITS > C.TAPS * C.TAPS:
         signed = sharpening(pixels, image, target, C)
-        coefficients = convex + strength(logits, C)[None, :] * signed
+        coefficients = convex + strength(network.strength, last, pooled, C)[None, :] * signed
     return Activations(where, encoding, pooled, hidden_0, hidden_1, hidden_2, convex, signed, coefficients)
 
 

@@ -94,6 +94,16 @@ class Weights(NamedTuple):
     out_bias: Any
 
 
+class Strength(NamedTuple):
+    """The output layer's last row, with priors that sharpen; or its gradients, not yet summed over pixels."""
+
+    weight: Any
+    """Of the last hidden layer's channels or, if there is none, of the distance encoding's."""
+    pooled: Any
+    """Of the texture's channels, if there is no hidden layer."""
+    bias: Any
+
+
 class Network(NamedTuple):
     """The coefficient network's weights as tiles, the first layer in two parts: for distances and for texture."""
 
@@ -107,6 +117,7 @@ class Network(NamedTuple):
     hidden_2_bias: Any
     out: Any
     out_bias: Any
+    strength: Any
 
 
 class Activations(NamedTuple):
@@ -139,3 +150,4 @@ class Gradients(NamedTuple):
     hidden_2_bias: Any
     out: Any
     out_bias: Any
+    strength: Any

@@ -13,6 +13,7 @@ import triton.language as tl
 
 from .groups import Network
 from .prior import prior
+from .strength import load_strength
 from .tile import distance_numerator, first_tap, forget_loads
 
 POSITIONS = tl.constexpr(16)
@@ -146,7 +147,8 @@ def load_network(weights, C: tl.constexpr):
 
     Absent layers (no distance or texture channels, fewer hidden layers) are placeholders, never read.
     """
-    FIRST: tl.constexpr = C.HIDDEN_CHANNELS if C.HIDDEN_LAYERS > 0 else C.LOGITS
+    TAPS2: tl.constexpr = C.TAPS * C.TAPS
+    FIRST: tl.constexpr = C.HIDDEN_CHANNELS if C.HIDDEN_LAYERS > 0 else TAPS2
     FIRST_PAD: tl.constexpr = C.HIDDEN_CHANNELS_PAD if C.HIDDEN_LAYERS > 0 else C.TAPS_PAD
     FIRST_INPUTS: tl.constexpr = C.DISTANCE_CHANNELS + C.TEXTURE.CHANNELS
     first_weight_ptr = weights.hidden_0_weight if C.HIDDEN_LAYERS > 0 else weights.out_weight
@@ -162,8 +164,8 @@ def load_network(weights, C: tl.constexpr):
     out_bias = hidden_1_bias
     first_bias = load_bias(first_bias_ptr, FIRST, FIRST_PAD, C.ACC)
     if C.HIDDEN_LAYERS > 0:
-        out = load_weight(weights.out_weight, C.HIDDEN_CHANNELS, C.LOGITS, C.HIDDEN_CHANNELS, C.TAPS_PAD, C.HIDDEN_CHANNELS_PAD)
-        out_bias = load_bias(weights.out_bias, C.LOGITS, C.TAPS_PAD, C.ACC)
+        out = load_weight(weights.out_weight, C.HIDDEN_CHANNELS, TAPS2, C.HIDDEN_CHANNELS, C.TAPS_PAD, C.HIDDEN_CHANNELS_PAD)
+        out_bias = load_bias(weights.out_bias, TAPS2, C.TAPS_PAD, C.ACC)
     if C.DISTANCE_CHANNELS > 0:
         encoding = load_encoding(weights.distance_weight, weights.distance_bias, C)
         first_encoding = load_weight(
@@ -177,8 +179,12 @@ def load_network(weights, C: tl.constexpr):
         hidden_1, hidden_1_bias = _load_hidden(weights.hidden_1_weight, weights.hidden_1_bias, C)
     if C.HIDDEN_LAYERS > 2:
         hidden_2, hidden_2_bias = _load_hidden(weights.hidden_2_weight, weights.hidden_2_bias, C)
+    strength = ()
+    if C.LOGITS > TAPS2:
+        strength = load_strength(weights, C)
     return Network(
-        encoding, first_encoding, first_pooled, first_bias, hidden_1, hidden_1_bias, hidden_2, hidden_2_bias, out, out_bias
+        encoding, first_encoding, first_pooled, first_bias, hidden_1, hidden_1_bias, hidden_2, hidden_2_bias, out, out_bias,
+        strength,
     )  # fmt: skip
 
 

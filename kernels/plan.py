@@ -313,8 +313,7 @@ def _convolution_constants(problem: Problem) -> dict[str, Any]:
 
 def _network_constants(problem: Problem) -> dict[str, Any]:
     """The constants of :class:`Downsize`, but for the tile."""
-    weights = problem.weights
-    (logits,) = weights[-1]
+    weights, taps = problem.weights, problem.taps
     hidden_layers = (len(weights) - 2 - 2 * problem.distance) // 2
     hidden_channels = weights[-2][1] if hidden_layers else 0
     distance_channels = weights[0][0] if problem.distance else 0
@@ -324,9 +323,9 @@ def _network_constants(problem: Problem) -> dict[str, Any]:
         HIDDEN_CHANNELS=hidden_channels,
         HIDDEN_CHANNELS_PAD=padded(hidden_channels),
         HIDDEN_LAYERS=hidden_layers,
-        TAPS=problem.taps,
-        LOGITS=logits,
-        TAPS_PAD=next_power_of_2(logits),
+        TAPS=taps,
+        LOGITS=weights[-1][0],
+        TAPS_PAD=next_power_of_2(taps * taps),
         PRIOR=problem.prior,
         FUSED_TEXTURE=problem.texture_weight is not None,
         FILL=problem.fill or 0.0,

@@ -106,17 +106,3 @@ def sharpening(pixels, image, target, C: tl.constexpr):
     q_y, b_y = _axis(k // C.TAPS, pixels.y, image.h, target.h, C)
     q_x, b_x = _axis(k % C.TAPS, pixels.x, image.w, target.w, C)
     return tl.where((k < C.TAPS * C.TAPS)[:, None], b_y * b_x - q_y * q_x, 0.0)
-
-
-@triton.jit
-def strength(logits, C: tl.constexpr):
-    """g, which lies behind the taps' logits: [BLOCK]."""
-    k = tl.arange(0, C.TAPS_PAD)[:, None]
-    return tl.sum(tl.where(k == C.TAPS * C.TAPS, logits, 0.0), axis=0)
-
-
-@triton.jit
-def add_strength_gradient(grad, grad_coefficients, signed, C: tl.constexpr):
-    """``grad``, of the logits, with that of g behind them: [TAPS_PAD, BLOCK]."""
-    k = tl.arange(0, C.TAPS_PAD)[:, None]
-    return tl.where(k == C.TAPS * C.TAPS, tl.sum(grad_coefficients * signed, axis=0)[None, :], grad)
