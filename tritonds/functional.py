@@ -41,12 +41,15 @@ def downsize(
         taps: K, source pixels read per axis: 1 to 8.
         prior: what the coefficients are a multiple of: None for none (the poster's plain softmax), "bilinear", or "antialias".
             With an output layer of zeros the result then is ``F.interpolate(mode="bilinear", antialias=...)``, given 2 taps,
-            or antialiased ``2 * ceil(scale)``, where the scale is H / h or W / w, whichever is larger.
+            or antialiased ``2 * ceil(scale)``, where the scale is H / h or W / w, whichever is larger, or 1.
+            Or, to sharpen, "bicubic" or "lanczos": coefficients may be negative, and the output layer has a row more. With
+            zeros there, and 1 as the last bias, the result is ``F.interpolate(mode="bicubic", antialias=True)``, given
+            ``2 * ceil(2 * scale)`` taps, or Pillow's ``LANCZOS``, given ``2 * ceil(3 * scale)``.
         backend: "triton", "torch", or "auto" for Triton on CUDA and ROCm tensors and PyTorch on all others.
 
     Returns:
         (N, C, h, w) of the image's dtype, channels-last if the image is. Every value lies within the range of the K*K pixels
-        it is a mean of, up to rounding; a NaN or Inf reaches only the outputs that read it.
+        it is a mean of, up to rounding, unless the prior sharpens; a NaN or Inf reaches only the outputs that read it.
 
     Raises:
         TypeError: an argument of the wrong type, or tensors of different or unsupported dtypes.
@@ -253,12 +256,15 @@ def coefficients(
 ) -> Tensor:
     """Infer the coefficients alone: ``a = q * exp(logits) / sum(q * exp(logits))`` over the K*K taps of a target pixel.
 
+    With a prior that sharpens ``g * (b - q)`` is added: the network's last output times the signed kernel b less q.
+
     Args:
         image: (N, C, H, W). Only its size, dtype and device are read.
         texture: as in :func:`downsize`; likewise weights, size, taps, prior, backend and the errors raised.
 
     Returns:
-        (N, K*K, h, w), contiguous: tap (ky, kx) at ``ky * K + kx``. Each between 0 and 1; they sum to 1 at every pixel.
+        (N, K*K, h, w), contiguous: tap (ky, kx) at ``ky * K + kx``. They sum to 1 at every pixel, and are between 0 and 1
+        unless the prior sharpens.
 
     Source: the poster (softmax constraint); the prior is our choice.
 
