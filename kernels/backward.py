@@ -155,7 +155,7 @@ def downsize_backward_kernel(
             if C.LETTERBOX:
                 pixels = target_pixels(pixels, target)
                 pixel_mask = pixel_mask & pixels.mask
-            position, encoding, pooled, hidden_0, hidden_1, hidden_2, convex, signed, coefficients = infer(
+            position, encoding, pooled, hidden_0, hidden_1, hidden_2, softmaxed, signed, coefficients = infer(
                 network, tiles, n, pixels, image, textures, target, C
             )
             tap_mask = pixel_mask[None, :] & (k < C.TAPS * C.TAPS)
@@ -174,7 +174,7 @@ def downsize_backward_kernel(
                         grad_output_ptr + n * output_stride_n, grad_output_offsets, pixel_mask, output_stride_c
                     )
                     grad_coefficients = gather_backward(taps, grad_output, tl.zeros([C.TAPS_PAD, BLOCK], C.ACC), C)
-                grad = convex * (grad_coefficients - tl.sum(convex * grad_coefficients, axis=0)[None, :])
+                grad = softmaxed * (grad_coefficients - tl.sum(softmaxed * grad_coefficients, axis=0)[None, :])
                 # Pixels past the image's end hold no gradient, whatever the weights make of them.
                 grad = tl.where(tap_mask, grad, 0.0)
                 if is_narrower(grad_output_ptr, C.OPERAND) or (C.CHANNELS > 0 and is_narrower(image_ptr, C.OPERAND)):

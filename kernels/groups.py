@@ -129,10 +129,10 @@ class Activations(NamedTuple):
     hidden_0: Any
     hidden_1: Any
     hidden_2: Any
-    convex: Any
-    """The softmax: [TAPS_PAD, BLOCK], as the next two."""
+    softmaxed: Any
+    """The convex part of the coefficients: [TAPS_PAD, BLOCK], as the next two."""
     signed: Any
-    """What the network's last output is multiplied by, with priors that sharpen."""
+    """What the strength is multiplied by, with priors that sharpen; else never read."""
     coefficients: Any
 
 

@@ -12,7 +12,6 @@ import triton
 import triton.language as tl
 
 from .groups import Network
-from .prior import prior
 from .strength import load_strength
 from .tile import distance_numerator, first_tap, forget_loads
 
@@ -96,19 +95,13 @@ def fold_pixels(x, ROWS: tl.constexpr):
 
 
 @triton.jit
-def softmax(logits, pixels, image, target, C: tl.constexpr):
+def softmax(logits, q, C: tl.constexpr):
     """q . exp(logits) over its sum across the taps: [TAPS_PAD, BLOCK], as ``logits``; zero past the last tap."""
-    k = tl.arange(0, C.TAPS_PAD)
-    is_tap = (k < C.TAPS * C.TAPS)[:, None]
     if C.PRIOR == "none":
+        is_tap = (tl.arange(0, C.TAPS_PAD) < C.TAPS * C.TAPS)[:, None]
         weighted = tl.where(is_tap, logits, float("-inf"))
         exponentials = tl.exp(weighted - tl.max(weighted, axis=0)[None, :])
     else:
-        row = first_tap(pixels.y, image.h, target.h, C.TAPS)[None, :] + (k // C.TAPS)[:, None]
-        column = first_tap(pixels.x, image.w, target.w, C.TAPS)[None, :] + (k % C.TAPS)[:, None]
-        q_y = prior(row, pixels.y[None, :], image.h, target.h, C)
-        q_x = prior(column, pixels.x[None, :], image.w, target.w, C)
-        q = tl.where(is_tap, q_y * q_x, 0.0)
         weighted = tl.where(q > 0, logits, float("-inf"))
         exponentials = q * tl.exp(weighted - tl.max(weighted, axis=0)[None, :])
     return exponentials * (1.0 / tl.sum(exponentials, axis=0))[None, :]

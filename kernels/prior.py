@@ -86,6 +86,28 @@ def _polynomial(x, COEFFICIENTS: tl.constexpr):
 
 
 @triton.jit
+def convex(pixels, image, target, C: tl.constexpr):
+    """q, up to a factor for each pixel: [TAPS_PAD, BLOCK]; zero past the last tap."""
+    k = tl.arange(0, C.TAPS_PAD)
+    row = first_tap(pixels.y, image.h, target.h, C.TAPS)[None, :] + (k // C.TAPS)[:, None]
+    column = first_tap(pixels.x, image.w, target.w, C.TAPS)[None, :] + (k % C.TAPS)[:, None]
+    q_y = prior(row, pixels.y[None, :], image.h, target.h, C)
+    q_x = prior(column, pixels.x[None, :], image.w, target.w, C)
+    return tl.where((k < C.TAPS * C.TAPS)[:, None], q_y * q_x, 0.0)
+
+
+@triton.jit
+def convex_and_signed(pixels, image, target, C: tl.constexpr):
+    """q and b - q, which sum to 1 and 0 across the taps: each [TAPS_PAD, BLOCK]; zero past the last tap."""
+    k = tl.arange(0, C.TAPS_PAD)
+    is_tap = (k < C.TAPS * C.TAPS)[:, None]
+    q_y, b_y = _axis(k // C.TAPS, pixels.y, image.h, target.h, C)
+    q_x, b_x = _axis(k % C.TAPS, pixels.x, image.w, target.w, C)
+    q = tl.where(is_tap, q_y * q_x, 0.0)
+    return q, tl.where(is_tap, b_y * b_x - q, 0.0)
+
+
+@triton.jit
 def _axis(k, j, n_in, n_out, C: tl.constexpr):
     """q and b of the taps ``k`` of target pixels ``j``, each over its sum across an axis's taps: [TAPS_PAD, BLOCK]."""
     first = first_tap(j, n_in, n_out, C.TAPS)[None, :]
@@ -97,12 +119,3 @@ def _axis(k, j, n_in, n_out, C: tl.constexpr):
         q_sum += prior(first + tap, j, n_in, n_out, C)
         b_sum += signed_kernel(first + tap, j, n_in, n_out, C)
     return prior(i, j, n_in, n_out, C) * (1.0 / q_sum), signed_kernel(i, j, n_in, n_out, C) * (1.0 / b_sum)
-
-
-@triton.jit
-def sharpening(pixels, image, target, C: tl.constexpr):
-    """b - q, which sums to 0 across the taps: [TAPS_PAD, BLOCK]; zero past the last tap."""
-    k = tl.arange(0, C.TAPS_PAD)
-    q_y, b_y = _axis(k // C.TAPS, pixels.y, image.h, target.h, C)
-    q_x, b_x = _axis(k % C.TAPS, pixels.x, image.w, target.w, C)
-    return tl.where((k < C.TAPS * C.TAPS)[:, None], b_y * b_x - q_y * q_x, 0.0)
