@@ -103,8 +103,8 @@ def convex_and_signed(pixels, image, target, C: tl.constexpr):
     is_tap = (k < C.TAPS * C.TAPS)[:, None]
     q_y, b_y = _axis(k // C.TAPS, pixels.y, image.h, target.h, C)
     q_x, b_x = _axis(k % C.TAPS, pixels.x, image.w, target.w, C)
-    q = tl.where(is_tap, q_y * q_x, 0.0)
-    return q, tl.where(is_tap, b_y * b_x - q, 0.0)
+    q = q_y * q_x
+    return tl.where(is_tap, q, 0.0), tl.where(is_tap, b_y * b_x - q, 0.0)
 
 
 @triton.jit
