@@ -180,7 +180,8 @@ def downsize_backward_kernel(
                 if is_narrower(grad_output_ptr, C.OPERAND) or (C.CHANNELS > 0 and is_narrower(image_ptr, C.OPERAND)):
                     grad = forget_loads(grad)
                 if C.LOGITS > C.TAPS * C.TAPS:
-                    grad_g = tl.where(pixel_mask, tl.sum(grad_coefficients * signed, axis=0), 0.0)
+                    # Masked first, so that no product and sum are fused: threads that repeat a sum would round it differently.
+                    grad_g = tl.sum(tl.where(tap_mask, grad_coefficients * signed, 0.0), axis=0)
                     grad_strength_bias += grad_g
                     if C.HIDDEN_LAYERS == 0:
                         grad_strength += fold_pixels(outer(grad_g, encoding, C), BIAS_ROWS)
