@@ -130,7 +130,7 @@ def test_outside_the_image_there_is_nothing(backend, device):
 @pytest.mark.parametrize("prior", SHARPENING)
 def test_gradients(prior, backend, device):
     """Numerical ones; that of g's bias is not zero."""
-    case = Case(n=1, c=1, size_in=(4, 5), size_out=(2, 3), taps=3, prior=prior, distance=2, texture=1, hidden=2)
+    case = Case(n=1, c=1, size_in=(3, 4), size_out=(2, 2), taps=3, prior=prior, distance=1, texture=1, hidden=1)
     image, texture, weights = leaves(make(case, device), torch.float64)
 
     def function(*_):
