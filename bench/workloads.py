@@ -9,8 +9,6 @@ from typing import NamedTuple
 
 import torch
 
-from tritonds.coefficient_weights import output_rows
-
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 MODES = ("forward", "forward+backward")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -77,7 +75,7 @@ class Workload:
         for _ in range(self.layers):
             layers.append((self.hidden, width))
             width = self.hidden
-        layers.append((output_rows(self.taps, self.prior), width))
+        layers.append((self.taps**2 + (self.prior in ("bicubic", "lanczos")), width))
         products = sum(out * inner for out, inner in layers) + self.taps**2 * self.channels
         pooling = 2 * self.texture_channels * self.pixels
         convolution = 2 * 9 * self.channels * self.texture_channels * self.pixels
