@@ -43,6 +43,7 @@ from bench.operands import repeated_operands
 from bench.sass import parse
 from bench.variants import Variant, covering_variants, default_variants
 from bench.workloads import MEAN, NAMED, STD
+from tritonds.coefficient_weights import output_rows
 from tritonds.kernels import launch as launch_module
 from tritonds.kernels import launchers as kernels
 
@@ -126,7 +127,8 @@ def _weights(variant: Variant) -> list[torch.Tensor]:
     for _ in range(variant.layers):
         weights += [_tensor(variant, channels, width), _tensor(variant, channels)]
         width = channels
-    return [*weights, _tensor(variant, variant.taps**2, width), _tensor(variant, variant.taps**2)]
+    rows = output_rows(variant.taps, variant.prior)
+    return [*weights, _tensor(variant, rows, width), _tensor(variant, rows)]
 
 
 def _from_texture(variant: Variant, parts: bool) -> list[Launch]:

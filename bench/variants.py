@@ -59,7 +59,10 @@ def default_variants() -> list[Variant]:
 
 
 def covering_variants() -> list[Variant]:
-    """Two small sets, of given texture and of images, in each of which every two choices occur together."""
+    """Two small sets, of given texture and of images, in each of which every two choices occur together.
+
+    Behind them, priors that sharpen.
+    """
     # Their order decides how small the sets are, and that most rows have both texture and distances.
     dtypes = [*_choice("dtype", "fp16", "bf16", "fp32", "fp64"), {"dtype": "fp32", "tf32": True}]
     inputs = [{"texture": True, "distance": True}, {"texture": True, "distance": False}, {"texture": False, "distance": True}]
@@ -82,7 +85,8 @@ def covering_variants() -> list[Variant]:
         layouts,
         _choice("out", "", "fp16"),
     ]
-    return [_chosen(row) for choices in (texture, images) for row in AllPairs(choices)]
+    covering = [_chosen(row) for choices in (texture, images) for row in AllPairs(choices)]
+    return [*covering, Variant(taps=4, prior="bicubic", image="u8"), Variant(dtype="fp16", taps=3, prior="lanczos", layers=0)]
 
 
 def _choice(field: str, *values: Any) -> list[dict[str, Any]]:

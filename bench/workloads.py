@@ -75,7 +75,7 @@ class Workload:
         for _ in range(self.layers):
             layers.append((self.hidden, width))
             width = self.hidden
-        layers.append((self.taps**2, width))
+        layers.append((self.taps**2 + (self.prior in ("bicubic", "lanczos")), width))
         products = sum(out * inner for out, inner in layers) + self.taps**2 * self.channels
         pooling = 2 * self.texture_channels * self.pixels
         convolution = 2 * 9 * self.channels * self.texture_channels * self.pixels

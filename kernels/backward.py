@@ -13,7 +13,7 @@ from .batch import image_at, target_at
 from .bins import store_bins
 from .convolution import start_walk, strip_columns
 from .forward import ANYWHERE, INTEGERS, infer, load_weights
-from .groups import Batch, Elements, Gradients, Target
+from .groups import Batch, Elements, Gradients, Strength, Target
 from .network import (
     POSITIONS,
     encoding_gradients,
@@ -23,6 +23,7 @@ from .network import (
     pad_rows,
     relu_backward,
 )
+from .strength import outer, store_strength
 from .tile import forget_loads, gather_backward, is_narrower, plane_at, tap_offsets, target_pixels, tile_column, walked_pixels
 
 
@@ -41,11 +42,12 @@ def _store_partial_bias(partial_ptr, values, OUT: tl.constexpr):
 
 
 @triton.jit
-def _store_layer(partial_ptr, weight, bias, PIXELS: tl.constexpr, OUT: tl.constexpr, IN: tl.constexpr):
-    """Store the gradients to a layer's weight and, behind it, bias, which is summed along axis PIXELS. Return their end."""
-    _store_partial(partial_ptr, weight, IN, OUT, IN)
-    _store_partial_bias(partial_ptr + OUT * IN, tl.sum(bias, axis=PIXELS), OUT)
-    return partial_ptr + OUT * (IN + 1)
+def _store_hidden(partial_ptr, weight, bias, C: tl.constexpr):
+    """Store the gradients to weight and, behind it, bias of a hidden layer behind another. Return their end."""
+    CHANNELS: tl.constexpr = C.HIDDEN_CHANNELS
+    _store_partial(partial_ptr, weight, CHANNELS, CHANNELS, CHANNELS)
+    _store_partial_bias(partial_ptr + CHANNELS * CHANNELS, tl.sum(bias, axis=0), CHANNELS)
+    return partial_ptr + CHANNELS * (CHANNELS + 1)
 
 
 @triton.jit
@@ -64,20 +66,25 @@ def _store_partial_distance(partial_ptr, grad_encoding, bias, C: tl.constexpr):
 def _store_gradients(partial_ptr, grads, C: tl.constexpr):
     """Store a program's gradients to all weights, one behind the other."""
     FIRST: tl.constexpr = C.HIDDEN_CHANNELS if C.HIDDEN_LAYERS > 0 else C.TAPS * C.TAPS
+    FIRST_ROWS: tl.constexpr = C.HIDDEN_CHANNELS if C.HIDDEN_LAYERS > 0 else C.LOGITS
     FIRST_INPUTS: tl.constexpr = C.DISTANCE_CHANNELS + C.TEXTURE.CHANNELS
     if C.DISTANCE_CHANNELS > 0:
         _store_partial_distance(partial_ptr, grads.encoding, tl.sum(grads.encoding_bias, axis=0), C)
         partial_ptr += C.DISTANCE_CHANNELS * (2 * C.TAPS + 1)
     _store_partial(partial_ptr, grads.first_encoding, FIRST_INPUTS, FIRST, C.DISTANCE_CHANNELS)
     _store_partial(partial_ptr + C.DISTANCE_CHANNELS, grads.first_pooled, FIRST_INPUTS, FIRST, C.TEXTURE.CHANNELS)
-    _store_partial_bias(partial_ptr + FIRST * FIRST_INPUTS, tl.sum(grads.first_bias, axis=0), FIRST)
-    partial_ptr += FIRST * (FIRST_INPUTS + 1)
-    if C.HIDDEN_LAYERS > 1:
-        partial_ptr = _store_layer(partial_ptr, grads.hidden_1, grads.hidden_1_bias, 0, C.HIDDEN_CHANNELS, C.HIDDEN_CHANNELS)
-    if C.HIDDEN_LAYERS > 2:
-        partial_ptr = _store_layer(partial_ptr, grads.hidden_2, grads.hidden_2_bias, 0, C.HIDDEN_CHANNELS, C.HIDDEN_CHANNELS)
+    _store_partial_bias(partial_ptr + FIRST_ROWS * FIRST_INPUTS, tl.sum(grads.first_bias, axis=0), FIRST)
     if C.HIDDEN_LAYERS > 0:
-        _store_layer(partial_ptr, grads.out, grads.out_bias, 1, C.TAPS * C.TAPS, C.HIDDEN_CHANNELS)
+        partial_ptr += FIRST * (FIRST_INPUTS + 1)
+    if C.HIDDEN_LAYERS > 1:
+        partial_ptr = _store_hidden(partial_ptr, grads.hidden_1, grads.hidden_1_bias, C)
+    if C.HIDDEN_LAYERS > 2:
+        partial_ptr = _store_hidden(partial_ptr, grads.hidden_2, grads.hidden_2_bias, C)
+    if C.HIDDEN_LAYERS > 0:
+        _store_partial(partial_ptr, grads.out, C.HIDDEN_CHANNELS, C.TAPS * C.TAPS, C.HIDDEN_CHANNELS)
+        _store_partial_bias(partial_ptr + C.LOGITS * C.HIDDEN_CHANNELS, tl.sum(grads.out_bias, axis=1), C.TAPS * C.TAPS)
+    if C.LOGITS > C.TAPS * C.TAPS:
+        store_strength(partial_ptr, grads.strength, C)
 
 
 @triton.jit(
@@ -124,6 +131,10 @@ def downsize_backward_kernel(
     grad_hidden_2_bias = tl.zeros([BIAS_ROWS, C.HIDDEN_CHANNELS_PAD], C.ACC)
     grad_out = tl.zeros([C.HIDDEN_CHANNELS_PAD, C.TAPS_PAD], C.ACC)
     grad_out_bias = tl.zeros([C.TAPS_PAD, BLOCK], C.ACC)
+    LAST_PAD: tl.constexpr = C.HIDDEN_CHANNELS_PAD if C.HIDDEN_LAYERS > 0 else C.DISTANCE_CHANNELS_PAD
+    grad_strength = tl.zeros([BIAS_ROWS, LAST_PAD], C.ACC)
+    grad_strength_pooled = tl.zeros([BIAS_ROWS, C.TEXTURE.CHANNELS_PAD], C.ACC)
+    grad_strength_bias = tl.zeros([BLOCK], C.ACC)
     network, tiles = load_weights(texture_weights, weights, C)
     first_encoding = pad_rows(network.first_encoding)
     first_pooled = pad_rows(network.first_pooled)
@@ -148,7 +159,7 @@ def downsize_backward_kernel(
                 pixels = target_pixels(pixels, target)
                 pixel_mask = pixel_mask & pixels.mask
             activations, walk = infer(network, tiles, columns, walk, n, pixels, image, textures, target, C)
-            position, encoding, pooled, hidden_0, hidden_1, hidden_2, coefficients = activations
+            position, encoding, pooled, hidden_0, hidden_1, hidden_2, softmaxed, signed, coefficients = activations
             tap_mask = pixel_mask[None, :] & (k < C.TAPS * C.TAPS)
             if C.COEFFICIENTS:
                 offsets = pixel[None, :] * (C.TAPS * C.TAPS) + k
@@ -165,11 +176,19 @@ def downsize_backward_kernel(
                         grad_output_ptr + n * output_stride_n, grad_output_offsets, pixel_mask, output_stride_c
                     )
                     grad_coefficients = gather_backward(taps, grad_output, tl.zeros([C.TAPS_PAD, BLOCK], C.ACC), C)
-                grad = coefficients * (grad_coefficients - tl.sum(coefficients * grad_coefficients, axis=0)[None, :])
+                grad = softmaxed * (grad_coefficients - tl.sum(softmaxed * grad_coefficients, axis=0)[None, :])
                 # Pixels past the image's end hold no gradient, whatever the weights make of them.
                 grad = tl.where(tap_mask, grad, 0.0)
                 if is_narrower(grad_output_ptr, C.OPERAND) or (C.CHANNELS > 0 and is_narrower(image_ptr, C.OPERAND)):
                     grad = forget_loads(grad)
+                if C.LOGITS > C.TAPS * C.TAPS:
+                    # Masked first, so that no product and sum are fused: threads that repeat a sum would round it differently.
+                    grad_g = tl.sum(tl.where(tap_mask, grad_coefficients * signed, 0.0), axis=0)
+                    grad_strength_bias += grad_g
+                    if C.HIDDEN_LAYERS == 0:
+                        grad_strength += fold_pixels(outer(grad_g, encoding, C), BIAS_ROWS)
+                        if C.TEXTURE.CHANNELS > 0:
+                            grad_strength_pooled += fold_pixels(outer(grad_g, pooled, C), BIAS_ROWS)
                 # Rounded before it is padded, there is half as much to move.
                 wide = tl.trans(pad_rows(grad.to(C.OPERAND) if C.TAPS_PAD < 16 else grad))
                 if C.HIDDEN_LAYERS > 0:
@@ -180,7 +199,11 @@ def downsize_backward_kernel(
                         last = hidden_2
                     grad_out = linear_grad_weight(tl.trans(grad), last, grad_out, C.PRECISION)
                     grad_out_bias += grad
-                    grad = relu_backward(linear_grad_input(wide, out, C.PRECISION, C.ACC), last)
+                    grad = linear_grad_input(wide, out, C.PRECISION, C.ACC)
+                    if C.LOGITS > C.TAPS * C.TAPS:
+                        grad_strength += fold_pixels(outer(grad_g, last, C), BIAS_ROWS)
+                        grad += outer(grad_g, network.strength.weight[None, :], C)
+                    grad = relu_backward(grad, last)
                     if C.HIDDEN_LAYERS > 2:
                         grad_hidden_2 = linear_grad_weight(grad, hidden_1, grad_hidden_2, C.PRECISION)
                         grad_hidden_2_bias += fold_pixels(grad, BIAS_ROWS)
@@ -198,6 +221,8 @@ def downsize_backward_kernel(
                     if C.GRAD_POOLED or C.GRAD_TEXTURE:
                         channel = tl.arange(0, C.TEXTURE.CHANNELS_PAD)
                         grad_pooled = linear_grad_input(wide, first_pooled, C.PRECISION, C.ACC)
+                        if C.HIDDEN_LAYERS == 0 and C.LOGITS > C.TAPS * C.TAPS:
+                            grad_pooled += outer(grad_g, network.strength.pooled[None, :], C)
                         mask = pixel_mask[:, None] & (channel < C.TEXTURE.CHANNELS)[None, :]
                         if C.GRAD_POOLED:
                             offsets = pixel[:, None] * C.TEXTURE.CHANNELS + channel[None, :]
@@ -207,7 +232,10 @@ def downsize_backward_kernel(
                             store_bins(grad_texture, channel, pixels, target, grad_pooled, mask, C.GRAD_TEXTURE_ALIGN)
                 if C.DISTANCE_CHANNELS > 0:
                     grad_first_encoding = linear_grad_weight(grad, encoding, grad_first_encoding, C.PRECISION)
-                    grad = relu_backward(linear_grad_input(wide, first_encoding, C.PRECISION, C.ACC), encoding)
+                    grad = linear_grad_input(wide, first_encoding, C.PRECISION, C.ACC)
+                    if C.HIDDEN_LAYERS == 0 and C.LOGITS > C.TAPS * C.TAPS:
+                        grad += outer(grad_g, network.strength.weight[None, :], C)
+                    grad = relu_backward(grad, encoding)
                     grad_encoding = linear_grad_weight(grad, position, grad_encoding, C.PRECISION)
                     grad_encoding_bias += fold_pixels(grad, BIAS_ROWS)
 
@@ -215,5 +243,6 @@ def downsize_backward_kernel(
         grads = Gradients(
             grad_encoding, grad_encoding_bias, grad_first_encoding, grad_first_pooled, grad_first_bias,
             grad_hidden_1, grad_hidden_1_bias, grad_hidden_2, grad_hidden_2_bias, grad_out, grad_out_bias,
+            Strength(grad_strength, grad_strength_pooled, grad_strength_bias),
         )  # fmt: skip
         _store_gradients(partial_ptr + pid.to(tl.int64) * C.WEIGHTS, grads, C)

@@ -138,6 +138,8 @@ class Downsize(Convolution):
     HIDDEN_CHANNELS_PAD: int
     HIDDEN_LAYERS: int
     TAPS: int
+    LOGITS: int
+    """Rows of the output layer: TAPS * TAPS, and one more with priors that sharpen."""
     TAPS_PAD: int
     """TAPS * TAPS, rounded up to a power of two."""
     PRIOR: str

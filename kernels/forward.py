@@ -15,6 +15,8 @@ from .bins import bin_sum
 from .convolution import convolved_bin_mean, load_texture_weights, start_walk, strip_columns
 from .groups import Activations, Batch, Elements, Target
 from .network import first_distance, layer, linear, load_network, position, relu, softmax
+from .prior import convex, convex_and_signed
+from .strength import strength
 from .tile import gather, plane_at, tap_offsets, target_pixels, tile_column, walked_pixels
 
 INTEGERS = [
@@ -66,6 +68,7 @@ def infer(network, tiles, columns, walk, n, pixels, image, textures, target, C: 
     hidden_1 = encoding
     hidden_2 = encoding
     logits = total
+    last = encoding
     if C.HIDDEN_LAYERS > 0:
         hidden_0 = relu(total).to(C.OPERAND)
         last = hidden_0
@@ -76,8 +79,18 @@ def infer(network, tiles, columns, walk, n, pixels, image, textures, target, C: 
             hidden_2 = relu(layer(last, network.hidden_2, network.hidden_2_bias, C.PRECISION)).to(C.OPERAND)
             last = hidden_2
         logits = layer(last, network.out, network.out_bias, C.PRECISION)
-    coefficients = softmax(tl.trans(logits), pixels, image, target, C)
-    return Activations(where, encoding, pooled, hidden_0, hidden_1, hidden_2, coefficients), walk
+    logits = tl.trans(logits)
+    q = logits
+    signed = logits
+    if C.LOGITS > C.TAPS * C.TAPS:
+        q, signed = convex_and_signed(pixels, image, target, C)
+    elif C.PRIOR != "none":
+        q = convex(pixels, image, target, C)
+    softmaxed = softmax(logits, q, C)
+    coefficients = softmaxed
+    if C.LOGITS > C.TAPS * C.TAPS:
+        coefficients += strength(network.strength, last, pooled, C)[None, :] * signed
+    return Activations(where, encoding, pooled, hidden_0, hidden_1, hidden_2, softmaxed, signed, coefficients), walk
 
 
 @triton.jit(do_not_specialize=INTEGERS, do_not_specialize_on_alignment=ANYWHERE)

@@ -122,6 +122,16 @@ class Weights(NamedTuple):
     out_bias: Any
 
 
+class Strength(NamedTuple):
+    """The output layer's last row, with priors that sharpen; or its gradients, not yet summed over pixels."""
+
+    weight: Any
+    """Of the last hidden layer's channels or, if there is none, of the distance encoding's."""
+    pooled: Any
+    """Of the texture's channels, if there is no hidden layer."""
+    bias: Any
+
+
 class Network(NamedTuple):
     """The coefficient network's weights as tiles, the first layer in two parts: for distances and for texture."""
 
@@ -135,6 +145,7 @@ class Network(NamedTuple):
     hidden_2_bias: Any
     out: Any
     out_bias: Any
+    strength: Any
 
 
 class Activations(NamedTuple):
@@ -146,8 +157,11 @@ class Activations(NamedTuple):
     hidden_0: Any
     hidden_1: Any
     hidden_2: Any
+    softmaxed: Any
+    """The convex part of the coefficients: [TAPS_PAD, BLOCK], as the next two."""
+    signed: Any
+    """What the strength is multiplied by, with priors that sharpen; else never read."""
     coefficients: Any
-    """[TAPS_PAD, BLOCK]"""
 
 
 class Gradients(NamedTuple):
@@ -164,3 +178,4 @@ class Gradients(NamedTuple):
     hidden_2_bias: Any
     out: Any
     out_bias: Any
+    strength: Any

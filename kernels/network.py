@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 
 from .groups import Network
+from .strength import load_strength
 from .tile import distance_numerator, first_tap, forget_loads
 
 POSITIONS = tl.constexpr(16)
@@ -94,32 +95,13 @@ def fold_pixels(x, ROWS: tl.constexpr):
 
 
 @triton.jit
-def prior(i, j, n_in, n_out, C: tl.constexpr):
-    """max(0, 1 - |d| / support) of source pixel ``i``, the support being a source pixel or, antialiased, a target pixel."""
-    distance = tl.abs(distance_numerator(i, j, n_in, n_out))
-    if C.PRIOR == "antialias":
-        support = 2 * tl.maximum(n_in, n_out)
-        q = tl.where((i >= 0) & (i < n_in), tl.maximum(support - distance, 0), 0)
-    else:
-        support = 2 * n_out
-        q = tl.maximum(support - distance, 0)
-    return q.to(C.ACC) / support.to(C.ACC)
-
-
-@triton.jit
-def softmax(logits, pixels, image, target, C: tl.constexpr):
+def softmax(logits, q, C: tl.constexpr):
     """q . exp(logits) over its sum across the taps: [TAPS_PAD, BLOCK], as ``logits``; zero past the last tap."""
-    k = tl.arange(0, C.TAPS_PAD)
-    is_tap = (k < C.TAPS * C.TAPS)[:, None]
     if C.PRIOR == "none":
+        is_tap = (tl.arange(0, C.TAPS_PAD) < C.TAPS * C.TAPS)[:, None]
         weighted = tl.where(is_tap, logits, float("-inf"))
         exponentials = tl.exp(weighted - tl.max(weighted, axis=0)[None, :])
     else:
-        row = first_tap(pixels.y, image.h, target.h, C.TAPS)[None, :] + (k // C.TAPS)[:, None]
-        column = first_tap(pixels.x, image.w, target.w, C.TAPS)[None, :] + (k % C.TAPS)[:, None]
-        q_y = prior(row, pixels.y[None, :], image.h, target.h, C)
-        q_x = prior(column, pixels.x[None, :], image.w, target.w, C)
-        q = tl.where(is_tap, q_y * q_x, 0.0)
         weighted = tl.where(q > 0, logits, float("-inf"))
         exponentials = q * tl.exp(weighted - tl.max(weighted, axis=0)[None, :])
     return exponentials * (1.0 / tl.sum(exponentials, axis=0))[None, :]
@@ -190,8 +172,12 @@ def load_network(weights, C: tl.constexpr):
         hidden_1, hidden_1_bias = _load_hidden(weights.hidden_1_weight, weights.hidden_1_bias, C)
     if C.HIDDEN_LAYERS > 2:
         hidden_2, hidden_2_bias = _load_hidden(weights.hidden_2_weight, weights.hidden_2_bias, C)
+    strength = ()
+    if C.LOGITS > TAPS2:
+        strength = load_strength(weights, C)
     return Network(
-        encoding, first_encoding, first_pooled, first_bias, hidden_1, hidden_1_bias, hidden_2, hidden_2_bias, out, out_bias
+        encoding, first_encoding, first_pooled, first_bias, hidden_1, hidden_1_bias, hidden_2, hidden_2_bias, out, out_bias,
+        strength,
     )  # fmt: skip
 
 

@@ -335,6 +335,7 @@ def _network_constants(problem: Problem) -> dict[str, Any]:
         HIDDEN_CHANNELS_PAD=padded(hidden_channels),
         HIDDEN_LAYERS=hidden_layers,
         TAPS=taps,
+        LOGITS=weights[-1][0],
         TAPS_PAD=next_power_of_2(taps * taps),
         PRIOR=problem.prior,
         FUSED_TEXTURE=problem.texture_weight is not None,
@@ -368,7 +369,8 @@ def _fits_168_registers(problem: Problem, values: dict[str, Any]) -> bool:
     """
     texture = values["TEXTURE"].values
     widths = {texture["CHANNELS"], values["DISTANCE_CHANNELS"], values["HIDDEN_CHANNELS"]}
-    return _is_light(problem) and texture["BINS_WHOLE"] and widths <= {0, 16} and values["HIDDEN_LAYERS"] <= 1
+    convex = values["LOGITS"] == values["TAPS"] ** 2
+    return _is_light(problem) and convex and texture["BINS_WHOLE"] and widths <= {0, 16} and values["HIDDEN_LAYERS"] <= 1
 
 
 def _forward_shape(values: dict[str, Any], dtype: torch.dtype) -> tuple[int, int]:

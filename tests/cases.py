@@ -12,6 +12,9 @@ import torch.nn.functional as F
 
 import tritonds
 
+SHARPENING = ["bicubic", "lanczos"]
+PRIORS = [None, "bilinear", "antialias", *SHARPENING]
+
 BACKENDS = ["triton", "torch"]
 each_backend = pytest.mark.parametrize("backend", BACKENDS)
 
@@ -43,6 +46,11 @@ class Case:
     layers: int = 1
     layout: str = "contiguous"
     dtype: torch.dtype = torch.float32
+
+    @property
+    def rows(self):
+        """Of the output layer."""
+        return self.taps**2 + (self.prior in SHARPENING)
 
     @property
     def options(self):
@@ -84,7 +92,7 @@ RANDOM_CASES = st.builds(
     size_texture=_SIZES,
     size_out=_SIZES,
     taps=st.integers(1, 5),
-    prior=st.sampled_from([None, "bilinear", "antialias"]),
+    prior=st.sampled_from(PRIORS),
     distance=st.integers(0, 6),
     texture=st.integers(0, 6),
     hidden=st.integers(1, 6),
@@ -121,8 +129,8 @@ def make(case, device):
         random(case.distance) * 0.3 if case.distance else None,
         tuple(hidden_weights),
         tuple(hidden_biases),
-        random(case.taps**2, width) * 2 / width**0.5,
-        random(case.taps**2) * 0.5,
+        random(case.rows, width) * 2 / width**0.5,
+        random(case.rows) * 0.5,
     )
     return image, texture, weights
 

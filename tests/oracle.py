@@ -50,10 +50,43 @@ def prior_axis(n_in, n_out, taps, prior, like):
             distance = abs(i - source_coordinate(j, n_in, n_out))
             if prior == "bilinear":
                 q[k, j] = float(max(Fraction(0), 1 - distance))
-            if prior == "antialias":
+            if prior in ("antialias", "bicubic", "lanczos"):
                 inside = 0 <= i < n_in
                 q[k, j] = float(max(Fraction(0), 1 - distance / max(Fraction(n_in, n_out), Fraction(1)))) if inside else 0
     return q.to(like)
+
+
+def bicubic(t):
+    """Keys's cubic convolution with a = -1/2."""
+    a = Fraction(-1, 2)
+    if t < 1:
+        return (a + 2) * t**3 - (a + 3) * t**2 + 1
+    return a * t**3 - 5 * a * t**2 + 8 * a * t - 4 * a if t < 2 else 0
+
+
+def lanczos(t):
+    if t.denominator == 1:
+        return t == 0
+    angle = math.pi * t
+    return math.sin(angle) / angle * math.sin(angle / 3) / (angle / 3) if t < 3 else 0
+
+
+def signed_axis(n_in, n_out, taps, prior, like):
+    """(taps, n_out), each column with a sum of 1."""
+    kernel = {"bicubic": bicubic, "lanczos": lanczos}[prior]
+    b = torch.zeros(taps, n_out, dtype=torch.float64)
+    for j in range(n_out):
+        for k, i in enumerate(taps_of(j, n_in, n_out, taps)):
+            distance = abs(i - source_coordinate(j, n_in, n_out))
+            if 0 <= i < n_in:
+                b[k, j] = float(kernel(distance / max(Fraction(n_in, n_out), Fraction(1))))
+    return (b / b.sum(dim=0)).to(like)
+
+
+def window(axis, image, size, taps, prior):
+    """(h, w, taps * taps)"""
+    y, x = (axis(n_in, n_out, taps, prior, image) for n_in, n_out in zip(image.shape[2:], size, strict=True))
+    return torch.einsum("kh,lw->hwkl", y, x).flatten(2)
 
 
 def area_pool2d(x, size):
@@ -77,11 +110,14 @@ def coefficients(image, texture, weights, size, taps=2, prior=None):
     for weight, bias in zip(weights.hidden_weights, weights.hidden_biases, strict=True):
         z = torch.relu(torch.nn.functional.linear(z, weight, bias))
     logits = torch.nn.functional.linear(z, weights.out_weight, weights.out_bias)
-    q_y = prior_axis(image.shape[2], h, taps, prior, image)[:, None, :, None]
-    q_x = prior_axis(image.shape[3], w, taps, prior, image)[None, :, None, :]
-    q = (q_y * q_x).reshape(taps * taps, h, w).movedim(0, -1)
+    q = window(prior_axis, image, size, taps, prior)
+    strength = logits[..., taps * taps :]
+    logits = logits[..., : taps * taps]
     exponentials = q * torch.exp(logits - logits.amax(dim=-1, keepdim=True).detach())
-    return (exponentials / exponentials.sum(dim=-1, keepdim=True)).movedim(-1, 1)
+    a = exponentials / exponentials.sum(dim=-1, keepdim=True)
+    if prior in ("bicubic", "lanczos"):
+        a = a + strength * (window(signed_axis, image, size, taps, prior) - q / q.sum(dim=-1, keepdim=True))
+    return a.movedim(-1, 1)
 
 
 def weighted_gather2d(image, a, size, taps=2):

@@ -47,7 +47,7 @@ def image_call(
     letterbox = checks.check_letterbox(letterbox, images)
     mean, std = checks.check_normalization(channels, mean, std, out_dtype)
     texture_weights = checks.check_texture_weights(texture_weight, texture_bias, channels)
-    checks.check_weights(weights, texture_weights[0].shape[0] if texture_weights else 0, taps)
+    checks.check_weights(weights, texture_weights[0].shape[0] if texture_weights else 0, taps, prior)
     device_type = images[0].device.type
     images, texture_weights, flat = (autocast(x, device_type) for x in (images, texture_weights, flatten(weights)))
     images = trainable(images)
@@ -80,7 +80,7 @@ def checked(
     size = checks.check_size(size)
     taps = checks.check_taps(taps)
     checks.check_prior(prior)
-    checks.check_weights(weights, 0 if texture is None else texture.shape[1], taps)
+    checks.check_weights(weights, 0 if texture is None else texture.shape[1], taps, prior)
     flat = flatten(weights)
     if autocasts(image.device.type):
         device_type = image.device.type

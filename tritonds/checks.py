@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from . import geometry
-from .coefficient_weights import CoefficientWeights
+from .coefficient_weights import SHARPENING, CoefficientWeights, output_rows
 from .dtypes import DTYPES, autocasts
 
-PRIORS = ("bilinear", "antialias")
+PRIORS = ("bilinear", "antialias", *SHARPENING)
 BACKENDS = ("auto", "triton", "torch")
 MAX_TAPS = 8
 MAX_HIDDEN_LAYERS = 3
@@ -209,7 +209,7 @@ def check_backend(backend: str) -> None:
         raise ValueError(f"backend: expected one of {BACKENDS}, got {backend!r}")
 
 
-def check_weights(weights: CoefficientWeights, texture_channels: int, taps: int) -> None:
+def check_weights(weights: CoefficientWeights, texture_channels: int, taps: int, prior: str | None) -> None:
     """Types and shapes, layer by layer."""
     if not isinstance(weights, CoefficientWeights):
         raise TypeError(f"weights: expected a CoefficientWeights, got {type(weights).__name__}")
@@ -223,8 +223,14 @@ def check_weights(weights: CoefficientWeights, texture_channels: int, taps: int)
         raise ValueError("weights: expected distance weights or a texture, got neither")
     channels = _check_hidden_layers(weights, channels)
     out = _check_layer("out", weights.out_weight, weights.out_bias, channels, "the channels before it")
-    if out != taps * taps:
-        raise ValueError(f"weights: expected out_weight with taps*taps = {taps * taps} rows, got {out}")
+    rows = output_rows(taps, prior)
+    if out != rows:
+        raise ValueError(f"weights: expected out_weight with {output_rows_text(prior)} = {rows} rows, got {out}")
+
+
+def output_rows_text(prior: str | None) -> str:
+    """:func:`output_rows` as a formula."""
+    return f"taps*taps + 1 (prior {prior!r})" if prior in SHARPENING else "taps*taps"
 
 
 def _check_hidden_layers(weights: CoefficientWeights, channels: int) -> int:

@@ -4,6 +4,14 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+SHARPENING = ("bicubic", "lanczos")
+"""Priors with negative coefficients, whose strength is one more output of the network."""
+
+
+def output_rows(taps: int, prior: str | None) -> int:
+    """Rows of the output layer: a logit for each tap and, with a sharpening prior, its strength g."""
+    return taps * taps + (prior in SHARPENING)
+
 
 class CoefficientWeights(NamedTuple):
     """Weights of the sub-network that infers the interpolation coefficients, each in :class:`torch.nn.Linear` layout.
@@ -22,9 +30,9 @@ class CoefficientWeights(NamedTuple):
     hidden_biases: tuple[Tensor, ...]
     """(M,) each."""
     out_weight: Tensor
-    """(K*K, in): a logit for tap (ky, kx) at row ky * K + kx."""
+    """(K*K, in): a logit for tap (ky, kx) at row ky * K + kx. With a sharpening prior (K*K + 1, in): the last row gives g."""
     out_bias: Tensor
-    """(K*K,)"""
+    """(K*K,), or (K*K + 1,)"""
 
 
 def flatten(weights: CoefficientWeights) -> list[Tensor]:

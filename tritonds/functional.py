@@ -41,12 +41,15 @@ def downsize(
         taps: K, source pixels read per axis: 1 to 8.
         prior: what the coefficients are a multiple of: None for none (the poster's plain softmax), "bilinear", or "antialias".
             With an output layer of zeros the result then is ``F.interpolate(mode="bilinear", antialias=...)``, given 2 taps,
-            or antialiased ``2 * ceil(scale)``, where the scale is H / h or W / w, whichever is larger.
+            or antialiased ``2 * ceil(scale)``, where the scale is H / h or W / w, whichever is larger, or 1.
+            Or, to sharpen, "bicubic" or "lanczos": coefficients may be negative, and the output layer has a row more. With
+            zeros there, and 1 as the last bias, the result is ``F.interpolate(mode="bicubic", antialias=True)``, given
+            ``2 * ceil(2 * scale)`` taps, or Pillow's ``LANCZOS``, given ``2 * ceil(3 * scale)``.
         backend: "triton", "torch", or "auto" for Triton on CUDA and ROCm tensors and PyTorch on all others.
 
     Returns:
         (N, C, h, w) of the image's dtype, channels-last if the image is. Every value lies within the range of the K*K pixels
-        it is a mean of, up to rounding; a NaN or Inf reaches only the outputs that read it.
+        it is a mean of, up to rounding, unless the prior sharpens; a NaN or Inf reaches only the outputs that read it.
 
     Raises:
         TypeError: an argument of the wrong type, or tensors of different or unsupported dtypes.
@@ -66,9 +69,8 @@ def downsize(
     """
     options = size, taps, prior, backend
     arguments = image, texture, weights, *options
-    if not repeats.may_be(backend, image):
-        return _downsize(*arguments)
-    return repeats.run(_downsize, arguments, [image], [texture], weights, options)
+    known = repeats.may_be(backend, image)
+    return repeats.run(_downsize, arguments, [image], [texture], weights, options) if known else _downsize(*arguments)
 
 
 def _downsize(
@@ -76,13 +78,12 @@ def _downsize(
     prior: str | None, backend: str,
 ) -> Tensor:  # fmt: skip
     image, texture, weights, flat, size, taps = checked(image, texture, weights, size, taps, prior)
+    distance = weights.distance_weight is not None
     if not _use_triton(backend, image, image.dtype):
         if strips.can_run([image, *flat, *([] if texture is None else [texture])]):
-            distance = weights.distance_weight is not None
             return strips.strips(image, texture, [], flat, distance, *size, taps, prior, None, None, image.dtype)
         return reference.downsize(image, texture, weights, size, taps=taps, prior=prior)
     if _fits_one_launch(0 if texture is None else texture.shape[1], flat):
-        distance = weights.distance_weight is not None
         return ops.call(ops.downsize, image, texture, flat, distance, *size, taps, prior or "none")
     return ops.call(ops.weighted_gather2d, image, _coefficients_in_steps(image, texture, weights, size, taps, prior), taps)
 
@@ -258,10 +259,9 @@ def _in_steps(call: ImageCall, x: Tensor, size: tuple[int, int]) -> Tensor:
     texture = None
     if call.texture_weights:
         weight, bias = call.texture_weights
-        weight = channels_last(weight)  # makes features channels-last, which the kernels read fastest
-        texture = F.conv2d(x, weight, bias, padding=1).relu()
-    weights = unflatten(call.weights, call.distance)
-    return downsize(x, texture, weights, size, taps=call.taps, prior=call.prior, backend="triton").to(call.dtype)
+        # Channels-last weights make features channels-last, which the kernels read fastest.
+        texture = F.conv2d(x, channels_last(weight), bias, padding=1).relu()
+    return _downsize(x, texture, unflatten(call.weights, call.distance), size, call.taps, call.prior, "triton").to(call.dtype)
 
 
 def coefficients(
@@ -281,7 +281,8 @@ def coefficients(
         texture: as in :func:`downsize`; likewise weights, size, taps, prior, backend and the errors raised.
 
     Returns:
-        (N, K*K, h, w), contiguous: tap (ky, kx) at ``ky * K + kx``. Each between 0 and 1; they sum to 1 at every pixel.
+        (N, K*K, h, w), contiguous: tap (ky, kx) at ``ky * K + kx``. They sum to 1 at every pixel, and are between 0 and 1
+        unless the prior sharpens, which adds ``g * (b - q)``: the network's last output times the signed kernel b less q.
 
     Source: the poster (softmax constraint); the prior is our choice.
 

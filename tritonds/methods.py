@@ -4,9 +4,9 @@ Interpolations learn nothing. ``natural-k2`` and ``natural-k4`` are the networks
 weights. The poster's ablations, ``texture-only`` and ``distance-only``, are untrained unless weights are given. They have four
 taps and the antialiasing prior, so up to a scale of 2 the untrained ones equal bilinear-aa.
 
-Architectures are networks to be trained. Their names say kind, taps, and what differs. They have a prior unless "plain"; two
-layers, a hidden one and the output, unless "layers" says how many; one convolution unless "texture" says how many; and 16
-channels unless "wide".
+Architectures are networks to be trained. Their names say kind, taps, and what differs. They have a prior unless "plain", a
+convex one unless they name it; two layers, a hidden one and the output, unless "layers" says how many; one convolution unless
+"texture" says how many; and 16 channels unless "wide".
 """
 
 from collections.abc import Callable
@@ -55,6 +55,7 @@ ARCHITECTURES: dict[str, Callable[..., DownsizeNet]] = {
     "downsizenet-k4-texture2": partial(_K4, texture_layers=2),
     "downsizenet-k2-wide": partial(_K2, texture_channels=32, distance_channels=32, hidden_channels=32),
     "downsizenet-k6": partial(DownsizeNet, taps=6, prior="antialias"),
+    "downsizenet-k8-bicubic": partial(DownsizeNet, taps=8, prior="bicubic"),
 }
 UNTRAINED = {"texture-only": ARCHITECTURES["texture-only-k4"], "distance-only": ARCHITECTURES["distance-only-k4"]}
 SHIPPED = {"natural-k2": "downsizenet-k2", "natural-k4": "downsizenet-k4"}

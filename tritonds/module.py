@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from . import checks, functional, geometry, hub, pretrained, submodules
 from .batches import Letterboxed, channels_last, letterboxed, normalize, to_batch
-from .coefficient_weights import CoefficientWeights
+from .coefficient_weights import SHARPENING, CoefficientWeights, output_rows
 from .dtypes import DTYPES, autocasts, trainable
 
 OPTIONS = (
@@ -36,9 +36,8 @@ class DownsizeNet(nn.Module):
     """Learned image resizing, to be trained with the loss of the network that it stands in front of.
 
     A CNN of ``texture_layers`` 3x3 convolutions (zero padding, ReLU) reads texture features off the image, and
-    :func:`tritonds.downsize` does the rest. The output layer starts as zeros: with a prior, an untrained network equals
-    ``F.interpolate(mode="bilinear")``, antialiased with prior "antialias" and ``taps >= 2 * ceil(scale)``, where the scale is
-    H / h or W / w. Without a prior it averages its taps.
+    :func:`tritonds.downsize` does the rest. The output layer starts as zeros, with a strength of 1 where the prior sharpens:
+    an untrained network equals the interpolation that its prior says. Without a prior it averages its taps.
 
     With one convolution this is :func:`tritonds.downsize_image`, for which the Triton backend needs one launch. With more, with
     hooks on the texture's modules, or with others in their place, PyTorch convolves first. The results are the same up to
@@ -53,7 +52,7 @@ class DownsizeNet(nn.Module):
         size: (h, w) of the result, in pixels, or one number for both; may be given to :meth:`forward` instead.
         in_channels: C of the images.
         taps: K, source pixels read per axis: 1 to 8.
-        prior: None, "bilinear" or "antialias".
+        prior: None, "bilinear", "antialias", "bicubic" or "lanczos", as in :func:`tritonds.downsize`.
         texture_channels: F; 0 for the distance-only network.
         texture_layers: convolutions of the texture CNN, at least 1.
         distance_channels: E; 0 for the texture-only network.
@@ -118,9 +117,11 @@ class DownsizeNet(nn.Module):
         self.distance = nn.Linear(2 * taps, distance_channels) if distance_channels else None
         widths = [distance_channels + texture_channels] + [hidden_channels] * hidden_layers
         self.hidden = nn.ModuleList(nn.Linear(i, o) for i, o in itertools.pairwise(widths))
-        self.out = nn.Linear(widths[-1], taps * taps)
+        self.out = nn.Linear(widths[-1], output_rows(taps, prior))
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
+        if prior in SHARPENING:
+            nn.init.ones_(self.out.bias[taps * taps :])
 
     def weights(self) -> CoefficientWeights:
         """The parameters of the coefficient network, as :func:`tritonds.downsize` takes them.

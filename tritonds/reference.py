@@ -15,7 +15,7 @@ from torch import Tensor
 
 from . import geometry
 from .batches import channels_last, memory_format_of, normalize, to_batch
-from .coefficient_weights import CoefficientWeights
+from .coefficient_weights import SHARPENING, CoefficientWeights
 from .dtypes import compute_dtype
 
 
@@ -39,7 +39,7 @@ def coefficients(
     taps: int = 2,
     prior: str | None = None,
 ) -> Tensor:
-    """Softmax-constrained coefficients (N, K*K, h, w) of every target pixel. See :func:`tritonds.coefficients`."""
+    """Coefficients (N, K*K, h, w) of every target pixel. See :func:`tritonds.coefficients`."""
     a = infer_coefficients(image, texture, weights, size, taps, prior).to(image.dtype)
     return a.expand(image.shape[0], -1, -1, -1).contiguous()
 
@@ -125,12 +125,19 @@ def infer_coefficients(
 
 
 def constrain(logits: Tensor, image: Tensor, size: tuple[int, int], taps: int, prior: str | None) -> Tensor:
-    """q . exp(logits) over its sum across the taps, in the compute dtype: (N, K*K, h, w), as ``logits``."""
+    """q . exp(logits) over its sum across the taps, in the compute dtype: (N, K*K, h, w).
+
+    With a sharpening prior ``logits`` have one channel more, g, and g . (b - q) is added.
+    """
     logits = logits.to(compute_dtype(image.dtype))
     if prior is None:
         return logits.softmax(dim=1)
-    q = _prior(image, size, taps, prior)
-    return torch.where(q > 0, logits + q.log(), -torch.inf).softmax(dim=1)
+    q = _window(image, size, taps, prior, prior_axis)
+    if prior not in SHARPENING:
+        return torch.where(q > 0, logits + q.log(), -torch.inf).softmax(dim=1)
+    logits, gain = logits[:, :-1], logits[:, -1:]
+    convex = torch.where(q > 0, logits + q.log(), -torch.inf).softmax(dim=1)
+    return convex + gain * (_window(image, size, taps, prior, signed_axis) - q)
 
 
 def tap_distances(image: Tensor, size: tuple[int, int], taps: int) -> Tensor:
@@ -163,26 +170,54 @@ def _linear(inputs: list[Tensor], weight: Tensor, bias: Tensor) -> Tensor:
     return total.unflatten(2, inputs[0].shape[2:])
 
 
-def _prior(image: Tensor, size: tuple[int, int], taps: int, prior: str) -> Tensor:
-    """q = q_y . q_x: (1, K*K, h, w)."""
+def _window(image: Tensor, size: tuple[int, int], taps: int, prior: str, axis: Callable[..., Tensor]) -> Tensor:
+    """The products of both axes' numbers: (1, K*K, h, w)."""
     dtype = compute_dtype(image.dtype)
-    q_y = _prior_axis(image.shape[2], size[0], taps, prior, image.device, dtype)
-    q_x = _prior_axis(image.shape[3], size[1], taps, prior, image.device, dtype)
-    return (q_y[:, None, :, None] * q_x[None, :, None, :]).flatten(0, 1).unsqueeze(0)
+    y = axis(image.shape[2], size[0], taps, prior, image.device, dtype)
+    x = axis(image.shape[3], size[1], taps, prior, image.device, dtype)
+    return (y[:, None, :, None] * x[None, :, None, :]).flatten(0, 1).unsqueeze(0)
 
 
-def _prior_axis(n_in: int, n_out: int, taps: int, prior: str, device: torch.device, dtype: torch.dtype) -> Tensor:
+def prior_axis(n_in: int, n_out: int, taps: int, prior: str, device: torch.device, dtype: torch.dtype) -> Tensor:
     """max(0, 1 - |d| / support), the support being one source pixel or, antialiased, one target pixel: (K, n_out).
 
-    Never all zero: every window holds the image's pixel nearest to ``u``, less than one source pixel away.
+    Never all zero: every window holds the image's pixel nearest to ``u``, less than one source pixel away. Beside a signed
+    kernel it sums to 1 over the taps.
     """
     i, j = _taps(n_in, n_out, taps, device)
-    antialias = prior == "antialias"
+    antialias = prior != "bilinear"
     support = 2 * _larger(n_in, n_out) if antialias else 2 * n_out
     q = (support - geometry.distance_numerator(i, j, n_in, n_out).abs()).clamp(min=0)
     if antialias:
         q = torch.where((i >= 0) & (i < n_in), q, 0)
+    if prior in SHARPENING:
+        return q.to(dtype) / q.sum(dim=0)
     return q.to(dtype) / support
+
+
+def signed_axis(n_in: int, n_out: int, taps: int, prior: str, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """b: the kernel of antialiased bicubic or Lanczos interpolation, over its sum across the taps in the image: (K, n_out).
+
+    With t = |d| / max(n_in / n_out, 1), and zero at every whole t but 0, exactly:
+
+        bicubic   (1 - t) (1 + t - 3/2 t^2) for t < 1,  -1/2 (t - 1) (t - 2)^2 for 1 <= t < 2
+        lanczos   sin(pi t) / (pi t) . sin(pi t/3) / (pi t/3) for t < 3
+
+    The sum is never zero: the pixel nearest to ``u`` weighs more than the others take away.
+    """
+    i, j = _taps(n_in, n_out, taps, device)
+    unit = 2 * _larger(n_in, n_out)
+    distance = geometry.distance_numerator(i, j, n_in, n_out).abs()
+    t = distance.to(dtype) / unit
+    if prior == "bicubic":
+        b = torch.where(distance < unit, (1 - t) * (1 + t - 1.5 * t * t), -0.5 * (t - 1) * (t - 2) * (t - 2))
+        b = torch.where(distance < 2 * unit, b, 0)
+    else:
+        angle = torch.pi * torch.where(distance > 0, t, 1)
+        b = torch.where(distance % unit != 0, 3 * angle.sin() * (angle / 3).sin() / (angle * angle), 0)
+        b = torch.where(distance == 0, 1, torch.where(distance < 3 * unit, b, 0))
+    b = torch.where((i >= 0) & (i < n_in), b, 0)
+    return b / b.sum(dim=0)
 
 
 def _larger(n: int, other: int) -> int:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from . import geometry, reference
 from .batches import channels_last, normalize
+from .coefficient_weights import SHARPENING
 from .dtypes import compute_dtype
 
 STRIP_BYTES = 8 << 20
@@ -43,6 +44,8 @@ class Network(NamedTuple):
     layers: list[Tensor]
     prior: list[Tensor]
     """q_y (K, h) and q_x (K, w), or none."""
+    signed: list[Tensor]
+    """b_y and b_x, likewise, of a sharpening prior."""
 
 
 class Strip(NamedTuple):
@@ -71,14 +74,15 @@ def network_of(image: Tensor, texture_weights: Sequence[Tensor], weights: Sequen
         )
         distances = [(weight[:, :taps] @ dy).T + bias, (weight[:, taps:] @ dx).T]
     prior: list[Tensor] = []
+    signed: list[Tensor] = []
     if options.prior is not None:
-        prior = [
-            reference._prior_axis(n_in, n_out, taps, options.prior, image.device, layers[0].dtype)
-            for n_in, n_out in zip(size_in, size, strict=True)
-        ]
+        axes, rest = list(zip(size_in, size, strict=True)), (taps, options.prior, image.device, layers[0].dtype)
+        prior = [reference.prior_axis(n_in, n_out, *rest) for n_in, n_out in axes]
+        if options.prior in SHARPENING:
+            signed = [reference.signed_axis(n_in, n_out, *rest) for n_in, n_out in axes]
     if texture_weights:
         texture_weights = [channels_last(texture_weights[0]), texture_weights[1]]
-    return Network(list(texture_weights), distances, list(layers), prior)
+    return Network(list(texture_weights), distances, list(layers), prior, signed)
 
 
 def split(image: Tensor, texture: Tensor | None, texture_weights: Sequence[Tensor], options: Options) -> Iterator[Strip]:
@@ -130,12 +134,25 @@ def downsize(
     *hidden, weight, bias = network.layers
     for w, b in zip(hidden[::2], hidden[1::2], strict=True):
         inputs = [_linear(inputs, w, b).relu_()]
-    logits = _planes(inputs, weight, bias)
-    if network.prior:
-        q_y, q_x = network.prior[0][:, strip.rows.start : strip.rows.stop], network.prior[1]
-        q = (q_y[:, None, :, None] * q_x[None, :, None, :]).flatten(0, 1).unsqueeze(1)
-        logits = torch.where(q > 0, logits + q.log(), -torch.inf)
-    return _gather(pixels, logits.softmax(dim=0), image_size, options, strip)
+    a = _constrain(_planes(inputs, weight, bias), network, strip)
+    return _gather(pixels, a, image_size, options, strip)
+
+
+def _constrain(logits: Tensor, network: Network, strip: Strip) -> Tensor:
+    """Coefficients (K*K, n, rows, w), as :func:`tritonds.reference.constrain` gives them."""
+    if not network.prior:
+        return logits.softmax(dim=0)
+    q = _window(network.prior, strip)
+    if not network.signed:
+        return torch.where(q > 0, logits + q.log(), -torch.inf).softmax(dim=0)
+    convex = torch.where(q > 0, logits[:-1] + q.log(), -torch.inf).softmax(dim=0)
+    return convex.addcmul(logits[-1:], _window(network.signed, strip) - q)
+
+
+def _window(axes: list[Tensor], strip: Strip) -> Tensor:
+    """The products of both axes' numbers: (K*K, 1, rows, w)."""
+    y, x = axes[0][:, strip.rows.start : strip.rows.stop], axes[1]
+    return (y[:, None, :, None] * x[None, :, None, :]).flatten(0, 1).unsqueeze(1)
 
 
 def _rows(x: Tensor, strip: Strip) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from . import checks, functional, reference
-from .coefficient_weights import CoefficientWeights
+from .coefficient_weights import CoefficientWeights, output_rows
 from .dtypes import autocasts
 
 if TYPE_CHECKING:
@@ -151,9 +151,12 @@ def coefficients(net: "DownsizeNet", image: Tensor, texture: Tensor | None, size
         z = _rows("hidden", net.hidden, z, source)
         source = f"{z.shape[1]} of hidden"
     logits = _rows("out", net.out, z, source)
-    if logits.shape[1] != taps * taps:
-        raise ValueError(f"out: expected to give {(n * h * w, taps * taps)} (pixels, taps*taps), got {tuple(logits.shape)}")
-    logits = logits.view(n, h, w, taps * taps).permute(0, 3, 1, 2)
+    expected = (n * h * w, output_rows(taps, net.prior))
+    if logits.shape != expected:
+        raise ValueError(
+            f"out: expected to give {expected} (pixels, {checks.output_rows_text(net.prior)}), got {tuple(logits.shape)}"
+        )
+    logits = logits.view(n, h, w, -1).permute(0, 3, 1, 2)
     return reference.constrain(logits, image, size, taps, net.prior).to(logits.dtype).contiguous()
 
 

@@ -71,13 +71,13 @@ def assert_right_at_all_sizes(run, model):
 
 
 @pytest.mark.parametrize("dynamic", ["automatic", "named"])
-@pytest.mark.parametrize(("prior", "taps"), [(None, 2), ("bilinear", 2), ("antialias", 4)])
+@pytest.mark.parametrize(("prior", "taps"), [(None, 2), ("bilinear", 2), ("antialias", 4), ("lanczos", 4)])
 def test_programs(prior, taps, dynamic):
     model = served(prior, taps)
     assert_right_at_all_sizes(exported(model, dynamic).module(), model)
 
 
-@pytest.mark.parametrize(("prior", "taps"), [(None, 2), ("antialias", 4)])
+@pytest.mark.parametrize(("prior", "taps"), [(None, 2), ("antialias", 4), ("bicubic", 4)])
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:`torch.jit.trace:FutureWarning")
 def test_programs_of_torchscript(prior, taps):
     model = served(prior, taps)

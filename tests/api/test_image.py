@@ -35,6 +35,7 @@ GRID = {
     "default": Case(texture=16, distance=16, hidden=16),
     "taps1": Case(taps=1, n=1),
     "taps3-antialias": Case(taps=3, prior="antialias", layers=2, n=1),
+    "taps4-bicubic": Case(taps=4, prior="bicubic", n=1),
     "taps4-bilinear": Case(taps=4, prior="bilinear", layers=0, n=1),
     "hidden3": Case(layers=3, n=1),
     "one-channel": Case(c=1, texture=1, n=1),

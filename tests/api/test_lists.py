@@ -4,7 +4,7 @@ import hypothesis
 import hypothesis.strategies as st
 import pytest
 import torch
-from cases import BACKENDS, LIST_SIZES, MEAN, STD, Case, each_backend, error, images_of, make, net_of
+from cases import BACKENDS, LIST_SIZES, MEAN, PRIORS, STD, Case, each_backend, error, images_of, make, net_of
 
 import tritonds
 from tritonds import DownsizeNet, geometry
@@ -95,7 +95,7 @@ def test_any_mix_of_sizes(data):
     letterbox, taps = data.draw(st.booleans()), data.draw(st.integers(1, 4))
     torch.manual_seed(data.draw(st.integers(0, 2**31)))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    net = net_of("triton", size, taps=taps, prior=data.draw(st.sampled_from([None, "bilinear", "antialias"]))).to(device)
+    net = net_of("triton", size, taps=taps, prior=data.draw(st.sampled_from(PRIORS))).to(device)
     images = images_of(sizes, device)
     y = net(images, letterbox=letterbox)
     net.backend = "torch"

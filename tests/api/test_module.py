@@ -37,6 +37,7 @@ def test_starts_as_the_mean_of_its_taps_without_a_prior(backend, device):
         {"distance_channels": 0},
         {"texture_layers": 3, "hidden_layers": 0},
         {"in_channels": 1, "taps": 3, "prior": "antialias", "hidden_layers": 3, "hidden_channels": 5},
+        {"taps": 3, "prior": "lanczos"},
     ],
 )
 def test_backends_agree(options, device):

@@ -26,13 +26,14 @@ CASES = {
     "default": Case(n=1),
     "distance-only": Case(n=1, texture=0, layers=2),
     "texture-only": Case(n=1, distance=0, layers=0, layout="channels_last"),
+    "bicubic": Case(n=1, prior="bicubic"),
 }
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_opcheck_of_the_fused_operators(case, device):
     image, texture, weights = leaves(make(case, device))
-    options = (weights.distance_weight is not None, *case.size_out, case.taps, "bilinear")
+    options = (weights.distance_weight is not None, *case.size_out, case.taps, case.prior or "bilinear")
     torch.library.opcheck(ops.downsize, (image, texture, flatten_weights(weights), *options))
     image, texture, weights = make(case, device)
     needs = [True, texture is not None, True]
@@ -43,7 +44,7 @@ def test_opcheck_of_the_fused_operators(case, device):
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_opcheck_of_the_coefficients(case, device):
     _, texture, weights = leaves(make(case, device))
-    options = (weights.distance_weight is not None, case.n, *case.size_in, *case.size_out, case.taps, "bilinear")
+    options = (weights.distance_weight is not None, case.n, *case.size_in, *case.size_out, case.taps, case.prior or "bilinear")
     torch.library.opcheck(ops.coefficients, (texture, flatten_weights(weights), *options))
     _, texture, weights = make(case, device)
     needs = [texture is not None, True]

@@ -47,6 +47,7 @@ VARIANTS = {
     "distance-only": dict(texture_channels=0, texture_layers=3, hidden_layers=3),
     "grey": dict(in_channels=1, taps=3, prior="bilinear", hidden_layers=2, hidden_channels=5),
     "pixels": dict(mean=MEAN[:3], std=STD[:3], out_dtype=torch.float16),
+    "sharpening": dict(taps=3, prior="bicubic"),
     "one-tap": dict(taps=1, mean=(0, 1, 2)),
 }
 

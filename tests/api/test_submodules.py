@@ -6,7 +6,7 @@ import accelerate
 import peft
 import pytest
 import torch
-from cases import BACKENDS, net_of
+from cases import BACKENDS, PRIORS, net_of
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
@@ -207,7 +207,7 @@ def test_weights_that_are_offloaded(target):
 def test_called_modules_agree_everywhere(monkeypatch):
     """Called, as after a hook, or read: the same, for all that a layer may have, in values and in gradients."""
     for options in ({"distance_channels": 0}, {"texture_channels": 0}, {"hidden_layers": 0}, {"hidden_layers": 3}, {"taps": 4}):
-        for prior in (None, "bilinear", "antialias"):
+        for prior in PRIORS:
             net = tritonds.DownsizeNet((6, 8), prior=prior, **options).double()
             for parameter in net.parameters():
                 nn.init.normal_(parameter, std=0.5)

@@ -13,6 +13,8 @@ import torch
 from allpairspy import AllPairs
 from cases import (
     MEAN,
+    PRIORS,
+    SHARPENING,
     STD,
     TOLERANCE,
     Case,
@@ -93,7 +95,7 @@ NETWORK = {
     "texture": WIDTHS,
     "distance": WIDTHS,
     "hidden": WIDTHS,
-    "prior": [None, "bilinear", "antialias"],
+    "prior": PRIORS,
     "inputs": ["both", "texture", "distance"],
 }
 
@@ -104,7 +106,7 @@ DECODED = covering(
     layers=[1, 0, 3],
     texture=WIDTHS,
     scale=SCALES,
-    prior=[None, "bilinear", "antialias"],
+    prior=PRIORS,
 )
 
 
@@ -131,6 +133,19 @@ def test_given_texture(draw, rng, device):
     if rng.random() < 0.3:
         case = replace(case, size_texture=(rng.randint(1, 12), rng.randint(1, 12)))
     assert_matches_oracle(tritonds.downsize, oracle.downsize, case, device, backend="triton")
+
+
+SHARPENED = covering(prior=SHARPENING, taps=[4, 8, 3], dtype=DTYPES, layers=[1, 0, 2], texture=WIDTHS, scale=SCALES)
+
+
+@pytest.mark.parametrize("draw", SHARPENED)
+def test_priors_that_sharpen(draw, rng, device):
+    """From images of uint8, or as coefficients. Among a few draws of all priors there may be none."""
+    case = drawn({"distance": draw["texture"], "hidden": draw["texture"], **draw}, rng)
+    if rng.random() < 0.5:
+        assert_matches_oracle(from_uint8, oracle_from_uint8, case, device, make=make_uint8, backend="triton")
+    else:
+        assert_matches_oracle(tritonds.coefficients, oracle.coefficients, case, device, backend="triton")
 
 
 @pytest.mark.sm_80

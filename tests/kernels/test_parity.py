@@ -30,6 +30,9 @@ GRID = {
     "taps6-antialias": Case(taps=6, prior="antialias", n=1, layers=0),
     "taps7-bilinear": Case(taps=7, prior="bilinear", n=1),
     "taps8-antialias": Case(taps=8, prior="antialias", n=1),
+    "taps4-bicubic": Case(taps=4, prior="bicubic"),
+    "taps6-lanczos": Case(taps=6, prior="lanczos", n=1, layers=0),
+    "taps1-lanczos": Case(taps=1, prior="lanczos"),
     "no-hidden": Case(layers=0),
     "hidden2": Case(layers=2, hidden=17),
     "hidden3": Case(layers=3, prior="bilinear"),
@@ -43,6 +46,7 @@ GRID = {
     "many-tiles": Case(n=1, size_in=(37, 41), size_out=(17, 19)),
     "enlarging": Case(size_in=(5, 4), size_out=(9, 13), prior="bilinear"),
     "enlarging-taps4": Case(size_in=(5, 4), size_out=(9, 13), taps=4, prior="antialias"),
+    "enlarging-bicubic": Case(size_in=(5, 4), size_out=(9, 13), taps=4, prior="bicubic", layers=2),
     "one-axis-each": Case(size_in=(13, 4), size_out=(4, 9), taps=3),
     "same-size": Case(size_in=(6, 7), size_out=(6, 7)),
     "integer-scale": Case(size_in=(12, 18), size_out=(4, 6)),
@@ -60,6 +64,7 @@ GRID = {
     "texture-of-other-size": Case(size_texture=(6, 19)),
     "smaller-texture": Case(size_texture=(3, 2)),
     "wider-than-one-launch": Case(texture=33, hidden=40, n=1),
+    "wider-bicubic": Case(texture=33, hidden=40, n=1, taps=3, prior="bicubic"),
 }
 
 
@@ -71,7 +76,9 @@ def test_downsize_float32(case, backend, device):
 
 @each_backend
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
-@pytest.mark.parametrize("name", ["default", "taps4-antialias", "hidden3", "odd-channels", "distance-only", "enlarging"])
+@pytest.mark.parametrize(
+    "name", ["default", "taps4-antialias", "taps4-bicubic", "hidden3", "odd-channels", "distance-only", "enlarging"]
+)
 def test_downsize_dtypes(name, dtype, backend, device):
     case = replace(GRID[name], dtype=dtype)
     assert_matches_oracle(tritonds.downsize, oracle.downsize, case, device, backend=backend)
@@ -93,7 +100,9 @@ def test_downsize_random(case, seed):
 
 @each_backend
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", ["default", "taps3-antialias", "taps1", "hidden2", "distance-only", "texture-only-hidden3"])
+@pytest.mark.parametrize(
+    "name", ["default", "taps3-antialias", "taps6-lanczos", "taps1", "hidden2", "distance-only", "texture-only-hidden3"]
+)
 def test_coefficients(name, dtype, backend, device):
     case = replace(GRID[name], dtype=dtype)
     assert_matches_oracle(tritonds.coefficients, oracle.coefficients, case, device, backend=backend)
