@@ -24,7 +24,17 @@ from .network import (
     relu_backward,
 )
 from .strength import outer, store_strength
-from .tile import forget_loads, gather_backward, is_narrower, plane_at, tap_offsets, target_pixels, tile_column, walked_pixels
+from .tile import (
+    forget_loads,
+    gather_backward,
+    is_narrower,
+    plane_at,
+    sum_over_taps,
+    tap_offsets,
+    target_pixels,
+    tile_column,
+    walked_pixels,
+)  # fmt: skip
 
 
 @triton.jit
@@ -176,7 +186,7 @@ def downsize_backward_kernel(
                         grad_output_ptr + n * output_stride_n, grad_output_offsets, pixel_mask, output_stride_c
                     )
                     grad_coefficients = gather_backward(taps, grad_output, tl.zeros([C.TAPS_PAD, BLOCK], C.ACC), C)
-                grad = softmaxed * (grad_coefficients - tl.sum(softmaxed * grad_coefficients, axis=0)[None, :])
+                grad = softmaxed * (grad_coefficients - sum_over_taps(softmaxed * grad_coefficients, C)[None, :])
                 # Pixels past the image's end hold no gradient, whatever the weights make of them.
                 grad = tl.where(tap_mask, grad, 0.0)
                 if is_narrower(grad_output_ptr, C.OPERAND) or (C.CHANNELS > 0 and is_narrower(image_ptr, C.OPERAND)):

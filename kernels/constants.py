@@ -85,6 +85,8 @@ class Gather(Tiled):
     SUMMANDS: tuple[float, ...] = ()
     FILL: float = 0.0
     """The result's value around letterboxed images."""
+    WARPS: int = 1
+    """As in :class:`Convolution`."""
 
 
 @dataclass(frozen=True, repr=False, eq=False)

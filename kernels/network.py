@@ -13,7 +13,7 @@ import triton.language as tl
 
 from .groups import Network
 from .strength import load_strength
-from .tile import distance_numerator, first_tap, forget_loads
+from .tile import distance_numerator, first_tap, forget_loads, sum_over_taps
 
 POSITIONS = tl.constexpr(16)
 """Columns of :func:`position`: what a matrix product takes as its inner dimension; half of them are zero."""
@@ -104,7 +104,7 @@ def softmax(logits, q, C: tl.constexpr):
     else:
         weighted = tl.where(q > 0, logits, float("-inf"))
         exponentials = q * tl.exp(weighted - tl.max(weighted, axis=0)[None, :])
-    return exponentials * (1.0 / tl.sum(exponentials, axis=0))[None, :]
+    return exponentials * (1.0 / sum_over_taps(exponentials, C))[None, :]
 
 
 @triton.jit

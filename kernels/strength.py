@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 
 from .groups import Strength
+from .tile import rounded
 
 
 @triton.jit
@@ -33,16 +34,16 @@ def load_strength(weights, C: tl.constexpr):
 @triton.jit
 def strength(row, last, pooled, C: tl.constexpr):
     """g: [BLOCK]. ``last`` are the last hidden layer's channels, or the distance encoding's."""
-    g = tl.sum(last.to(C.ACC) * row.weight[None, :], axis=1) + row.bias
+    g = tl.sum(rounded(last.to(C.ACC) * row.weight[None, :]), axis=1) + row.bias
     if C.HIDDEN_LAYERS == 0 and C.TEXTURE.CHANNELS > 0:
-        g += tl.sum(pooled.to(C.ACC) * row.pooled[None, :], axis=1)
+        g += tl.sum(rounded(pooled.to(C.ACC) * row.pooled[None, :]), axis=1)
     return g
 
 
 @triton.jit
 def outer(grad, x, C: tl.constexpr):
     """``grad``, of g, [BLOCK], times ``x``, channels of each pixel or weights of all: [BLOCK, channels]."""
-    return grad[:, None] * x.to(C.ACC)
+    return rounded(grad[:, None] * x.to(C.ACC))
 
 
 @triton.jit

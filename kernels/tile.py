@@ -183,6 +183,24 @@ def per_channel(values: tl.constexpr, channel, ACC: tl.constexpr):
 
 
 @triton.jit
+def rounded(product):
+    """``product``, rounded before it is summed across threads.
+
+    A compiler may fuse a product with an addition, and then rounds once. Threads that repeat such a sum each fuse a product of
+    their own, get other bits than the rest, and write them to the same place. A product plus zero is one instruction, too.
+    """
+    return product + 0.0
+
+
+@triton.jit
+def sum_over_taps(products, C: tl.constexpr):
+    """Sum of [TAPS_PAD, BLOCK] over taps, the same in all threads that compute it: [BLOCK]."""
+    if C.BLOCK_H * C.BLOCK_W <= 16 * C.WARPS:  # more threads than pixels: taps lie along threads, too
+        products = rounded(products)
+    return tl.sum(products, axis=0)
+
+
+@triton.jit
 def gather(taps, coefficients, output, inside, C: tl.constexpr):
     """Store the sum of each pixel's taps, weighted by ``coefficients`` [TAPS_PAD, BLOCK], channel by channel.
 
@@ -196,7 +214,7 @@ def gather(taps, coefficients, output, inside, C: tl.constexpr):
         totals = ()
         for c in tl.static_range(C.CHANNELS):
             image = load_along_pixels(image_ptr + taps.offsets, taps.mask)
-            total = tl.sum(coefficients * image.to(coefficients.dtype), axis=0)
+            total = sum_over_taps(coefficients * image.to(coefficients.dtype), C)
             if len(C.FACTORS) > 0:
                 total = total * tl.full([1], C.FACTORS[c], total.dtype) + tl.full([1], C.SUMMANDS[c], total.dtype)
             if inside is not None:
@@ -209,7 +227,7 @@ def gather(taps, coefficients, output, inside, C: tl.constexpr):
     else:
         for _ in range(C.CHANNELS):
             image = load_along_pixels(image_ptr + taps.offsets, taps.mask)
-            total = tl.sum(coefficients * image.to(coefficients.dtype), axis=0)
+            total = sum_over_taps(coefficients * image.to(coefficients.dtype), C)
             if inside is not None:
                 total = tl.where(inside, total, tl.full([1], C.FILL, total.dtype))
             tl.store(output_ptr + output.offsets, total, mask=output.mask)

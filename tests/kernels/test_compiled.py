@@ -135,6 +135,12 @@ def test_given_texture(draw, rng, device):
     assert_matches_oracle(tritonds.downsize, oracle.downsize, case, device, backend="triton")
 
 
+def test_threads_that_repeat_a_sum_agree(rng, device):
+    """Where taps lie along threads, too, products must not be fused with a sum across these; Triton 3.8.0 did so here."""
+    draw = {"taps": 3, "dtype": torch.float32, "layers": 2, "texture": 32, "distance": 32, "hidden": 32, "prior": "antialias"}
+    assert_matches_oracle(tritonds.downsize, oracle.downsize, drawn(draw, rng), device, backend="triton")
+
+
 SHARPENED = covering(prior=SHARPENING, taps=[4, 8, 3], dtype=DTYPES, layers=[1, 0, 2], texture=WIDTHS, scale=SCALES)
 
 
