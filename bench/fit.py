@@ -11,7 +11,7 @@ from .cost import Cost
 from .latency import LATENCIES
 from .predicted import Pass, guess_us
 
-CLOSENESS = 0.1
+CLOSENESS = 0.05
 """How much less it costs to change a latency tenfold than to be tenfold off a pass. It keeps those that no pass depends on."""
 
 TRUSTED = 0.1

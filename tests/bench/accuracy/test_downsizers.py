@@ -34,5 +34,6 @@ def test_methods_are_what_they_are_called(name):
     assert method.texture_layers == (int(name[-1]) if name[:-1].endswith("-texture") else 1)
     assert method.hidden_channels == (32 if "wide" in name else 16)
     if method.prior is not None:
-        expected = F.interpolate(image, (13, 12), mode="bilinear", antialias=method.prior == "antialias")
+        mode = "bicubic" if method.prior == "bicubic" else "bilinear"
+        expected = F.interpolate(image, (13, 12), mode=mode, antialias=method.prior != "bilinear")
         torch.testing.assert_close(result, expected, atol=1e-5, rtol=1e-5)
