@@ -100,6 +100,7 @@ def test_sdist_holds_what_its_tests_need(unpacked):
     assert {path.name for path in kernels.glob("*.py")} == {path.name for path in (ROOT / "tritonds/kernels").glob("*.py")}
 
 
+@pytest.mark.long
 def test_sdist_runs_its_tests(unpacked):
     """Those of the geometry; all examples in docstrings, those of the kernels too, are collected."""
     chosen = ("tests/api/test_geometry.py", "tritonds", "-k", "geometry")

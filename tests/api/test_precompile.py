@@ -89,6 +89,7 @@ print(json.dumps({"warmed": [one.kernels for one in done], "before": before, "af
 """
 
 
+@pytest.mark.long
 def test_nothing_compiles_after_a_warm_up(tmp_path):
     """By Triton's own account, with the keys that it makes of real tensors."""
     counts = json.loads(run("-c", AFTER_A_WARM_UP, TRITON_CACHE_DIR=str(tmp_path)))

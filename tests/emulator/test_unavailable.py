@@ -29,6 +29,7 @@ def collected(*options, **environment):
     return result.stdout + result.stderr, result.returncode
 
 
+@pytest.mark.long
 def test_without_a_compiler_tests_are_skipped_by_name_or_fail():
     output, status = collected(CC="no-such-compiler")
     assert status == 0

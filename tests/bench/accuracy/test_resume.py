@@ -85,6 +85,7 @@ train.train(run, profile, data.load("scenes", "segformer", profile, 1), folder, 
 """
 
 
+@pytest.mark.long
 def test_a_killed_run_goes_on_where_it_was(tmp_path, monkeypatch):
     command = [sys.executable, "-c", KILLED, str(tmp_path)]
     environment = os.environ | {"PYTHONPATH": str(measure.ROOT)}

@@ -32,6 +32,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.long
 def test_a_worker_ends_with_its_parent(tmp_path):
     """Before it has slept 300 times, and not by a clock: where others keep the processor, the worker's watch waits as well."""
     (tmp_path / "orphan.py").write_text(ORPHAN)
@@ -54,6 +55,7 @@ def test_a_run_that_fails_does_not_stop_the_others(tmp_path, in_this_process):
     assert runner.remaining(job, [failed, done]) == [failed]
 
 
+@pytest.mark.long
 def test_a_process_that_dies_does_not_stop_the_others(tmp_path, monkeypatch):
     monkeypatch.setattr(runner, "_work", die)
     job, results = started(tmp_path, RUNS)
