@@ -17,7 +17,6 @@ def bands(workload: Workload, letterbox: bool, rows: int, completed: bool) -> co
 
     ``completed`` for the gradient to the convolution's weights, where a bin's last band waits for the next bin.
     """
-    counted = _completed_bands if completed else _walked_bands
     found: collections.Counter[tuple[int, int]] = collections.Counter()
     for size_in in workload.sizes or (workload.image,):
         (region_h, region_w), (top, _) = geometry.place(size_in, workload.size, letterbox)
@@ -25,7 +24,7 @@ def bands(workload: Workload, letterbox: bool, rows: int, completed: bool) -> co
         for start in range(0, workload.size[0], rows):
             inside = [row - top if top <= row < top + region_h else None for row in range(start, start + rows)]
             spans = [row if row is None else _rows(row, size_in[0], region_h) for row in inside]
-            found.update((count, width) for count in counted(spans, BAND.value))
+            found.update((count, width) for count in _counts(spans, BAND.value, int(completed)))
     return found
 
 
@@ -33,26 +32,19 @@ def _rows(row: int, n_in: int, n_out: int) -> Span:
     return geometry.bin_first(row, n_in, n_out), geometry.bin_last(row, n_in, n_out)
 
 
-def _walked_bands(spans: list[Span | None], band: int) -> Iterator[int]:
-    """How many bands a strip's forward pass convolves in each step, given the bins' rows; None outside of the image."""
+def _counts(spans: list[Span | None], band: int, waiting: int) -> Iterator[int]:
+    """How many bands a strip convolves in each step, given the bins' rows; None outside of the image.
+
+    ``waiting``: how many of a bin's bands wait for the next bin, 0 or 1; those of the last bin take a step more.
+    """
     done: int | None = None
     for span in spans:
         if span is None:
             yield 0
             continue
         done = span[0] // band if done is None else done
-        yield span[1] // band + 1 - done
-        done = span[1] // band + 1
-
-
-def _completed_bands(spans: list[Span | None], band: int) -> Iterator[int]:
-    """The same of the gradient to the convolution's weights."""
-    done: int | None = None
-    for span in spans:
-        if span is None:
-            yield 0
-            continue
-        done = span[0] // band if done is None else done
-        yield span[1] // band - done
-        done = span[1] // band
-    yield 1
+        end = span[1] // band + 1 - waiting
+        yield end - done
+        done = end
+    if waiting:
+        yield waiting

@@ -110,7 +110,7 @@ def _patch_pixels(image, first_row, column, last_column, C: tl.constexpr):
         pointers += channel.to(row.dtype) * image.stride_c
     x = load_along_last(pointers).to(C.ACC)
     if len(C.FACTORS) > 0:
-        x = x * per_channel(C.FACTORS, channel, C.ACC) + per_channel(C.SUMMANDS, channel, C.ACC)
+        x = tl.fma(x, per_channel(C.FACTORS, channel, C.ACC), per_channel(C.SUMMANDS, channel, C.ACC))
     if is_finite(image.ptr):
         # A selection would be made behind the rounding to half precision, element by element.
         factor = tl.where(inside, 1.0, 0.0).to(C.ACC)
@@ -244,8 +244,8 @@ def _band_sums(tiles, row, image, columns, target, C: tl.constexpr):
         for column in range(1, bin_w):
             texture_0, texture_1, left, middle = _next_column(left, middle, tiles, column, row, image, columns, C)
             share = share_behind(column, columns)[:, None]
-            upper += share * texture_0
-            lower += share * texture_1
+            upper = tl.fma(share, texture_0, upper)
+            lower = tl.fma(share, texture_1, lower)
     return upper, lower
 
 
@@ -261,10 +261,10 @@ def row_share(row, span, C: tl.constexpr):
 def _add_row(total, sums, row, span, image, C: tl.constexpr):
     """``total`` plus a row's sums by their share in the bins; outside of a bin they count for nothing, even if not finite."""
     share = row_share(row, span, C)
-    weighted = share * sums
-    if not is_finite(image.ptr):
-        weighted = tl.where(share > 0, weighted, 0.0)
-    return total + weighted
+    if is_finite(image.ptr):
+        return tl.fma(share, sums, total)
+    else:
+        return total + tl.where(share > 0, share * sums, 0.0)
 
 
 @triton.jit

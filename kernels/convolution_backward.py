@@ -124,8 +124,8 @@ def _add_walked_bins(grads, tiles, grad_pooled_ptr, tile_y, rows, tile_x, out_h,
         span = bin_span(pixels.row, image.h, target.h, C.ACC)
         inside = pixels.row_mask & (step < rows)
         row = first_walked_row(row, inside, span, image)
-        upper += row_share(row, span, C) * grad
-        lower += row_share(row + 1, span, C) * grad
+        upper = tl.fma(row_share(row, span, C), grad, upper)
+        lower = tl.fma(row_share(row + 1, span, C), grad, lower)
         complete = tl.where(inside, (span.last // BAND * BAND - row) // BAND, 0)
         complete = tl.where(step < rows, complete, 1)
         bands = most(complete, C)

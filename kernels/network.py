@@ -13,7 +13,7 @@ import triton.language as tl
 
 from .groups import Network
 from .strength import load_strength
-from .tile import distance_numerator, first_tap, forget_loads, sum_over_taps
+from .tile import distance_numerator, first_tap, forget_loads, rounded, sum_over_taps
 
 POSITIONS = tl.constexpr(16)
 """Columns of :func:`position`: what a matrix product takes as its inner dimension; half of them are zero."""
@@ -35,7 +35,8 @@ def relu_backward(grad, y):
 def first_distance(j, n_in, n_out, C: tl.constexpr):
     """Signed distance of the first tap from target pixel ``j``, in source pixels."""
     tap = first_tap(j, n_in, n_out, C.TAPS)
-    return distance_numerator(tap, j, n_in, n_out).to(C.ACC) * (0.5 / n_out.to(C.ACC))
+    # Rounded, or half precision's second number would be of a product that some kernels round and others do not.
+    return rounded(distance_numerator(tap, j, n_in, n_out).to(C.ACC) * (0.5 / n_out.to(C.ACC)))
 
 
 @triton.jit

@@ -184,10 +184,11 @@ def per_channel(values: tl.constexpr, channel, ACC: tl.constexpr):
 
 @triton.jit
 def rounded(product):
-    """``product``, rounded before it is summed across threads.
+    """``product``, rounded before anything is added to it.
 
-    A compiler may fuse a product with an addition, and then rounds once. Threads that repeat such a sum each fuse a product of
-    their own, get other bits than the rest, and write them to the same place. A product plus zero is one instruction, too.
+    A compiler may fuse a product with an addition, and then rounds once. Whether it does may differ between kernels. Threads that
+    repeat a sum across threads may each fuse a product of their own: they get other bits than the rest, and write them to the
+    same place. A product plus zero is one instruction, too.
     """
     return product + 0.0
 
@@ -216,7 +217,7 @@ def gather(taps, coefficients, output, inside, C: tl.constexpr):
             image = load_along_pixels(image_ptr + taps.offsets, taps.mask)
             total = sum_over_taps(coefficients * image.to(coefficients.dtype), C)
             if len(C.FACTORS) > 0:
-                total = total * tl.full([1], C.FACTORS[c], total.dtype) + tl.full([1], C.SUMMANDS[c], total.dtype)
+                total = tl.fma(total, tl.full([1], C.FACTORS[c], total.dtype), tl.full([1], C.SUMMANDS[c], total.dtype))
             if inside is not None:
                 total = tl.where(inside, total, tl.full([1], C.FILL, total.dtype))
             totals = totals + (total,)  # type: ignore[assignment]  # grows, as only compiling may
