@@ -186,9 +186,9 @@ def per_channel(values: tl.constexpr, channel, ACC: tl.constexpr):
 def rounded(product):
     """``product``, rounded before anything is added to it.
 
-    A compiler may fuse a product with an addition, and then rounds once. Whether it does may differ between kernels. Threads that
-    repeat a sum across threads may each fuse a product of their own: they get other bits than the rest, and write them to the
-    same place. A product plus zero is one instruction, too.
+    A compiler may fuse a product with an addition, and then rounds once. Whether it does may differ between kernels. Threads
+    that repeat a sum across threads may each fuse a product of their own: they get other bits than the rest, and write them to
+    the same place. A product plus zero is one instruction, too.
     """
     return product + 0.0
 
