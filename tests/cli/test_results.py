@@ -159,7 +159,9 @@ def begin(photos, out):
     """The command, in a process of its own, once it has written some results."""
     command = [sys.executable, "-c", "from tritonds.cli import main; main()", "resize", photos, "--size", "300x300",
                "--out", out, "--method", "bicubic-aa", "--jobs", "2", "--skip-existing"]  # fmt: skip
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs without, which go on
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    signal.signal(signal.SIGINT, handler)
     give_up = time.monotonic() + 120
     while len(list(out.glob("*.png"))) < 5 and process.poll() is None and time.monotonic() < give_up:
         time.sleep(0.002)
