@@ -123,6 +123,8 @@ def rows(jobs: int, count: int, growth: list[int]) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as temporary:
         place = pathlib.Path(temporary)
         photos = photographs(place / "photos", count, (1080, 1920))
+        warm = photographs(place / "warm", 16, (1080, 1920))
+        piping(warm, corners, jobs, batched=True)  # the memory of a first batch, which is kept, and imports
         yield "decoding alone, Pillow", count, decoding(photos, jobs), None
         yield "pipeline, stand-in for a network on a GPU", count, piping(photos, corners, jobs, batched=True), None
         for name in ("bilinear-aa", "natural-k4"):

@@ -32,7 +32,7 @@ Encode = Callable[[Source, np.ndarray, bytes | None], bytes]
 
 FAILURES = (OSError, ValueError, RuntimeError, MemoryError)
 """What may be raised for one image. PyTorch raises RuntimeError where memory ends."""
-BATCH, BATCH_PIXELS = 32, 2**26
+BATCH, BATCH_PIXELS = 32, 2**24
 """The most images in one launch, and the most pixels of all of them together."""
 BAND = 8
 """Target rows that are interpolated in one product."""
