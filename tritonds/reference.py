@@ -214,7 +214,8 @@ def signed_axis(n_in: int, n_out: int, taps: int, prior: str, device: torch.devi
         b = torch.where(distance < 2 * unit, b, 0)
     else:
         angle = torch.pi * torch.where(distance > 0, t, 1)
-        b = torch.where(distance % unit != 0, 3 * angle.sin() * (angle / 3).sin() / (angle * angle), 0)
+        between = (distance != unit) & (distance != 2 * unit)  # no remainder, whose divisor ONNX wants to be a number
+        b = torch.where(between, 3 * angle.sin() * (angle / 3).sin() / (angle * angle), 0)
         b = torch.where(distance == 0, 1, torch.where(distance < 3 * unit, b, 0))
     b = torch.where((i >= 0) & (i < n_in), b, 0)
     return b / b.sum(dim=0)

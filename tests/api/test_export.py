@@ -110,10 +110,18 @@ def test_program_for_one_size():
     assert_right(exported(model, "none").module()(given), model, given)
 
 
-@pytest.mark.parametrize("dynamic", ["automatic", "none"])
+@pytest.mark.parametrize(
+    ("dynamic", "prior", "taps"),
+    [
+        ("automatic", "antialias", 4),
+        ("none", "antialias", 4),
+        pytest.param("automatic", "bicubic", 3, marks=pytest.mark.long),
+        pytest.param("automatic", "lanczos", 6, marks=pytest.mark.long),
+    ],
+)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")  # the exporter's own
-def test_onnx(dynamic, tmp_path):
-    model, path = served(), tmp_path / "served.onnx"
+def test_onnx(dynamic, prior, taps, tmp_path):
+    model, path = served(prior, taps), tmp_path / "served.onnx"
     torch.onnx.export(model, (images(*TRACED),), path, dynamo=True, dynamic_shapes=(DYNAMIC[dynamic],), verbose=False)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     (described,) = session.get_inputs()
@@ -154,12 +162,17 @@ torch.save(results, f"{folder}/results.pt")
 """
 
 
-@pytest.mark.parametrize("form", ["program", pytest.param("aotinductor", marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    ("form", "prior", "taps"),
+    [
+        ("program", "antialias", 4),
+        *[pytest.param("aotinductor", prior, 2, marks=pytest.mark.long) for prior in ("bilinear", "bicubic", "lanczos")],
+    ],  # four taps take a minute to compile
+)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")  # the compiler's own
-def test_only_the_triton_operator_needs_tritonds_where_a_program_is_loaded(form, tmp_path):
+def test_only_the_triton_operator_needs_tritonds_where_a_program_is_loaded(form, prior, taps, tmp_path):
     """In a process of its own: a program of the PyTorch backend runs without, one of the Triton backend once it is imported."""
-    options = {"prior": "bilinear", "taps": 2} if form == "aotinductor" else {}  # four taps take a minute to compile
-    models = {backend: served(backend=backend, **options) for backend in ("torch", "triton")}
+    models = {backend: served(prior, taps, backend) for backend in ("torch", "triton")}
     for backend, model in models.items():
         path = str(tmp_path / f"{backend}.pt2")
         if form == "program":

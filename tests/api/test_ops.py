@@ -164,15 +164,19 @@ def test_second_derivatives_are_refused_where_only_the_inputs_want_one(device):
         grad.sum().backward()
 
 
-def test_flops_are_counted(device):
-    case = Case(n=2, c=3, taps=2, distance=5, texture=6, hidden=7, layers=1)
+@pytest.mark.parametrize(
+    ("prior", "taps", "distances", "outputs"), [(None, 2, 4, 4), ("bicubic", 2, 4, 5), ("lanczos", 3, 6, 10)]
+)
+def test_flops_are_counted(prior, taps, distances, outputs, device):
+    """A prior that sharpens has one output more."""
+    case = Case(n=2, c=3, taps=taps, prior=prior, distance=5, texture=6, hidden=7, layers=1)
     inputs = leaves(make(case, device))
     with FlopCounterMode(display=False) as counter:
-        fused(*inputs, case.size_out).sum().backward()
+        fused(*inputs, case.size_out, **case.options).sum().backward()
     counts = {str(op): count for op, count in counter.get_flop_counts()["Global"].items()}
     pixels = case.n * 5 * 6
-    network = 2 * pixels * (5 * 4 + 7 * 11 + 4 * 7) + 2 * case.n * 6 * 11 * 14
-    gather = 2 * pixels * 4 * 3
+    network = 2 * pixels * (5 * distances + 7 * 11 + outputs * 7) + 2 * case.n * 6 * 11 * 14
+    gather = 2 * pixels * taps**2 * 3
     assert counts == {"tritonds.downsize": network + gather, "tritonds.downsize_backward": 3 * network + 2 * gather}
 
 
@@ -276,8 +280,9 @@ def test_second_derivatives_of_the_layer_are_refused(device):
         grad.sum().backward()
 
 
-def test_flops_of_the_layer_count_its_convolution(device):
-    net = net_of("triton").to(device)
+@pytest.mark.parametrize(("prior", "outputs"), [(None, 4), ("bicubic", 5)])
+def test_flops_of_the_layer_count_its_convolution(prior, outputs, device):
+    net = net_of("triton", prior=prior).to(device)
     image = torch.rand(2, 3, 12, 16, device=device)
     counts = []
     for given in (image, list(image)):
@@ -285,7 +290,7 @@ def test_flops_of_the_layer_count_its_convolution(device):
             net(given).sum().backward()
         counts.append(counter.get_total_flops())
     assert counts[0] == counts[1]
-    network = 2 * 2 * 6 * 8 * (5 * 4 + 7 * 11 + 4 * 7)
+    network = 2 * 2 * 6 * 8 * (5 * 4 + 7 * 11 + outputs * 7)
     texture = 2 * 2 * 12 * 16 * 6 * (27 + 1)
     gather = 2 * 2 * 6 * 8 * 4 * 3
     assert counts[0] == 4 * (network + texture) + 2 * gather

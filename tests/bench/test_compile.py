@@ -51,6 +51,35 @@ def test_every_kernel_is_among_what_is_compiled():
     assert result.stdout.splitlines() == [str(sorted(KERNELS))] * 2, result.stderr[-3000:]
 
 
+COST = """
+import json, re
+import bench.compile as c
+found = {}
+for prior in ("antialias", "bicubic", "lanczos"):
+    variant = c.Variant(taps=4, prior=prior, image="u8", texture=False)
+    launch = c.launches_of(variant, False)[0]
+    binary = c.compile_launch(launch, "sm_90", True)
+    cost, functions = c._cost(launch, variant, binary), re.findall(r"MUFU[.]([A-Z0-9]+)", binary.sass)
+    found[prior] = cost.bytes_per_pixel * 8 * 540 * 960, cost.instructions_per_pixel, functions
+print(json.dumps(found))
+"""
+
+
+def test_cost_of_priors_that_sharpen():
+    """hdx8 from uint8, by distances alone: a row more of weights is read, no sine is taken and no exponential more."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    result = subprocess.run([sys.executable, "-c", COST], cwd=ROOT, env=environment, capture_output=True, text=True)
+    found = json.loads(result.stdout)
+    images = 8 * 3 * 1080 * 1920 + 2 * 8 * 3 * 540 * 960
+    for prior, outputs in (("antialias", 16), ("bicubic", 17), ("lanczos", 17)):
+        moved, instructions, functions = found[prior]
+        weights = 16 * (8 + 1) + 16 * (16 + 1) + outputs * (16 + 1)
+        assert moved == pytest.approx(images + 2 * weights, rel=0, abs=0.01)
+        assert set(functions) == {"EX2", "RCP"}
+        assert functions.count("EX2") == 16
+        assert (instructions > found["antialias"][1]) == (prior != "antialias")
+
+
 COMMITTED = ROOT / "bench" / "results" / "kernels" / "sm_90.json"
 
 

@@ -50,11 +50,14 @@ def test_images_of_different_sizes_are_the_same_in_every_run(monkeypatch):
     assert w.pixels == sum(h * w for h, w in w.sizes)
 
 
-def test_flops_are_of_pooling_layers_taps_and_convolution():
-    """hdx8: pooling, four layers' products, K*K taps of three channels; and the texture's convolution."""
-    w = workloads.NAMED["hdx8"]
+@pytest.mark.parametrize(
+    ("prior", "taps", "distances", "outputs"), [(None, 2, 4, 4), ("bicubic", 8, 16, 65), ("lanczos", 4, 8, 17)]
+)
+def test_flops_are_of_pooling_layers_taps_and_convolution(prior, taps, distances, outputs):
+    """hdx8: pooling, three layers' products, K*K taps of three channels; and the texture's convolution."""
+    w = dataclasses.replace(workloads.NAMED["hdx8"], prior=prior, taps=taps)
     source, target = 8 * 1080 * 1920, 8 * 540 * 960
-    operator = 2 * 16 * source + 2 * target * (16 * 4 + 16 * 32 + 4 * 16 + 4 * 3)
+    operator = 2 * 16 * source + 2 * target * (16 * distances + 16 * 32 + outputs * 16 + taps**2 * 3)
     assert w.flops("operator") == operator
     assert w.flops("network") == operator + 2 * 9 * 3 * 16 * source
 
