@@ -1,9 +1,9 @@
 """Backward passes that repeat an earlier one: one key finds their launches, past plans and PyTorch's dispatcher.
 
-A call that repeats an earlier one (:mod:`tritonds.repeats`) is recorded with that one's options. What its backward pass depends
-on beside them makes a key: of the tensors that were saved, and of the result's gradient, shape, strides, dtype, device and
-alignment; and which gradients are wanted. The first pass of a key takes the long way, and is observed. If it was launches
-alone, and sums behind them, on these tensors, the gradients and scratch, the next one does just that.
+A call that repeats an earlier one (:mod:`tritonds.repeats`) is recorded with that one's options, to which belongs which
+gradients are wanted. What its backward pass depends on beside them makes a key: shape, strides, dtype, device and alignment of
+the tensors that were saved, and of the result's gradient. The first pass of a key takes the long way, and is observed. If it was
+launches alone, and sums behind them, on these tensors, the gradients and scratch, the next one does just that.
 """
 
 import operator
@@ -87,7 +87,8 @@ class Passes:
         if found is None:
             return long(grad_output, tensors, wanted)
         key, addresses = found
-        key += (wanted,) if rows is None else (wanted, rows.traits)
+        if rows is not None:
+            key += (rows.traits,)
         known = self.known.get(key)
         if known is None:
             return self._first(key, kernels, long, given, grad_output, tensors, wanted, first)
