@@ -2,8 +2,8 @@
 
 A call that repeats an earlier one (:mod:`tritonds.repeats`) is recorded with that one's options, to which belongs which
 gradients are wanted. What its backward pass depends on beside them makes a key: shape, strides, dtype, device and alignment of
-the tensors that were saved, and of the result's gradient. The first pass of a key takes the long way, and is observed. If it was
-launches alone, and sums behind them, on these tensors, the gradients and scratch, the next one does just that.
+the tensors that were saved, and of the result's gradient. The first pass of a key takes the long way, and is observed. If it
+was launches alone, and sums behind them, on these tensors, the gradients and scratch, the next one does just that.
 """
 
 import operator
