@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from . import area_pool, batch, gather, launch, plan
+from . import area_pool, batch, gather, launch, plan, relaunch
 from .area_pool import area_pool2d, area_pool2d_backward
 from .backward import downsize_backward_kernel
 from .convolution_backward import texture_grad_image_kernel, texture_grad_weights_kernel
@@ -28,6 +28,7 @@ __all__ = [
     "gather",
     "launch",
     "plan",
+    "relaunch",
     "weighted_gather2d",
     "weighted_gather2d_backward",
 ]
@@ -164,9 +165,11 @@ def _backward(
     grad_texture_weights, grad_network_weights = _split(grad_weights, sum(t.numel() for t in call.texture_weights))
     weights = 0 if grad_network_weights is None else grad_network_weights.numel()
     backward, pooled, direct = plan.backward_plan(problem, grad_image is not None, layout(grad_texture), weights)
-    grad_pooled = weight.new_empty(n, out_h, out_w, problem.texture_channels) if pooled else None
-    coefficients = None if grad_image is None else weight.new_empty(n, out_h, out_w, taps * taps)
-    partial = None if grad_network_weights is None else weight.new_empty(backward.programs, weights, dtype=_accumulator(weight))
+    grad_pooled = relaunch.scratch(weight, n, out_h, out_w, problem.texture_channels) if pooled else None
+    coefficients = None if grad_image is None else relaunch.scratch(weight, n, out_h, out_w, taps * taps)
+    partial = None
+    if grad_network_weights is not None:
+        partial = relaunch.scratch(weight, backward.programs, weights, dtype=_accumulator(weight))
     tensors = {
         "grad_output_ptr": grad_output,
         "grad_pooled_ptr": grad_pooled,
@@ -175,9 +178,6 @@ def _backward(
         "partial_ptr": partial,
     }
     launch.launch(downsize_backward_kernel, backward, grad_output.device, pointers(call) | tensors)
-    if grad_network_weights is not None:
-        assert partial is not None
-        _sum(partial, grad_network_weights)
     if grad_texture is not None and grad_pooled is not None:
         area_pool2d_backward(grad_pooled.permute(0, 3, 1, 2), grad_texture)
     if grad_image is not None:
@@ -190,7 +190,11 @@ def _backward(
             _grad_texture_weights(call, problem, index64, grad_pooled, grad_texture_weights)
         if grad_image is not None:
             _add_grad_image(call, problem, index64, grad_pooled, grad_image)
+    if grad_network_weights is not None:
+        assert partial is not None
+        relaunch.sum_rows(partial, grad_network_weights)
     if grad_image is not None and call.factors:
+        relaunch.spoil()
         grad_image.mul_(grad_image.new_tensor(call.factors).view(1, -1, 1, 1))
 
 
@@ -203,18 +207,10 @@ def _accumulator(weight: Tensor) -> torch.dtype:
     return torch.float64 if weight.dtype == torch.float64 else torch.float32
 
 
-def _sum(partial: Tensor, output: Tensor) -> None:
-    """Write the sum over rows of ``partial`` into ``output``."""
-    if partial.dtype == output.dtype:
-        torch.sum(partial, dim=0, out=output)  # one launch less
-    else:
-        output.copy_(partial.sum(dim=0))
-
-
 def _grad_texture_weights(call: Call, problem: Problem, index64: bool, grad_pooled: Tensor, output: Tensor) -> None:
     """Write the gradients to weight and bias of the texture's convolution into the flat ``output``."""
     sums = plan.grad_texture_weights_plan(problem, index64)
-    partial = grad_pooled.new_empty(2 * sums.programs, output.numel(), dtype=_accumulator(grad_pooled))
+    partial = relaunch.scratch(grad_pooled, 2 * sums.programs, output.numel(), dtype=_accumulator(grad_pooled))
     tensors = {
         "image_ptr": call.image,
         "table_ptr": call.table,
@@ -223,7 +219,7 @@ def _grad_texture_weights(call: Call, problem: Problem, index64: bool, grad_pool
         "partial_ptr": partial,
     }
     launch.launch(texture_grad_weights_kernel, sums, grad_pooled.device, tensors)
-    _sum(partial, output)
+    relaunch.sum_rows(partial, output)
 
 
 def _add_grad_image(call: Call, problem: Problem, index64: bool, grad_pooled: Tensor, grad_image: Tensor) -> None:

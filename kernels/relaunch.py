@@ -54,6 +54,7 @@ def run(kernel: Any, programs: int, arguments: dict[str, Any], tensors: dict[str
     """Launch ``kernel``. ``ready`` keeps what the next launch of the same plan uses again."""
     if torch.version.hip is not None or not _is_plain(kernel):
         kernel[(programs,)](**arguments, **tensors)
+        spoil()
         return
     key, addresses = _key(tensors)
     known = ready.get(key)
@@ -62,27 +63,69 @@ def run(kernel: Any, programs: int, arguments: dict[str, Any], tensors: dict[str
     else:
         compiled = kernel[(programs,)](**arguments, **tensors)
         if not isinstance(compiled, CompiledKernel):
+            spoil()
             return
         values = [None if name in tensors else arguments[name] for name in kernel.arg_names]
         places = [kernel.arg_names.index(name) for name in tensors]
         known = ready[key] = Ready(kernel, compiled, key[0], programs, values, places)
-    launches = _observed.get()
-    if launches is not None:
-        launches.append((known, tensors))
+    observed = _observed.get()
+    if observed is not None:
+        observed.launches.append((known, tensors))
 
 
-_observed: contextvars.ContextVar[list[tuple[Ready, dict[str, Any]]] | None] = contextvars.ContextVar("observed", default=None)
+class Observed:
+    """What a call did."""
+
+    def __init__(self) -> None:
+        self.launches: list[tuple[Ready, dict[str, Any]]] = []
+        """Each with its tensors by argument."""
+        self.scratch: list[Tensor] = []
+        """What launches wrote for others to read."""
+        self.sums: list[Tensor] = []
+        """Those of them that were summed over rows, in the order of the sums in their result."""
+        self.whole = True
+        """Whether there was nothing else, so that the call can be repeated by this."""
+
+
+_observed: contextvars.ContextVar[Observed | None] = contextvars.ContextVar("observed", default=None)
 
 
 @contextlib.contextmanager
-def observe() -> Iterator[list[tuple[Ready, dict[str, Any]]]]:
-    """Collect the launches of this thread that can be repeated, each with its tensors by argument."""
-    launches: list[tuple[Ready, dict[str, Any]]] = []
-    token = _observed.set(launches)
+def observe() -> Iterator[Observed]:
+    """Collect what this thread launches, allocates and sums."""
+    observed = Observed()
+    token = _observed.set(observed)
     try:
-        yield launches
+        yield observed
     finally:
         _observed.reset(token)
+
+
+def spoil() -> None:
+    """Say that something was done that repeated launches would leave out."""
+    observed = _observed.get()
+    if observed is not None:
+        observed.whole = False
+
+
+def scratch(like: Tensor, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+    """An uninitialised tensor for one launch to write and another one, or a sum, to read."""
+    made = like.new_empty(shape, dtype=dtype)
+    observed = _observed.get()
+    if observed is not None:
+        observed.scratch.append(made)
+    return made
+
+
+def sum_rows(partial: Tensor, output: Tensor) -> None:
+    """Write the sum over rows of ``partial`` into ``output``."""
+    if partial.dtype == output.dtype:
+        torch.sum(partial, dim=0, out=output)  # one launch less
+    else:
+        output.copy_(partial.sum(dim=0))
+    observed = _observed.get()
+    if observed is not None:
+        observed.sums.append(partial)
 
 
 def _key(tensors: dict[str, Any]) -> tuple[tuple[Any, ...], list[Any]]:

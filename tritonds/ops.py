@@ -31,6 +31,7 @@ from .arguments import (
     WeightedGather2d,
     schema_of,
 )
+from .gradients import Passes
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 NAMESPACE = __name__.rpartition(".")[0].replace(".", "_")
@@ -215,6 +216,8 @@ class Recorded(NamedTuple):
     gradients: _Gradients
     lengths: list[int | None]
     options: Sequence[Any]
+    passes: Passes | None = None
+    """Backward passes of a call that is repeated."""
 
 
 class Differentiable(torch.autograd.Function):
@@ -229,18 +232,30 @@ class Differentiable(torch.autograd.Function):
         ctx.recorded = recorded
         if launch is not None:
             return launch()
-        operator, _, gradients, lengths, options = recorded
+        operator, _, gradients, lengths, options, _ = recorded
         with torch._C._AutoDispatchBelowAutograd():
             return call(operator, *gradients.unflatten(tensors, lengths), *options)
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> Any:
-        _, backward, gradients, lengths, options = ctx.recorded
-        args = gradients.unflatten(ctx.saved_tensors, lengths)
-        wanted = gradients.unflatten(ctx.needs_input_grad[2:], lengths)
-        needs = gradients.needs(wanted)
-        grads = _place(call(backward, grad_output, *args, *options, needs), needs)
-        return None, None, *gradients.spread(grads, args, wanted)
+        recorded, tensors, wanted = ctx.recorded, ctx.saved_tensors, ctx.needs_input_grad[2:]
+        passes, images = recorded.passes, recorded.lengths[0]
+        unusual = torch.is_grad_enabled() or torch.compiler.is_compiling() or is_watched() or forward_ad._current_level >= 0
+        if passes is None or unusual:
+            return None, None, *_backward(recorded, grad_output, tensors, wanted)
+        first = recorded.gradients.inputs - 1 + (1 if images is None else images)
+        long = functools.partial(_backward, recorded)
+        return None, None, *passes.run(import_kernels(), long, grad_output, tensors, wanted, images or 1, first)
+
+
+def _backward(recorded: Recorded, grad_output: Tensor, tensors: Sequence[Any], wanted: Sequence[bool]) -> list[Tensor | None]:
+    """The gradient to each of the ``tensors`` that were saved, where it is wanted."""
+    gradients = recorded.gradients
+    args = gradients.unflatten(tensors, recorded.lengths)
+    wants = gradients.unflatten(wanted, recorded.lengths)
+    needs = gradients.needs(wants)
+    grads = _place(call(recorded.backward, grad_output, *args, *recorded.options, needs), needs)
+    return gradients.spread(grads, args, wants)
 
 
 class _DifferentiableAreaPool2d(torch.autograd.Function):

@@ -7,7 +7,6 @@ somebody watches, or anything is unusual, every call takes the long way.
 """
 
 import functools
-import operator
 import types
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -18,6 +17,7 @@ from torch.autograd import forward_ad
 
 from . import ops
 from .coefficient_weights import given
+from .gradients import Passes, pick
 
 CAPACITY = 1024
 """How many calls are kept. They are all forgotten when there are more."""
@@ -95,7 +95,7 @@ def run(
         addresses.insert(0, first)
     repeat = _known.get(key)
     if repeat is None:
-        return _first(key, [images[0], *tensors], compute, arguments)
+        return _first(key, [images[0], *tensors], compute, arguments, None if place is None else place[1])
     if not repeat.ready.fits():
         return compute(*arguments)
     if repeat.recorded is None:
@@ -157,33 +157,30 @@ def _key(tensors: Sequence[Any], options: Sequence[Any]) -> tuple[tuple[Any, ...
     return tuple(key), addresses
 
 
-def _first(key: Any, tensors: Sequence[Any], compute: Callable[..., Tensor], arguments: Sequence[Any]) -> Tensor:
+def _first(
+    key: Any, tensors: Sequence[Any], compute: Callable[..., Tensor], arguments: Sequence[Any], letterboxed: bool | None
+) -> Tensor:
     """``compute(*arguments)``. Keep how it can be repeated under ``key``, if it can."""
     if ops.why_no_triton(tensors[-1].device.type) is not None:
         return compute(*arguments)
-    with ops.import_kernels().launch.relaunch.observe() as launches:
+    with ops.import_kernels().launch.relaunch.observe() as observed:
         result = compute(*arguments)
-    given = [x for x in tensors if x is not None]
+    given, launches = [x for x in tensors if x is not None], observed.launches
     # Each once, since an equal call may be given two tensors where this one is given one of them twice.
-    if len(launches) == 1 and len(set(map(id, given))) == len(given):
+    if observed.whole and len(launches) == 1 and len(set(map(id, given))) == len(given):
         ready, launched = launches[0]
         known = [*tensors, result, launched.get("table_ptr"), None]
         places = {id(x): index for index, x in enumerate(known)}
         try:
-            picks = [_pick(value, places) for value in launched.values()]
+            picks = [pick(value, lambda x: places[id(x)]) for value in launched.values()]
         except KeyError:  # a tensor made on the way, such as a copy
             return result
         recorded = getattr(result.grad_fn, "recorded", None)
         if result.requires_grad and recorded is None:
             return result
+        if recorded is not None:
+            recorded = recorded._replace(passes=Passes(letterboxed))
         if len(_known) >= CAPACITY:
             _known.clear()
         _known[key] = _Repeat(ready, picks, result.shape, result.stride(), result.dtype, result.device, recorded)
     return result
-
-
-def _pick(value: Any, places: dict[int, int]) -> Callable[[list[Any]], Any]:
-    """What picks ``value``, a tensor, None or a tuple of both, from the list that ``places`` describes."""
-    if isinstance(value, tuple):
-        return operator.itemgetter(*[places[id(x)] for x in value])
-    return operator.itemgetter(places[id(value)])

@@ -23,7 +23,7 @@ def use(capability, cache):
     os.environ["TRITON_CACHE_DIR"] = str(folder)
     calls = driver.install(capability, allocations)
 
-    from tritonds import ops, repeats
+    from tritonds import gradients, ops, repeats
     from tritonds.kernels import batch, relaunch
 
     ops.why_no_triton = lambda device_type: None
@@ -41,7 +41,7 @@ def use(capability, cache):
 
     given = {}
     batch.read, batch.table = remember, with_images
-    relaunch.address = repeats.address = _Address
+    relaunch.address = repeats.address = gradients.address = _Address
     return calls
 
 

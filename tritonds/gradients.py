@@ -1,0 +1,189 @@
+"""Backward passes that repeat an earlier one: one key finds their launches, past plans and PyTorch's dispatcher.
+
+A call that repeats an earlier one (:mod:`tritonds.repeats`) is recorded with that one's options, to which belongs which
+gradients are wanted. What its backward pass depends on beside them makes a key: shape, strides, dtype, device and alignment of
+the tensors that were saved, and of the result's gradient. The first pass of a key takes the long way, and is observed. If it
+was launches alone, and sums behind them, on these tensors, the gradients and scratch, the next one does just that.
+"""
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+CAPACITY = 16
+"""How many passes are kept of each call. They are all forgotten when there are more."""
+
+address = Tensor.data_ptr
+"""The address of a tensor's first element, as launches take it."""
+Allocation = tuple[tuple[int, ...], tuple[int, ...], torch.dtype]
+"""Shape, strides and dtype of a tensor."""
+
+
+class _Pass(NamedTuple):
+    """A backward pass that was launches, then sums over rows."""
+
+    launches: list[tuple[Any, list[Callable[[list[Any]], Any]]]]
+    """Each launch, and what it is given in its places, as :class:`tritonds.repeats._Repeat` has them."""
+    grads: list[tuple[int, Allocation]]
+    """Gradients to inputs: which, and how they lie."""
+    scratch: list[Allocation]
+    sums: list[int]
+    """Scratch that is summed to the parameters' gradients, in their order."""
+    first: int
+    """Which of the tensors is the first parameter."""
+
+    def run(self, addresses: list[Any], table: Tensor | None, tensors: Sequence[Any], wanted: Sequence[bool]) -> list[Any]:
+        """The gradient to each of ``tensors``, None where none is wanted."""
+        device = tensors[-1].device
+        result: list[Any] = [None] * self.first
+        for index, (shape, stride, dtype) in self.grads:
+            grad = result[index] = torch.empty_strided(shape, stride, dtype=dtype, device=device)
+            addresses.append(address(grad))
+        scratch = []
+        for shape, stride, dtype in self.scratch:
+            made = torch.empty_strided(shape, stride, dtype=dtype, device=device)
+            scratch.append(made)
+            addresses.append(address(made))
+        addresses += None if table is None else address(table), None
+        for ready, picks in self.launches:
+            ready.start([pick(addresses) for pick in picks])
+        if not self.sums:
+            return result + [None] * (len(tensors) - self.first)
+        sums = [scratch[index].sum(0) for index in self.sums]
+        flat, parameters = sums[0] if len(sums) == 1 else torch.cat(sums), list(tensors[self.first :])
+        parts = torch._C._nn.unflatten_dense_tensors(flat.to(parameters[0].dtype), parameters)
+        return result + [part if want else None for part, want in zip(parts, wanted[self.first :], strict=True)]
+
+
+class Passes:
+    """The backward passes of a call's repetitions."""
+
+    def __init__(self, letterboxed: bool | None) -> None:
+        """``letterboxed`` is None for a batch; for several images it says whether each is letterboxed."""
+        self.letterboxed = letterboxed
+        self.known: dict[Any, _Pass] = {}
+
+    def run(
+        self, kernels: Any, long: Callable[..., list[Any]], grad_output: Tensor, tensors: Sequence[Any], wanted: Sequence[bool],
+        images: int, first: int,
+    ) -> list[Any]:  # fmt: skip
+        """``long(grad_output, tensors, wanted)``, or its launches: the gradient to each of ``tensors``.
+
+        Args:
+            images: how many of the tensors are images of a list.
+            first: which of them is the first parameter.
+        """
+        rows = None
+        given = [grad_output, *tensors]
+        if self.letterboxed is not None:
+            given = [grad_output, tensors[0], *tensors[images:]]
+            if not _alike(tensors[:images]):
+                return long(grad_output, tensors, wanted)
+            rows = kernels.batch.read(tensors[:images], tuple(grad_output.shape[2:]), self.letterboxed)
+        found = _key(given, rows is not None)
+        if found is None:
+            return long(grad_output, tensors, wanted)
+        key, addresses = found
+        if rows is not None:
+            key += (rows.traits,)
+        known = self.known.get(key)
+        if known is None:
+            return self._first(key, kernels, long, given, grad_output, tensors, wanted, first)
+        if not all(ready.fits() for ready, _ in known.launches):
+            return long(grad_output, tensors, wanted)
+        table = None if rows is None else kernels.batch.table(rows, tensors[-1].device)
+        return known.run(addresses, table, tensors, wanted)
+
+    def _first(
+        self, key: Any, kernels: Any, long: Callable[..., list[Any]], given: list[Any], grad_output: Tensor,
+        tensors: Sequence[Any], wanted: Sequence[bool], first: int,
+    ) -> list[Any]:  # fmt: skip
+        """``long(grad_output, tensors, wanted)``. Keep how it can be repeated under ``key``, if it can."""
+        with kernels.relaunch.observe() as observed:
+            result = long(grad_output, tensors, wanted)
+        known = _pass_of(observed, given, result, tensors, first)
+        if known is not None:
+            if len(self.known) >= CAPACITY:
+                self.known.clear()
+            self.known[key] = known
+        return result
+
+
+def _pass_of(observed: Any, given: list[Any], result: list[Any], tensors: Sequence[Any], first: int) -> _Pass | None:
+    """How to repeat what was observed, or None if there was more to it."""
+    grads = [(index, grad) for index, grad in enumerate(result[:first]) if grad is not None]
+    made = [*[grad for _, grad in grads], *observed.scratch]
+    present = [x for x in [*given, *made] if x is not None]
+    # Each once, since an equal pass may be given two tensors where this one is given one of them twice.
+    if not observed.whole or not observed.launches or len(set(map(id, present))) != len(present):
+        return None
+    if any(x.numel() == 0 for x in made):  # they have no address to be told apart by
+        return None
+    table = observed.launches[0][1].get("table_ptr")
+    known = [*given, *made, table, None]
+    places: dict[Any, int] = {id(x): index for index, x in enumerate(known)}
+    offset = len(given) + len(grads)
+    scratch = {x.data_ptr(): offset + index for index, x in enumerate(observed.scratch)}
+
+    def place(x: Any) -> int:
+        """Scratch is also given to launches as a view of it."""
+        return places[id(x)] if id(x) in places else scratch[x.data_ptr()]
+
+    try:
+        launches = [(ready, [pick(value, place) for value in launched.values()]) for ready, launched in observed.launches]
+    except KeyError:  # a tensor made on the way, such as a copy
+        return None
+    sums = [places[id(x)] - offset for x in observed.sums]
+    summed = sum(observed.scratch[index].shape[1] for index in sums)
+    if summed != (sum(x.numel() for x in tensors[first:]) if any(x is not None for x in result[first:]) else 0):
+        return None
+    allocations = [(index, _allocation(grad)) for index, grad in grads]
+    return _Pass(launches, allocations, [_allocation(x) for x in observed.scratch], sums, first)
+
+
+def _allocation(x: Tensor) -> Allocation:
+    return x.shape, x.stride(), x.dtype
+
+
+def pick(value: Any, place: Callable[[Any], int]) -> Callable[[list[Any]], Any]:
+    """What picks ``value``, a tensor, None or a tuple of both, from a list where each has its ``place``."""
+    if isinstance(value, tuple):
+        return operator.itemgetter(*[place(x) for x in value])
+    return operator.itemgetter(place(value))
+
+
+def _alike(images: Sequence[Any]) -> bool:
+    """Whether saved images are what they were: hooks on what autograd saves may give back others."""
+    dtype, device = images[0].dtype, images[0].device
+    for x in images:  # noqa: SIM110 (half the time of a generator)
+        if type(x) is not Tensor or x.dtype is not dtype or x.device != device or x.is_neg():
+            return False
+    return True
+
+
+def _key(tensors: Sequence[Any], several: bool) -> tuple[tuple[Any, ...], list[Any]] | None:
+    """(The key of a pass, the tensors' addresses), or None if nothing is to be kept of it.
+
+    ``several`` leaves out shape and strides of the second tensor, the first of several images.
+    """
+    key: list[Any] = []
+    addresses: list[Any] = []
+    for x in tensors:
+        if x is None:
+            key.append(None)
+            addresses.append(None)
+            continue
+        kind = type(x)
+        if (kind is not nn.Parameter and kind is not Tensor) or x.is_neg():
+            return None
+        found = address(x)
+        if not (several and len(addresses) == 1):
+            key += x.shape, x.stride()
+        key += x.dtype, x.device, found % 16
+        addresses.append(found)
+    if tensors[-1].dtype is torch.float32:
+        key.append(torch.backends.cuda.matmul.fp32_precision)
+    return tuple(key), addresses
