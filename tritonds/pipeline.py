@@ -34,7 +34,7 @@ FAILURES = (OSError, ValueError, RuntimeError, MemoryError)
 """What may be raised for one image. PyTorch raises RuntimeError where memory ends."""
 BATCH, BATCH_PIXELS = 32, 2**24
 """The most images in one launch, and the most pixels of all of them together."""
-BAND = 8
+BAND = 4
 """Target rows that are interpolated in one product."""
 AHEAD = 2
 """Images that are decoded or encoded beforehand, per worker."""
@@ -209,9 +209,10 @@ def _pixels(compute: Compute, images: list[Tensor]) -> np.ndarray:
     if not images:
         return np.empty((0, 0, 0, 3), np.uint8)
     result = compute(images)
-    if not result.isfinite().all():
+    if not torch.stack(result.aminmax()).isfinite().all():  # NaN is the least and the largest
         raise ValueError("the result is not finite: the network's weights are too large")
-    return (result.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    pixels = result.clamp(0, 1).mul_(255).round_().to(torch.uint8)
+    return pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 
 def _encode(encode: Encode, computed: _Computed) -> Outcome:
