@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-COMPILED = tests/kernels/test_compiled.py tests/kernels/test_relaunch.py
+COMPILED = $(addprefix tests/kernels/test_,compiled.py relaunch.py repeats.py gradients.py)
 
 .PHONY: demo test compiled torchvision check docs kernels speed gpu accuracy clean
 
