@@ -65,10 +65,12 @@ print(json.dumps(found))
 """
 
 
-def test_cost_of_priors_that_sharpen():
+def test_cost_of_priors_that_sharpen(tmp_path):
     """hdx8 from uint8, by distances alone: a row more of weights is read, no sine is taken and no exponential more."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment["TRITON_CACHE_DIR"] = str(tmp_path)  # lines of code are those of whoever compiled first
     result = subprocess.run([sys.executable, "-c", COST], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)
     images = 8 * 3 * 1080 * 1920 + 2 * 8 * 3 * 540 * 960
     for prior, outputs in (("antialias", 16), ("bicubic", 17), ("lanczos", 17)):

@@ -10,6 +10,7 @@ import pathlib
 import shutil
 import subprocess
 import tempfile
+import threading
 
 from .machine import Launch
 
@@ -70,6 +71,7 @@ class _Calls:
     """What the stub calls, and what came of it: a C function cannot raise."""
 
     def __init__(self):
+        self.one_at_a_time = threading.Lock()
         self.allocations = []
         self.function = _ON_LAUNCH(self._launch)
         self.error = None
@@ -103,15 +105,16 @@ def _driver(module, capability, calls, allocations_of):
             self.names = source.fn.arg_names
 
         def __call__(self, *args):
-            calls.error = None
-            calls.allocations = allocations_of(self.names, args[-len(self.names) :])
-            try:
-                super().__call__(*args)
-            except RuntimeError:
-                if calls.error is None:
-                    raise
-            if calls.error is not None:
-                raise calls.error
+            with calls.one_at_a_time:
+                calls.error = None
+                calls.allocations = allocations_of(self.names, args[-len(self.names) :])
+                try:
+                    super().__call__(*args)
+                except RuntimeError:
+                    if calls.error is None:
+                        raise
+                if calls.error is not None:
+                    raise calls.error
 
     class Driver(module.CudaDriver):
         def __init__(self):
