@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-COMPILED = $(addprefix tests/kernels/test_,compiled.py relaunch.py repeats.py gradients.py)
+COMPILED = $(shell grep -rl --include='test_*.py' mark.compiled tests)
 
 .PHONY: demo test compiled torchvision check docs kernels speed gpu accuracy clean
 

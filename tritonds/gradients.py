@@ -79,16 +79,19 @@ class Passes:
         rows = None
         given = [grad_output, *tensors]
         if self.letterboxed is not None:
-            given = [grad_output, tensors[0], *tensors[images:]]
+            given = [grad_output, *tensors[images:]]
             if not _alike(tensors[:images]):
                 return long(grad_output, tensors, wanted)
             rows = kernels.batch.read(tensors[:images], tuple(grad_output.shape[2:]), self.letterboxed)
-        found = _key(given, rows is not None)
+        found = traits_of(given, False)
         if found is None:
             return long(grad_output, tensors, wanted)
-        key, addresses = found
+        parts, addresses = found
         if rows is not None:
-            key += (rows.traits,)
+            given.append(tensors[0])
+            addresses.append(address(tensors[0]))
+            parts += rows.traits, tensors[0].dtype, tensors[0].device, addresses[-1] % 16
+        key = tuple(parts)
         known = self.known.get(key)
         if known is None:
             return self._first(key, kernels, long, given, grad_output, tensors, wanted, first)
@@ -164,10 +167,10 @@ def _alike(images: Sequence[Any]) -> bool:
     return True
 
 
-def _key(tensors: Sequence[Any], several: bool) -> tuple[tuple[Any, ...], list[Any]] | None:
-    """(The key of a pass, the tensors' addresses), or None if nothing is to be kept of it.
+def traits_of(tensors: Sequence[Any], grad: bool) -> tuple[list[Any], list[Any]] | None:
+    """(What a key holds of the tensors, their addresses), or None if nothing is to be kept of them.
 
-    ``several`` leaves out shape and strides of the second tensor, the first of several images.
+    ``grad``: whether derivatives are wanted, which inference tensors have none of.
     """
     key: list[Any] = []
     addresses: list[Any] = []
@@ -177,13 +180,11 @@ def _key(tensors: Sequence[Any], several: bool) -> tuple[tuple[Any, ...], list[A
             addresses.append(None)
             continue
         kind = type(x)
-        if (kind is not nn.Parameter and kind is not Tensor) or x.is_neg():
+        if (kind is not nn.Parameter and kind is not Tensor) or x.is_neg() or (grad and x.is_inference()):
             return None
         found = address(x)
-        if not (several and len(addresses) == 1):
-            key += x.shape, x.stride()
-        key += x.dtype, x.device, found % 16
         addresses.append(found)
-    if tensors[-1].dtype is torch.float32:
+        key += x.shape, x.stride(), x.dtype, x.device, x.requires_grad, found % 16
+    if addresses and tensors[-1] is not None and tensors[-1].dtype is torch.float32:
         key.append(torch.backends.cuda.matmul.fp32_precision)
-    return tuple(key), addresses
+    return key, addresses

@@ -12,20 +12,18 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd import forward_ad
 
 from . import ops
 from .coefficient_weights import given
-from .gradients import Passes, pick
+from .gradients import Passes, address, pick, traits_of
 
 CAPACITY = 1024
 """How many calls are kept. They are all forgotten when there are more."""
 PLAIN = frozenset([int, float, bool, str, type(None), torch.dtype, types.FunctionType])
 """Types of options that are kept as they are; others may change, or hold tensors."""
 
-address = Tensor.data_ptr
-"""The address of a tensor's first element, as launches take it."""
 _known: dict[Any, "_Repeat"] = {}
 
 
@@ -130,31 +128,19 @@ def _key(tensors: Sequence[Any], options: Sequence[Any]) -> tuple[tuple[Any, ...
     kinds = tuple(map(type, options))
     if not PLAIN.issuperset(kinds):
         return None
-    grad = torch.is_grad_enabled()
-    key: list[Any] = [*options, kinds, grad]
-    addresses: list[Any] = []
-    try:
-        for x in tensors:
-            if x is None:
-                key.append(None)
-                addresses.append(None)
-                continue
-            kind = type(x)
-            if (kind is not nn.Parameter and kind is not Tensor) or x.is_neg() or (grad and x.is_inference()):
-                return None
-            found = address(x)
-            addresses.append(found)
-            key += x.shape, x.stride(), x.dtype, x.device, x.requires_grad, found % 16
-    except RuntimeError:  # nested tensors have no shape, sparse ones no address
-        return None
-    bias = tensors[-1]
+    grad, bias = torch.is_grad_enabled(), tensors[-1]
     if bias is None:
         return None
+    try:
+        found = traits_of(tensors, grad)
+    except RuntimeError:  # nested tensors have no shape, sparse ones no address
+        return None
+    if found is None:
+        return None
+    key, addresses = found
     device_type = "cuda" if bias.is_cuda else "cpu"
-    key.append(torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else None)
-    if bias.dtype is torch.float32:
-        key.append(torch.backends.cuda.matmul.fp32_precision)
-    return tuple(key), addresses
+    autocast = torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else None
+    return (*options, kinds, grad, autocast, *key), addresses
 
 
 def _first(
