@@ -36,6 +36,7 @@ PEERS: dict[str, Resize] = {"nearest": lambda image, size: F.interpolate(image, 
 
 _K2 = partial(DownsizeNet, taps=2, prior="bilinear")
 _K4 = partial(DownsizeNet, taps=4, prior="antialias")
+_K8 = partial(DownsizeNet, taps=8, prior="bicubic")
 ARCHITECTURES: dict[str, Callable[..., DownsizeNet]] = {
     "texture-only-k2": partial(_K2, distance_channels=0),
     "texture-only-k2-plain": partial(_K2, distance_channels=0, prior=None),
@@ -55,7 +56,8 @@ ARCHITECTURES: dict[str, Callable[..., DownsizeNet]] = {
     "downsizenet-k4-texture2": partial(_K4, texture_layers=2),
     "downsizenet-k2-wide": partial(_K2, texture_channels=32, distance_channels=32, hidden_channels=32),
     "downsizenet-k6": partial(DownsizeNet, taps=6, prior="antialias"),
-    "downsizenet-k8-bicubic": partial(DownsizeNet, taps=8, prior="bicubic"),
+    "distance-only-k8-bicubic": partial(_K8, texture_channels=0),
+    "downsizenet-k8-bicubic": _K8,
 }
 UNTRAINED = {"texture-only": ARCHITECTURES["texture-only-k4"], "distance-only": ARCHITECTURES["distance-only-k4"]}
 SHIPPED = {"natural-k2": "downsizenet-k2", "natural-k4": "downsizenet-k4"}

@@ -48,8 +48,8 @@ def weighted_gather2d(image: Tensor, coefficients: Tensor, size: tuple[int, int]
     """Weighted sum of each target pixel's taps: (N, C, h, w). See :func:`tritonds.weighted_gather2d`."""
     work = image.to(compute_dtype(image.dtype))
     a = coefficients.to(work.dtype)
-    tap_rows = _tap_indices(image.shape[2], size[0], taps, image.device)
-    tap_columns = _tap_indices(image.shape[3], size[1], taps, image.device)
+    tap_rows = tap_indices(image.shape[2], size[0], taps, image.device)
+    tap_columns = tap_indices(image.shape[3], size[1], taps, image.device)
     total = None
     for ky in range(taps):
         row = work.index_select(2, tap_rows[ky])
@@ -235,7 +235,7 @@ def _taps(n_in: int, n_out: int, taps: int, device: torch.device) -> tuple[Tenso
     return geometry.first_tap(j, n_in, n_out, taps) + k[:, None], j
 
 
-def _tap_indices(n_in: int, n_out: int, taps: int, device: torch.device) -> Tensor:
+def tap_indices(n_in: int, n_out: int, taps: int, device: torch.device) -> Tensor:
     """Source pixels that are read: (K, n_out), edge pixels repeating."""
     return _taps(n_in, n_out, taps, device)[0].clamp(0, n_in - 1)
 

@@ -26,6 +26,17 @@ VARIANTS_IN = ("segformer", "reconstruction")
 """Pipelines in which methods outside the main table are trained: one of scenes, one of photographs."""
 
 
+SHARPENING_IN = ("reconstruction-1.5", "reconstruction", "reconstruction-2.5", "reconstruction-3.3")
+SHARPENING = (
+    *("bilinear", "bilinear-aa", "area", "bicubic-aa", *downsizers.SHARPENING),
+    *("distance-only-k8-bicubic", "downsizenet-k8-bicubic"),
+)
+"""Fixed kernels that sharpen, against layers that learn how much to, by scale."""
+
+MAIN = tuple(name for name in PIPELINES if name not in SHARPENING_IN or name == "reconstruction")
+"""The pipelines of the main tables."""
+
+
 @dataclass(frozen=True)
 class Profile:
     """How long to train on how much, for one kind of machine."""
@@ -88,15 +99,20 @@ def runs(profile: Profile, pipelines: Sequence[str], methods: Sequence[str] = ()
 
 
 def _all(seeds: Sequence[int]) -> Iterator[Run]:
-    for seed, pipeline, method in itertools.product(seeds, PIPELINES, downsizers.CORE):
+    for seed, pipeline, method in itertools.product(seeds, MAIN, downsizers.CORE):
         yield Run(pipeline, method, seed)
     for seed, source in itertools.product(seeds, FROZEN_FROM):
         yield Run(FROZEN_IN, FROZEN + source, seed)
     for seed, pipeline, method in itertools.product(seeds, SHIPPED_IN, SHIPPED):
         yield Run(pipeline, method, seed)
-    rest = [name for name in downsizers.NAMES if name not in downsizers.CORE]
+    done = {(pipeline, method) for pipeline in MAIN for method in downsizers.CORE}
+    for seed, pipeline, method in itertools.product(seeds, SHARPENING_IN, SHARPENING):
+        if (pipeline, method) not in done:
+            yield Run(pipeline, method, seed)
+    rest = [name for name in downsizers.LEARNED if name not in downsizers.CORE]
     for seed, pipeline, method in itertools.product(seeds, VARIANTS_IN, rest):
-        yield Run(pipeline, method, seed)
+        if pipeline not in SHARPENING_IN or method not in SHARPENING:
+            yield Run(pipeline, method, seed)
 
 
 METHODS = (*downsizers.NAMES, *(FROZEN + source for source in FROZEN_FROM), *SHIPPED)

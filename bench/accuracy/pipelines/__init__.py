@@ -61,6 +61,10 @@ def _sizes(tiny: tuple[int, int], small: tuple[int, int], full: tuple[int, int])
     return {width: Size((source, source), (network, network)) for width, (source, network) in widths}
 
 
+def _reconstruction(sizes: dict[Width, Size]) -> Spec:
+    return Spec("reconstruction", reconstruction.reconstruction, sizes, longer=4)
+
+
 _BY_1_875 = _sizes((24, 13), (75, 40), (300, 160))
 _BY_2_87 = _sizes((37, 13), (86, 30), (513, 179))
 _BY_3_34 = _sizes((43, 13), (100, 30), (768, 230))
@@ -72,6 +76,12 @@ PIPELINES: dict[str, Spec] = {
     "mobilenetv2-deeplabv3plus": Spec("segmentation", segmentation.mobilenetv2, _BY_2_87, small_lr=4e-3),
     "mobilevit-deeplabv3": Spec("segmentation", segmentation.mobilevit, _BY_2_87),
     "dpt": Spec("segmentation", segmentation.dpt, _BY_3_34, full_lr=3e-4),
-    "reconstruction": Spec("reconstruction", reconstruction.reconstruction, _BY_1_875, longer=4),
+    "reconstruction": _reconstruction(_BY_1_875),
+    "reconstruction-1.5": _reconstruction(_sizes((24, 16), (75, 50), (300, 200))),
+    "reconstruction-2.5": _reconstruction(_sizes((25, 10), (75, 30), (300, 120))),
+    "reconstruction-3.3": _reconstruction(_sizes((43, 13), (76, 23), (304, 92))),
 }
-"""Pipelines by name. At "full" sizes are those of the method's poster; at other widths they have the same ratios."""
+"""Pipelines by name. At "full" sizes are those of the method's poster; at other widths they have the same ratios.
+
+Those whose names end in a scale are not the poster's.
+"""

@@ -101,7 +101,7 @@ def test_plan_has_the_headline_first_and_everything_once():
     runs = plan.runs(profile, tuple(PIPELINES))
     assert len(runs) == len(set(runs))
     assert {run.method for run in runs} == set(plan.METHODS)
-    headline = len(PIPELINES) * len(downsizers.CORE) * profile.seeds
+    headline = len(plan.MAIN) * len(downsizers.CORE) * profile.seeds
     assert {run.method for run in runs[:headline]} == set(downsizers.CORE)
     for frozen in (run for run in runs if run.method.startswith(plan.FROZEN)):
         assert runs.index(plan.source(frozen)) < runs.index(frozen)
