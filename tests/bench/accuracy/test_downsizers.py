@@ -11,7 +11,6 @@ import tritonds
 from bench.accuracy import downsizers
 from tritonds import DownsizeNet
 
-
 SIZES = [(40, 33), (23, 64), (75, 30), (100, 80), (1, 1)]
 
 
