@@ -138,8 +138,8 @@ def problem_of(call: Call, output: Tensor) -> Problem:
 
 @functools.lru_cache(maxsize=1024)
 def forward_plan(problem: Problem) -> Plan:
-    values = _network_constants(problem)
-    pixels, warps = _forward_shape(values, problem.dtype)
+    values = network_constants(problem)
+    pixels, warps = forward_shape(values, problem.dtype)
     tile = tile_shape(pixels)
     columns, rows = tile_columns(problem.output.shape[0], *problem.output_size, tile)
     arguments = _image_integers(problem) | _texture_integers(problem)
@@ -149,7 +149,7 @@ def forward_plan(problem: Problem) -> Plan:
     # Loops over bins would take some 240, and 8 warps are few to wait for their loads side by side; so 11 fit.
     if values["FUSED_TEXTURE"] and not values["TEXTURE"].values["BINS_WHOLE"] and problem.bytes and warps == 1:
         arguments |= registers(184)
-    return plan_of(columns, **arguments, rows=rows, C=Downsize(**values, **_tile(tile, warps)), num_warps=warps)
+    return plan_of(columns, **arguments, rows=rows, C=Downsize(**values, **tile_constants(tile, warps)), num_warps=warps)
 
 
 class BackwardPlan(NamedTuple):
@@ -163,7 +163,7 @@ class BackwardPlan(NamedTuple):
 @functools.lru_cache(maxsize=1024)
 def backward_plan(problem: Problem, to_image: bool, grad_texture: Layout | None, weights: int) -> BackwardPlan:
     """``weights``: how many gradients to weights there are, the convolution's not counted; 0 if they are not wanted."""
-    values = _network_constants(problem)
+    values = network_constants(problem)
     # Known columns alone are worth a kernel of their own in the forward pass only.
     values["TEXTURE"] = Pooling(**(values["TEXTURE"].values | {"BIN_W": values["TEXTURE"].values["BIN_H"]}))
     pixels, warps = _backward_shape(values, problem.dtype)
@@ -179,7 +179,7 @@ def backward_plan(problem: Problem, to_image: bool, grad_texture: Layout | None,
     values["INDEX64"] |= needs_int64([], [*written, grad_texture])
     constants = DownsizeBackward(
         **values,
-        **_tile(tile, warps),
+        **tile_constants(tile, warps),
         WEIGHTS=weights,
         GRAD_POOLED=pooled,
         GRAD_TEXTURE=direct,
@@ -207,7 +207,7 @@ def grad_texture_weights_plan(problem: Problem, index64: bool) -> Plan:
     pixels, warps = _texture_weights_shape(values, problem.dtype)
     tile = tile_shape(pixels)
     total_columns, rows = tile_columns(problem.output.shape[0], *problem.output_size, tile)
-    arguments = dict(total_columns=total_columns, rows=rows, C=Convolution(**values, **_tile(tile, warps)), num_warps=warps)
+    arguments = dict(total_columns=total_columns, rows=rows, C=Convolution(**values, **tile_constants(tile, warps)), num_warps=warps)
     return plan_of(min(total_columns, MAX_BACKWARD_PROGRAMS), **_image_integers(problem), **arguments)
 
 
@@ -230,13 +230,13 @@ def grad_image_plan(problem: Problem, grad_image: Layout, index64: bool) -> Plan
         bin_h=bin_h,
         bin_w=bin_w,
         rows=rows,
-        C=ConvolutionGradImage(**values, **_tile(tile, warps), CHANNELS_PAD=next_power_of_2(problem.channels)),
+        C=ConvolutionGradImage(**values, **tile_constants(tile, warps), CHANNELS_PAD=next_power_of_2(problem.channels)),
         num_warps=warps,
     )
     return plan_of(columns, **_image_integers(problem) | arguments)
 
 
-def _tile(tile: tuple[int, int], warps: int) -> dict[str, Any]:
+def tile_constants(tile: tuple[int, int], warps: int) -> dict[str, Any]:
     return {"BLOCK_H": tile[0], "BLOCK_W": tile[1], "WARPS": min(warps, tile[0] * tile[1] // 16)}
 
 
@@ -322,7 +322,7 @@ def _convolution_constants(problem: Problem) -> dict[str, Any]:
     )
 
 
-def _network_constants(problem: Problem) -> dict[str, Any]:
+def network_constants(problem: Problem) -> dict[str, Any]:
     """The constants of :class:`Downsize`, but for the tile."""
     weights, taps = problem.weights, problem.taps
     hidden_layers = (len(weights) - 2 - 2 * problem.distance) // 2
@@ -373,7 +373,7 @@ def _fits_168_registers(problem: Problem, values: dict[str, Any]) -> bool:
     return _is_light(problem) and convex and texture["BINS_WHOLE"] and widths <= {0, 16} and values["HIDDEN_LAYERS"] <= 1
 
 
-def _forward_shape(values: dict[str, Any], dtype: torch.dtype) -> tuple[int, int]:
+def forward_shape(values: dict[str, Any], dtype: torch.dtype) -> tuple[int, int]:
     """(pixels, warps) of a forward program: as many pixels as fit the registers of an sm_90 without spilling."""
     if dtype.itemsize == 2:
         return 32, 1

@@ -1,0 +1,270 @@
+"""Without texture: coefficients once for all pixels that lie alike between their taps, then weighted sums by that table.
+
+    table[y, x] = the coefficients of the first target pixel of class (y, x), in float32
+    y[c] = sum_k table[class of the pixel]_k . image[c, tap k]
+
+Along each axis target pixels fall into classes (:func:`tritonds.geometry.phases`), numbered by their first pixels. The network
+runs once a class. Per output pixel the sums read K * K coefficients, mostly from cache, and the taps of C channels.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .. import geometry
+from . import relaunch
+from .constants import Downsize, TabulatedSum
+from .convolution import patch_slots
+from .forward import infer
+from .groups import Batch, Pixels, Plane, Target
+from .launch import INTERPRETED, MAX_INT32, Plan, cdiv, launch, plan_of, stride_arguments, tile_columns, tile_shape
+from .network import load_network
+from .plan import Call, Problem, forward_shape, network_constants, pointers, tile_constants
+from .tile import first_tap, plane_at, tile_column, tile_pixels, unsigned
+
+QUAD = tl.constexpr(4)
+"""Coefficients that a load takes at once: 16 bytes."""
+PIXELS_A_CLASS = 16
+"""A table is made where an image has so many target pixels for each class, at least.
+
+It then takes no more than 16 bytes a target pixel, and its network a sixteenth of what pixel by pixel it would take.
+"""
+
+
+@triton.jit
+def _class_of(j, low, high, period):
+    """The number of target pixel ``j``'s class."""
+    inside = low + (unsigned(j - low) % unsigned(period)).to(j.dtype)
+    return tl.where(j < low, j, tl.where(j < high, inside, j - high + low + period))
+
+
+@triton.jit
+def _first_of(number, low, high, period):
+    """The first target pixel of a class."""
+    return tl.where(number < low + period, number, number - low - period + high)
+
+
+@triton.jit
+def _row_elements(classes_w, C: tl.constexpr):
+    """Elements of a table's row of coefficients, for all classes along a row: K of each class, four by four."""
+    return (C.TAPS + QUAD - 1) // QUAD * QUAD * classes_w
+
+
+@triton.jit(
+    do_not_specialize=[
+        "image_h", "image_w", "out_h", "out_w", "low_h", "high_h", "period_h", "low_w", "high_w", "period_w",
+        "classes_h", "classes_w",
+    ]
+)  # fmt: skip
+def coefficient_table_kernel(
+    weights, table_ptr, image_h, image_w, out_h, out_w, low_h, high_h, period_h, low_w, high_w, period_w,
+    classes_h, classes_w, C: tl.constexpr,
+):  # fmt: skip
+    """One program writes the coefficients of a tile of classes: table[class y, ky, kx // 4, class x, kx % 4]."""
+    network = load_network(weights, C)
+    _, tile_y, tile_x = tile_column(tl.program_id(0), classes_h, classes_w, 1, C)
+    classes = tile_pixels(tile_y, tile_x, classes_h, classes_w, C)
+    y = _first_of(classes.y, low_h, high_h, period_h)
+    x = _first_of(classes.x, low_w, high_w, period_w)
+    image = Plane(table_ptr, 0, 0, 0, image_h, image_w)
+    pixels = Pixels(y, x, classes.mask, y, classes.row_mask)
+    activations, _ = infer(network, (), None, 0, 0, pixels, image, None, Target(out_h, out_w, 0, 0, 0, 0), C)
+    k = tl.arange(0, C.TAPS_PAD)[:, None]
+    row = classes.y[None, :] * C.TAPS + k // C.TAPS
+    column = k % C.TAPS
+    offsets = row * _row_elements(classes_w, C) + (column // QUAD * classes_w + classes.x[None, :]) * QUAD + column % QUAD
+    tl.store(table_ptr + offsets, activations.coefficients, mask=classes.mask[None, :] & (k < C.TAPS * C.TAPS))
+
+
+@triton.jit
+def _quad(pointers):
+    """The four elements of each pixel's row of ``pointers`` [BLOCK, 4], each [BLOCK]."""
+    even, odd = tl.split(tl.reshape(tl.load(pointers), [pointers.shape[0], 2, 2]))
+    a_0, a_2 = tl.split(even)
+    a_1, a_3 = tl.split(odd)
+    return a_0, a_1, a_2, a_3
+
+
+@triton.jit
+def _load_pixels(pointers, ACC: tl.constexpr):
+    """Pixels as ACC. Bytes become the last bits of 2^23, since converting them takes eight times as long as an addition."""
+    pixel = tl.load(pointers)
+    if pixel.dtype == tl.uint8:
+        return (pixel.to(tl.int32) | 0x4B000000).to(tl.float32, bitcast=True) - 8388608.0
+    else:
+        return pixel.to(ACC)
+
+
+@triton.jit
+def _add_row(totals, image, row, column, coefficient_ptrs, classes_w, CLAMPED: tl.constexpr, C: tl.constexpr):
+    """``totals``, one a channel, plus one source row's taps, the first of which are those of ``column``."""
+    line = image.ptr + tl.minimum(tl.maximum(row, 0), image.h - 1) * image.stride_h
+    if C.PIXEL > 0:
+        first = line + column * C.PIXEL
+    else:
+        first = line + column * image.stride_w
+    for k in tl.static_range(C.TAPS):
+        if k % QUAD == 0:
+            a = _quad(coefficient_ptrs + k * classes_w)
+        if CLAMPED:
+            tap = line + tl.minimum(tl.maximum(column + k, 0), image.w - 1) * image.stride_w
+        elif C.PIXEL > 0:
+            tap = first + k * C.PIXEL
+        else:
+            tap = first + k * image.stride_w
+        added = ()
+        for c in tl.static_range(len(totals)):
+            added = added + (tl.fma(a[k % QUAD], _load_pixels(tap, C.ACC), totals[c]),)
+            if C.CHANNELS_ADJACENT:
+                tap += 1
+            else:
+                tap += image.stride_c
+        totals = added
+    return totals
+
+
+@triton.jit(
+    do_not_specialize=[
+        "image_stride_n", "image_stride_c", "image_stride_h", "image_stride_w",
+        "output_stride_n", "output_stride_c", "output_stride_h", "output_stride_w",
+        "image_h", "image_w", "out_h", "out_w", "low_h", "high_h", "period_h", "low_w", "high_w", "period_w",
+        "classes_w", "rows",
+    ],
+    do_not_specialize_on_alignment=["image_ptr", "output_ptr"],
+)  # fmt: skip
+def tabulated_sum_kernel(
+    image_ptr, image_stride_n, image_stride_c, image_stride_h, image_stride_w,
+    table_ptr,
+    output_ptr, output_stride_n, output_stride_c, output_stride_h, output_stride_w,
+    image_h, image_w, out_h, out_w, low_h, high_h, period_h, low_w, high_w, period_w, classes_w, rows, C: tl.constexpr,
+):  # fmt: skip
+    """One program computes ``rows`` pieces of output rows, one below the other, all channels."""
+    TOGETHER: tl.constexpr = C.CHANNELS if C.CHANNELS <= 4 or len(C.FACTORS) > 0 else 1
+    images = Batch(image_ptr, image_stride_n, image_stride_c, image_stride_h, image_stride_w, image_h, image_w)
+    n, tile_y, tile_x = tile_column(tl.program_id(0), out_h, out_w, rows, C)
+    image = plane_at(n, images, 1)
+    output_ptr += n * output_stride_n
+    x = tile_pixels(tile_y, tile_x, out_h, out_w, C).x
+    column = first_tap(x, image_w, out_w, C.TAPS)
+    own = (_class_of(x, low_w, high_w, period_w) * QUAD)[:, None] + tl.arange(0, QUAD)[None, :]
+    # Only a piece with pixels next to the image's left or right edge has taps outside.
+    inside = (tile_x * C.BLOCK_W >= low_w) & (tile_x * C.BLOCK_W + C.BLOCK_W <= high_w)
+    border_rows = tl.where(inside, 0, C.TAPS)
+    for step in range(rows):
+        pixels = tile_pixels(tile_y + step, tile_x, out_h, out_w, C)
+        row = first_tap(pixels.row, image_h, out_h, C.TAPS)
+        number = _class_of(pixels.row, low_h, high_h, period_h)
+        plane = image
+        outputs = output_ptr + (pixels.row * output_stride_h + x * output_stride_w)
+        for channels in range(C.CHANNELS // TOGETHER):
+            table = table_ptr + number * C.TAPS * _row_elements(classes_w, C) + own
+            totals = ()
+            for _ in tl.static_range(TOGETHER):
+                totals = totals + (tl.zeros([C.BLOCK_W], C.ACC),)
+            for k in range(C.TAPS - border_rows):
+                totals = _add_row(totals, plane, row + k, column, table, classes_w, False, C)
+                table += _row_elements(classes_w, C)
+            for k in range(border_rows):
+                totals = _add_row(totals, plane, row + k, column, table, classes_w, True, C)
+                table += _row_elements(classes_w, C)
+            for c in tl.static_range(TOGETHER):
+                total = totals[c]
+                if len(C.FACTORS) > 0:
+                    total = tl.fma(total, tl.full([1], C.FACTORS[c], C.ACC), tl.full([1], C.SUMMANDS[c], C.ACC))
+                tl.store(outputs, total, mask=pixels.mask)
+                outputs += output_stride_c
+            plane = Plane(plane.ptr + TOGETHER * image_stride_c, image_stride_c, image_stride_h, image_stride_w, image_h, image_w)
+
+
+class Tabulated(NamedTuple):
+    """The two launches that take a fused one's place."""
+
+    table: Plan
+    sums: Plan
+    elements: int
+    """Of the table."""
+
+
+def downsize_by_table(call: Call, problem: Problem, output: Tensor) -> bool:
+    """Launch both kernels, if the coefficients of ``call`` follow from a table. Otherwise nothing is done."""
+    plans = tabulated_plans(problem)
+    if plans is None:
+        return False
+    assert call.image is not None
+    coefficients = relaunch.scratch(call.weights[-1], plans.elements, dtype=torch.float32)
+    launch(coefficient_table_kernel, plans.table, output.device, {"weights": pointers(call)["weights"], "table_ptr": coefficients})
+    tensors = {"image_ptr": call.image, "table_ptr": coefficients, "output_ptr": output}
+    launch(tabulated_sum_kernel, plans.sums, output.device, tensors)
+    return True
+
+
+def phases_of(size_in: tuple[int, int], size: tuple[int, int], taps: int) -> list[geometry.Phases] | None:
+    """Those of both axes, if target pixels have few classes."""
+    y, x = (geometry.phases(n_in, n_out, taps) for n_in, n_out in zip(size_in, size, strict=True))
+    periodic = y.inside >= y.period and x.inside >= x.period
+    few = PIXELS_A_CLASS * y.count(size[0]) * x.count(size[1]) <= size[0] * size[1]
+    return [y, x] if periodic and few else None
+
+
+@functools.lru_cache(maxsize=1024)
+def tabulated_plans(problem: Problem) -> Tabulated | None:
+    """None where texture has a say, for lists, letterboxes and float64, and where there are too many classes."""
+    image, size, taps = problem.image, problem.output_size, problem.taps
+    if image is None or problem.texture_channels or problem.fill is not None or problem.dtype == torch.float64:
+        return None
+    axes = phases_of(problem.image_size, size, taps)
+    if axes is None:
+        return None
+    counts = [axis.count(n) for axis, n in zip(axes, size, strict=True)]
+    elements = counts[0] * counts[1] * taps * cdiv(taps, QUAD.value) * QUAD.value
+    values = network_constants(problem)
+    values["INDEX64"] |= elements > MAX_INT32
+    integers = dict(
+        image_h=problem.image_size[0],
+        image_w=problem.image_size[1],
+        out_h=size[0],
+        out_w=size[1],
+        low_h=axes[0].low,
+        high_h=axes[0].high,
+        period_h=axes[0].period,
+        low_w=axes[1].low,
+        high_w=axes[1].high,
+        period_w=axes[1].period,
+        classes_w=counts[1],
+    )
+    return Tabulated(_table_plan(problem, values, counts, integers), _sums_plan(problem, values, integers), elements)
+
+
+def _table_plan(problem: Problem, values: dict[str, Any], counts: list[int], integers: dict[str, int]) -> Plan:
+    # Nothing of the image matters here but its size.
+    values = values | dict(CHANNELS=0, CHANNELS_LAST=True, SLOTS=patch_slots(0), FACTORS=(), SUMMANDS=())
+    pixels, warps = forward_shape(values, problem.dtype)
+    tile = tile_shape(pixels)
+    programs = cdiv(counts[0], tile[0]) * cdiv(counts[1], tile[1])
+    constants = Downsize(**values, **tile_constants(tile, warps))
+    return plan_of(programs, **integers, classes_h=counts[0], C=constants, num_warps=warps)
+
+
+def _sums_plan(problem: Problem, values: dict[str, Any], integers: dict[str, int]) -> Plan:
+    assert problem.image is not None
+    tile = (1, 128 if INTERPRETED else 32)
+    programs, rows = tile_columns(problem.output.shape[0], *problem.output_size, tile)
+    _, channel, _, pixel = problem.image.stride
+    constants = TabulatedSum(
+        BLOCK_H=1,
+        BLOCK_W=tile[1],
+        INDEX64=values["INDEX64"],
+        ACC=values["ACC"],
+        CHANNELS=problem.channels,
+        CHANNELS_ADJACENT=channel == 1 and problem.channels > 1,
+        PIXEL=pixel if pixel in (1, problem.channels) else 0,
+        TAPS=problem.taps,
+        FACTORS=problem.factors,
+        SUMMANDS=problem.summands,
+    )
+    strides = stride_arguments("image", problem.image.stride) | stride_arguments("output", problem.output.stride)
+    return plan_of(programs, **strides, **integers, rows=rows, C=constants, num_warps=1)
