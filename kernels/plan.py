@@ -149,7 +149,7 @@ def forward_plan(problem: Problem) -> Plan:
     # Loops over bins would take some 240, and 8 warps are few to wait for their loads side by side; so 11 fit.
     if values["FUSED_TEXTURE"] and not values["TEXTURE"].values["BINS_WHOLE"] and problem.bytes and warps == 1:
         arguments |= registers(184)
-    return plan_of(columns, **arguments, rows=rows, C=Downsize(**values, **tile_constants(tile, warps)), num_warps=warps)
+    return plan_of(columns, **arguments, rows=rows, C=Downsize(**values, **tiled(tile, warps)), num_warps=warps)
 
 
 class BackwardPlan(NamedTuple):
@@ -179,7 +179,7 @@ def backward_plan(problem: Problem, to_image: bool, grad_texture: Layout | None,
     values["INDEX64"] |= needs_int64([], [*written, grad_texture])
     constants = DownsizeBackward(
         **values,
-        **tile_constants(tile, warps),
+        **tiled(tile, warps),
         WEIGHTS=weights,
         GRAD_POOLED=pooled,
         GRAD_TEXTURE=direct,
@@ -207,7 +207,7 @@ def grad_texture_weights_plan(problem: Problem, index64: bool) -> Plan:
     pixels, warps = _texture_weights_shape(values, problem.dtype)
     tile = tile_shape(pixels)
     total_columns, rows = tile_columns(problem.output.shape[0], *problem.output_size, tile)
-    arguments = dict(total_columns=total_columns, rows=rows, C=Convolution(**values, **tile_constants(tile, warps)), num_warps=warps)
+    arguments = dict(total_columns=total_columns, rows=rows, C=Convolution(**values, **tiled(tile, warps)), num_warps=warps)
     return plan_of(min(total_columns, MAX_BACKWARD_PROGRAMS), **_image_integers(problem), **arguments)
 
 
@@ -230,13 +230,13 @@ def grad_image_plan(problem: Problem, grad_image: Layout, index64: bool) -> Plan
         bin_h=bin_h,
         bin_w=bin_w,
         rows=rows,
-        C=ConvolutionGradImage(**values, **tile_constants(tile, warps), CHANNELS_PAD=next_power_of_2(problem.channels)),
+        C=ConvolutionGradImage(**values, **tiled(tile, warps), CHANNELS_PAD=next_power_of_2(problem.channels)),
         num_warps=warps,
     )
     return plan_of(columns, **_image_integers(problem) | arguments)
 
 
-def tile_constants(tile: tuple[int, int], warps: int) -> dict[str, Any]:
+def tiled(tile: tuple[int, int], warps: int) -> dict[str, Any]:
     return {"BLOCK_H": tile[0], "BLOCK_W": tile[1], "WARPS": min(warps, tile[0] * tile[1] // 16)}
 
 

@@ -21,13 +21,11 @@ from .constants import Downsize, TabulatedSum
 from .convolution import patch_slots
 from .forward import infer
 from .groups import Batch, Pixels, Plane, Target
-from .launch import INTERPRETED, MAX_INT32, Plan, cdiv, launch, plan_of, stride_arguments, tile_columns, tile_shape
+from .launch import INTERPRETED, MAX_INT32, Plan, cdiv, launch, plan_of, registers, stride_arguments, tile_columns, tile_shape
 from .network import load_network
-from .plan import Call, Problem, forward_shape, network_constants, pointers, tile_constants
+from .plan import Call, Problem, forward_shape, network_constants, pointers, tiled
 from .tile import first_tap, plane_at, tile_column, tile_pixels, unsigned
 
-QUAD = tl.constexpr(4)
-"""Coefficients that a load takes at once: 16 bytes."""
 PIXELS_A_CLASS = 16
 """A table is made where an image has so many target pixels for each class, at least.
 
@@ -49,9 +47,9 @@ def _first_of(number, low, high, period):
 
 
 @triton.jit
-def _row_elements(classes_w, C: tl.constexpr):
-    """Elements of a table's row of coefficients, for all classes along a row: K of each class, four by four."""
-    return (C.TAPS + QUAD - 1) // QUAD * QUAD * classes_w
+def _row_fours(classes_w, C: tl.constexpr):
+    """From one row of taps to the next, in fours of coefficients: K of each class, rounded up, since a load takes four."""
+    return (C.TAPS + 3) // 4 * classes_w
 
 
 @triton.jit(
@@ -61,7 +59,7 @@ def _row_elements(classes_w, C: tl.constexpr):
     ]
 )  # fmt: skip
 def coefficient_table_kernel(
-    weights, table_ptr, image_h, image_w, out_h, out_w, low_h, high_h, period_h, low_w, high_w, period_w,
+    weights, coefficients_ptr, image_h, image_w, out_h, out_w, low_h, high_h, period_h, low_w, high_w, period_w,
     classes_h, classes_w, C: tl.constexpr,
 ):  # fmt: skip
     """One program writes the coefficients of a tile of classes: table[class y, ky, kx // 4, class x, kx % 4]."""
@@ -70,20 +68,21 @@ def coefficient_table_kernel(
     classes = tile_pixels(tile_y, tile_x, classes_h, classes_w, C)
     y = _first_of(classes.y, low_h, high_h, period_h)
     x = _first_of(classes.x, low_w, high_w, period_w)
-    image = Plane(table_ptr, 0, 0, 0, image_h, image_w)
+    image = Plane(coefficients_ptr, 0, 0, 0, image_h, image_w)
     pixels = Pixels(y, x, classes.mask, y, classes.row_mask)
     activations, _ = infer(network, (), None, 0, 0, pixels, image, None, Target(out_h, out_w, 0, 0, 0, 0), C)
     k = tl.arange(0, C.TAPS_PAD)[:, None]
-    row = classes.y[None, :] * C.TAPS + k // C.TAPS
     column = k % C.TAPS
-    offsets = row * _row_elements(classes_w, C) + (column // QUAD * classes_w + classes.x[None, :]) * QUAD + column % QUAD
-    tl.store(table_ptr + offsets, activations.coefficients, mask=classes.mask[None, :] & (k < C.TAPS * C.TAPS))
+    fours = (classes.y[None, :] * C.TAPS + k // C.TAPS) * _row_fours(classes_w, C) + column // 4 * classes_w
+    offsets = (fours + classes.x[None, :]) * 4 + column % 4
+    tl.store(coefficients_ptr + offsets, activations.coefficients, mask=classes.mask[None, :] & (k < C.TAPS * C.TAPS))
 
 
 @triton.jit
-def _quad(pointers):
-    """The four elements of each pixel's row of ``pointers`` [BLOCK, 4], each [BLOCK]."""
-    even, odd = tl.split(tl.reshape(tl.load(pointers), [pointers.shape[0], 2, 2]))
+def _load_four(pointers):
+    """The four elements from each of ``pointers`` [BLOCK] on: each [BLOCK]."""
+    elements = tl.load(pointers[:, None] + tl.arange(0, 4)[None, :])
+    even, odd = tl.split(tl.reshape(elements, [pointers.shape[0], 2, 2]))
     a_0, a_2 = tl.split(even)
     a_1, a_3 = tl.split(odd)
     return a_0, a_1, a_2, a_3
@@ -100,7 +99,7 @@ def _load_pixels(pointers, ACC: tl.constexpr):
 
 
 @triton.jit
-def _add_row(totals, image, row, column, coefficient_ptrs, classes_w, CLAMPED: tl.constexpr, C: tl.constexpr):
+def _add_row(totals, image, row, column, table_ptr, number, classes_w, CLAMPED: tl.constexpr, C: tl.constexpr):
     """``totals``, one a channel, plus one source row's taps, the first of which are those of ``column``."""
     line = image.ptr + tl.minimum(tl.maximum(row, 0), image.h - 1) * image.stride_h
     if C.PIXEL > 0:
@@ -108,8 +107,8 @@ def _add_row(totals, image, row, column, coefficient_ptrs, classes_w, CLAMPED: t
     else:
         first = line + column * image.stride_w
     for k in tl.static_range(C.TAPS):
-        if k % QUAD == 0:
-            a = _quad(coefficient_ptrs + k * classes_w)
+        if k % 4 == 0:
+            a = _load_four(table_ptr + (number + k // 4 * classes_w) * 4)
         if CLAMPED:
             tap = line + tl.minimum(tl.maximum(column + k, 0), image.w - 1) * image.stride_w
         elif C.PIXEL > 0:
@@ -118,7 +117,7 @@ def _add_row(totals, image, row, column, coefficient_ptrs, classes_w, CLAMPED: t
             tap = first + k * image.stride_w
         added = ()
         for c in tl.static_range(len(totals)):
-            added = added + (tl.fma(a[k % QUAD], _load_pixels(tap, C.ACC), totals[c]),)
+            added = added + (tl.fma(a[k % 4], _load_pixels(tap, C.ACC), totals[c]),)
             if C.CHANNELS_ADJACENT:
                 tap += 1
             else:
@@ -138,7 +137,7 @@ def _add_row(totals, image, row, column, coefficient_ptrs, classes_w, CLAMPED: t
 )  # fmt: skip
 def tabulated_sum_kernel(
     image_ptr, image_stride_n, image_stride_c, image_stride_h, image_stride_w,
-    table_ptr,
+    coefficients_ptr,
     output_ptr, output_stride_n, output_stride_c, output_stride_h, output_stride_w,
     image_h, image_w, out_h, out_w, low_h, high_h, period_h, low_w, high_w, period_w, classes_w, rows, C: tl.constexpr,
 ):  # fmt: skip
@@ -150,34 +149,36 @@ def tabulated_sum_kernel(
     output_ptr += n * output_stride_n
     x = tile_pixels(tile_y, tile_x, out_h, out_w, C).x
     column = first_tap(x, image_w, out_w, C.TAPS)
-    own = (_class_of(x, low_w, high_w, period_w) * QUAD)[:, None] + tl.arange(0, QUAD)[None, :]
+    number_x = _class_of(x, low_w, high_w, period_w)
     # Only a piece with pixels next to the image's left or right edge has taps outside.
     inside = (tile_x * C.BLOCK_W >= low_w) & (tile_x * C.BLOCK_W + C.BLOCK_W <= high_w)
     border_rows = tl.where(inside, 0, C.TAPS)
     for step in range(rows):
         pixels = tile_pixels(tile_y + step, tile_x, out_h, out_w, C)
         row = first_tap(pixels.row, image_h, out_h, C.TAPS)
-        number = _class_of(pixels.row, low_h, high_h, period_h)
+        number_y = _class_of(pixels.row, low_h, high_h, period_h)
         plane = image
         outputs = output_ptr + (pixels.row * output_stride_h + x * output_stride_w)
-        for channels in range(C.CHANNELS // TOGETHER):
-            table = table_ptr + number * C.TAPS * _row_elements(classes_w, C) + own
+        for _ in range(C.CHANNELS // TOGETHER):
+            table_ptr = coefficients_ptr + number_y * C.TAPS * _row_fours(classes_w, C) * 4
             totals = ()
-            for _ in tl.static_range(TOGETHER):
-                totals = totals + (tl.zeros([C.BLOCK_W], C.ACC),)
+            for c in tl.static_range(TOGETHER):  # noqa: B007
+                totals = totals + (tl.zeros([C.BLOCK_H * C.BLOCK_W], C.ACC),)
             for k in range(C.TAPS - border_rows):
-                totals = _add_row(totals, plane, row + k, column, table, classes_w, False, C)
-                table += _row_elements(classes_w, C)
+                totals = _add_row(totals, plane, row + k, column, table_ptr, number_x, classes_w, False, C)
+                table_ptr += _row_fours(classes_w, C) * 4
             for k in range(border_rows):
-                totals = _add_row(totals, plane, row + k, column, table, classes_w, True, C)
-                table += _row_elements(classes_w, C)
+                totals = _add_row(totals, plane, row + k, column, table_ptr, number_x, classes_w, True, C)
+                table_ptr += _row_fours(classes_w, C) * 4
             for c in tl.static_range(TOGETHER):
                 total = totals[c]
                 if len(C.FACTORS) > 0:
                     total = tl.fma(total, tl.full([1], C.FACTORS[c], C.ACC), tl.full([1], C.SUMMANDS[c], C.ACC))
                 tl.store(outputs, total, mask=pixels.mask)
                 outputs += output_stride_c
-            plane = Plane(plane.ptr + TOGETHER * image_stride_c, image_stride_c, image_stride_h, image_stride_w, image_h, image_w)
+            plane = Plane(
+                plane.ptr + TOGETHER * image_stride_c, image_stride_c, image_stride_h, image_stride_w, image_h, image_w
+            )
 
 
 class Tabulated(NamedTuple):
@@ -196,8 +197,9 @@ def downsize_by_table(call: Call, problem: Problem, output: Tensor) -> bool:
         return False
     assert call.image is not None
     coefficients = relaunch.scratch(call.weights[-1], plans.elements, dtype=torch.float32)
-    launch(coefficient_table_kernel, plans.table, output.device, {"weights": pointers(call)["weights"], "table_ptr": coefficients})
-    tensors = {"image_ptr": call.image, "table_ptr": coefficients, "output_ptr": output}
+    tensors = {"weights": pointers(call)["weights"], "coefficients_ptr": coefficients}
+    launch(coefficient_table_kernel, plans.table, output.device, tensors)
+    tensors = {"image_ptr": call.image, "coefficients_ptr": coefficients, "output_ptr": output}
     launch(tabulated_sum_kernel, plans.sums, output.device, tensors)
     return True
 
@@ -220,7 +222,7 @@ def tabulated_plans(problem: Problem) -> Tabulated | None:
     if axes is None:
         return None
     counts = [axis.count(n) for axis, n in zip(axes, size, strict=True)]
-    elements = counts[0] * counts[1] * taps * cdiv(taps, QUAD.value) * QUAD.value
+    elements = counts[0] * counts[1] * taps * cdiv(taps, 4) * 4
     values = network_constants(problem)
     values["INDEX64"] |= elements > MAX_INT32
     integers = dict(
@@ -245,17 +247,17 @@ def _table_plan(problem: Problem, values: dict[str, Any], counts: list[int], int
     pixels, warps = forward_shape(values, problem.dtype)
     tile = tile_shape(pixels)
     programs = cdiv(counts[0], tile[0]) * cdiv(counts[1], tile[1])
-    constants = Downsize(**values, **tile_constants(tile, warps))
+    constants = Downsize(**values, **tiled(tile, warps))
     return plan_of(programs, **integers, classes_h=counts[0], C=constants, num_warps=warps)
 
 
 def _sums_plan(problem: Problem, values: dict[str, Any], integers: dict[str, int]) -> Plan:
     assert problem.image is not None
-    tile = (1, 128 if INTERPRETED else 32)
+    tile = (32, 32) if INTERPRETED else (1, 32)  # the interpreter's time is that of its operations, of whatever size
     programs, rows = tile_columns(problem.output.shape[0], *problem.output_size, tile)
     _, channel, _, pixel = problem.image.stride
     constants = TabulatedSum(
-        BLOCK_H=1,
+        BLOCK_H=tile[0],
         BLOCK_W=tile[1],
         INDEX64=values["INDEX64"],
         ACC=values["ACC"],
@@ -267,4 +269,6 @@ def _sums_plan(problem: Problem, values: dict[str, Any], integers: dict[str, int
         SUMMANDS=problem.summands,
     )
     strides = stride_arguments("image", problem.image.stride) | stride_arguments("output", problem.output.stride)
-    return plan_of(programs, **strides, **integers, rows=rows, C=constants, num_warps=1)
+    # Fewer would have it load a few taps, add them up, and load more.
+    arguments = strides | integers | registers(128)
+    return plan_of(programs, **arguments, rows=rows, C=constants, num_warps=1)

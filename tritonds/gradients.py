@@ -39,14 +39,11 @@ class _Pass(NamedTuple):
         """The gradient to each of ``tensors``, None where none is wanted."""
         device = tensors[-1].device
         result: list[Any] = [None] * self.first
-        for index, (shape, stride, dtype) in self.grads:
-            grad = result[index] = torch.empty_strided(shape, stride, dtype=dtype, device=device)
+        for index, lies in self.grads:
+            grad = result[index] = allocate(lies, device)
             addresses.append(address(grad))
-        scratch = []
-        for shape, stride, dtype in self.scratch:
-            made = torch.empty_strided(shape, stride, dtype=dtype, device=device)
-            scratch.append(made)
-            addresses.append(address(made))
+        scratch = [allocate(lies, device) for lies in self.scratch]
+        addresses += map(address, scratch)
         addresses += None if table is None else address(table), None
         for ready, picks in self.launches:
             ready.start([pick(addresses) for pick in picks])
@@ -143,12 +140,18 @@ def _pass_of(observed: Any, given: list[Any], result: list[Any], tensors: Sequen
     summed = sum(observed.scratch[index].shape[1] for index in sums)
     if summed != (sum(x.numel() for x in tensors[first:]) if any(x is not None for x in result[first:]) else 0):
         return None
-    allocations = [(index, _allocation(grad)) for index, grad in grads]
-    return _Pass(launches, allocations, [_allocation(x) for x in observed.scratch], sums, first)
+    allocations = [(index, allocation(grad)) for index, grad in grads]
+    return _Pass(launches, allocations, [allocation(x) for x in observed.scratch], sums, first)
 
 
-def _allocation(x: Tensor) -> Allocation:
+def allocation(x: Tensor) -> Allocation:
     return x.shape, x.stride(), x.dtype
+
+
+def allocate(lies: Allocation, device: torch.device) -> Tensor:
+    """An uninitialised tensor that lies so."""
+    shape, stride, dtype = lies
+    return torch.empty_strided(shape, stride, dtype=dtype, device=device)
 
 
 def pick(value: Any, place: Callable[[Any], int]) -> Callable[[list[Any]], Any]:

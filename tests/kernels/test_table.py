@@ -1,0 +1,164 @@
+"""Without texture: coefficients once for all target pixels that lie alike, in a table, and weighted sums by that."""
+
+import itertools
+from dataclasses import replace
+
+import oracle
+import pytest
+import torch
+import torch.nn.functional as F
+from cases import (
+    MEAN,
+    PERIODIC,
+    STD,
+    Case,
+    assert_matches_oracle,
+    from_image,
+    from_uint8,
+    make_image,
+    make_uint8,
+    oracle_from_image,
+    oracle_from_uint8,
+    randomized,
+)
+
+import tritonds
+from tritonds import DownsizeNet, repeats
+
+KERNELS = ["coefficient_table_kernel", "tabulated_sum_kernel"]
+
+
+@pytest.fixture(autouse=True)
+def table(monkeypatch):
+    """The module, for which two target pixels a class are enough: small images have few."""
+    from tritonds.kernels import launchers
+
+    monkeypatch.setattr(launchers.table, "PIXELS_A_CLASS", 2)
+    monkeypatch.setattr(repeats, "_known", {})
+    launchers.table.tabulated_plans.cache_clear()
+    yield launchers.table
+    launchers.table.tabulated_plans.cache_clear()
+
+
+@pytest.fixture
+def launched(monkeypatch, table):
+    """The names of the kernels that took a fused one's place."""
+    names, launch = [], table.launch
+    monkeypatch.setattr(table, "launch", lambda kernel, *args: (names.append(kernel.__name__), launch(kernel, *args))[1])
+    return names
+
+
+@pytest.mark.parametrize("case", PERIODIC.values(), ids=PERIODIC)
+def test_with_all_gradients(case, launched, device):
+    assert_matches_oracle(from_image, oracle_from_image, case, device, make=make_image, backend="triton")
+    assert launched[:2] == ([] if case.dtype == torch.float64 else KERNELS)
+
+
+@pytest.mark.parametrize("name", ["halved", "axes-that-differ", "half"])
+def test_uint8(name, launched, device):
+    assert_matches_oracle(from_uint8, oracle_from_uint8, PERIODIC[name], device, make=make_uint8, backend="triton")
+    assert launched[:2] == KERNELS
+
+
+OTHERS = {
+    "many": Case(c=6, size_in=(20, 24), size_out=(10, 12), texture=0, n=1),
+    "many-channels-last": Case(c=6, size_in=(20, 24), size_out=(10, 12), texture=0, layout="channels_last", taps=3),
+    "expanded": Case(size_in=(20, 24), size_out=(10, 12), texture=0, layout="expanded"),
+    "wide-network": Case(size_in=(20, 24), size_out=(10, 12), texture=0, distance=17, layers=3, hidden=5),
+}
+LONG = {
+    "wide": Case(n=1, c=1, size_in=(6, 400), size_out=(3, 200), taps=2, texture=0, prior="bilinear"),
+    "wide-channels-last": Case(n=1, c=2, size_in=(8, 225), size_out=(4, 120), taps=3, texture=0, layout="channels_last"),
+    "tall": Case(n=1, c=1, size_in=(300, 8), size_out=(150, 4), taps=1, texture=0, layers=0),
+}
+
+
+@pytest.mark.parametrize("case", (OTHERS | LONG).values(), ids=OTHERS | LONG)
+def test_channels_layouts_and_long_axes(case, launched, device):
+    assert_matches_oracle(tritonds.downsize, oracle.downsize, case, device, backend="triton")
+    assert launched[:2] == KERNELS
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    "case", [PERIODIC["by-15/8"], replace(PERIODIC["bilinear"], layout="channels_last")], ids=["by-15/8", "bilinear"]
+)
+def test_bad_pixels_reach_what_they_reach_in_the_reference(case, bad, launched, device):
+    image, _, weights = make_image(case, device)
+    for y, x in itertools.product((0, 20, case.size_in[0] - 1), (0, 1, 13, case.size_in[1] - 1)):
+        spoilt = image.clone()
+        spoilt[0, 1, y, x] = bad
+        given, expected = (
+            from_image(spoilt, None, weights, case.size_out, backend=b, **case.options) for b in ("triton", "torch")
+        )
+        assert torch.equal(given.isfinite(), expected.isfinite())
+        assert not given.isfinite().all()
+    assert launched
+
+
+def test_bits_depend_on_no_other_image_and_on_no_gradient(launched, device):
+    net = DownsizeNet((24, 32), taps=4, prior="bicubic", texture_channels=0, mean=MEAN[:3], std=STD[:3], backend="triton")
+    randomized(net).to(device)
+    images = torch.randint(256, (3, 3, 45, 60), dtype=torch.uint8, device=device)
+    trained = net(images)
+    with torch.no_grad():
+        served, alone = net(images), net(images[1:2])
+    assert torch.equal(trained, served)
+    assert torch.equal(served[1:2], alone)
+    assert launched
+
+
+def test_untrained_it_is_bicubic_interpolation(launched, device):
+    net = DownsizeNet((24, 32), taps=8, prior="bicubic", texture_channels=0, backend="triton").to(device)
+    image = torch.rand(2, 3, 45, 60, device=device)
+    expected = F.interpolate(image, (24, 32), mode="bicubic", antialias=True)
+    torch.testing.assert_close(net(image), expected, rtol=0, atol=1e-5)
+    assert launched
+
+
+def test_not_for_lists_letterboxes_and_many_classes(launched, device):
+    net = DownsizeNet((24, 32), texture_channels=0, backend="triton").to(device)
+    images = [torch.rand(3, 45, 60, device=device), torch.rand(3, 48, 64, device=device)]
+    net(images)
+    net(images[0].unsqueeze(0), letterbox=True)
+    net(torch.rand(1, 3, 45, 61, device=device), (23, 31))
+    assert not launched
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("name", ["halved", "by-15/8", "axes-that-differ", "half", "enlarging"])
+def test_compiled(name, launched, device):
+    """Two images to a program's row of pixels and more; with taps beyond both edges, and inside."""
+    case = PERIODIC[name]
+    assert_matches_oracle(from_image, oracle_from_image, case, device, make=make_image, backend="triton")
+    assert_matches_oracle(from_uint8, oracle_from_uint8, case, device, make=make_uint8, backend="triton")
+    assert launched[:2] == KERNELS
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("case", LONG.values(), ids=LONG)
+def test_compiled_long_axes(case, launched, device):
+    assert_matches_oracle(tritonds.downsize, oracle.downsize, case, device, backend="triton")
+    assert launched[:2] == KERNELS
+
+
+@pytest.mark.compiled
+def test_repeated_calls(launched, device):
+    """They make a table of their own, of the weights as they are then."""
+    net, other = (
+        DownsizeNet((24, 32), taps=4, prior="bicubic", texture_channels=0, backend=b).to(device) for b in ("triton", "torch")
+    )
+    images = [torch.rand(2, 3, 45, 60, device=device) for _ in range(3)]
+    for image in images:
+        randomized(net)
+        other.load_state_dict(net.state_dict())
+        got, expected = (model(image) for model in (net, other))
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+        gradients = [torch.autograd.grad(y.square().sum(), list(m.parameters())) for y, m in ((got, net), (expected, other))]
+        for a, b in zip(*gradients, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
+    assert launched == KERNELS  # the others were repeated
+    with torch.no_grad():
+        expected = [net(image) for image in images]
+        graph_free = [net(image) for image in reversed(images)]
+    assert all(torch.equal(a, b) for a, b in zip(expected, reversed(graph_free), strict=True))
