@@ -181,7 +181,7 @@ def tabulated_sum_kernel(
             )
 
 
-class Tabulated(NamedTuple):
+class TablePlan(NamedTuple):
     """The two launches that take a fused one's place."""
 
     table: Plan
@@ -192,7 +192,7 @@ class Tabulated(NamedTuple):
 
 def downsize_by_table(call: Call, problem: Problem, output: Tensor) -> bool:
     """Launch both kernels, if the coefficients of ``call`` follow from a table. Otherwise nothing is done."""
-    plans = tabulated_plans(problem)
+    plans = table_plan(problem)
     if plans is None:
         return False
     assert call.image is not None
@@ -213,7 +213,7 @@ def phases_of(size_in: tuple[int, int], size: tuple[int, int], taps: int) -> lis
 
 
 @functools.lru_cache(maxsize=1024)
-def tabulated_plans(problem: Problem) -> Tabulated | None:
+def table_plan(problem: Problem) -> TablePlan | None:
     """None where texture has a say, for lists, letterboxes and float64, and where there are too many classes."""
     image, size, taps = problem.image, problem.output_size, problem.taps
     if image is None or problem.texture_channels or problem.fill is not None or problem.dtype == torch.float64:
@@ -238,10 +238,10 @@ def tabulated_plans(problem: Problem) -> Tabulated | None:
         period_w=axes[1].period,
         classes_w=counts[1],
     )
-    return Tabulated(_table_plan(problem, values, counts, integers), _sums_plan(problem, values, integers), elements)
+    return TablePlan(_plan_of_table(problem, values, counts, integers), _plan_of_sums(problem, values, integers), elements)
 
 
-def _table_plan(problem: Problem, values: dict[str, Any], counts: list[int], integers: dict[str, int]) -> Plan:
+def _plan_of_table(problem: Problem, values: dict[str, Any], counts: list[int], integers: dict[str, int]) -> Plan:
     # Nothing of the image matters here but its size.
     values = values | dict(CHANNELS=0, CHANNELS_LAST=True, SLOTS=patch_slots(0), FACTORS=(), SUMMANDS=())
     pixels, warps = forward_shape(values, problem.dtype)
@@ -251,7 +251,7 @@ def _table_plan(problem: Problem, values: dict[str, Any], counts: list[int], int
     return plan_of(programs, **integers, classes_h=counts[0], C=constants, num_warps=warps)
 
 
-def _sums_plan(problem: Problem, values: dict[str, Any], integers: dict[str, int]) -> Plan:
+def _plan_of_sums(problem: Problem, values: dict[str, Any], integers: dict[str, int]) -> Plan:
     assert problem.image is not None
     tile = (32, 32) if INTERPRETED else (1, 32)  # the interpreter's time is that of its operations, of whatever size
     programs, rows = tile_columns(problem.output.shape[0], *problem.output_size, tile)

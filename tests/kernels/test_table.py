@@ -35,9 +35,9 @@ def table(monkeypatch):
 
     monkeypatch.setattr(launchers.table, "PIXELS_A_CLASS", 2)
     monkeypatch.setattr(repeats, "_known", {})
-    launchers.table.tabulated_plans.cache_clear()
+    launchers.table.table_plan.cache_clear()
     yield launchers.table
-    launchers.table.tabulated_plans.cache_clear()
+    launchers.table.table_plan.cache_clear()
 
 
 @pytest.fixture
