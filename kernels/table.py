@@ -117,7 +117,8 @@ def _add_row(totals, image, row, column, table_ptr, number, classes_w, CLAMPED: 
             tap = first + k * image.stride_w
         added = ()
         for c in tl.static_range(len(totals)):
-            added = added + (tl.fma(a[k % 4], _load_pixels(tap, C.ACC), totals[c]),)
+            total = tl.fma(a[k % 4], _load_pixels(tap, C.ACC), totals[c])
+            added = added + (total,)  # type: ignore[assignment]  # grows, as only compiling may
             if C.CHANNELS_ADJACENT:
                 tap += 1
             else:
@@ -163,7 +164,8 @@ def tabulated_sum_kernel(
             table_ptr = coefficients_ptr + number_y * C.TAPS * _row_fours(classes_w, C) * 4
             totals = ()
             for c in tl.static_range(TOGETHER):  # noqa: B007
-                totals = totals + (tl.zeros([C.BLOCK_H * C.BLOCK_W], C.ACC),)
+                zeros = tl.zeros([C.BLOCK_H * C.BLOCK_W], C.ACC)
+                totals = totals + (zeros,)  # type: ignore[assignment]  # likewise
             for k in range(C.TAPS - border_rows):
                 totals = _add_row(totals, plane, row + k, column, table_ptr, number_x, classes_w, False, C)
                 table_ptr += _row_fours(classes_w, C) * 4
@@ -171,7 +173,7 @@ def tabulated_sum_kernel(
                 totals = _add_row(totals, plane, row + k, column, table_ptr, number_x, classes_w, True, C)
                 table_ptr += _row_fours(classes_w, C) * 4
             for c in tl.static_range(TOGETHER):
-                total = totals[c]
+                total = totals[c]  # type: ignore[var-annotated]
                 if len(C.FACTORS) > 0:
                     total = tl.fma(total, tl.full([1], C.FACTORS[c], C.ACC), tl.full([1], C.SUMMANDS[c], C.ACC))
                 tl.store(outputs, total, mask=pixels.mask)
