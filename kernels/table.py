@@ -90,7 +90,7 @@ def _load_four(pointers):
 
 @triton.jit
 def _load_pixels(pointers, ACC: tl.constexpr):
-    """Pixels as ACC. Bytes become the last bits of 2^23, since converting them takes eight times as long as an addition."""
+    """Pixels as ACC. Bytes become the last bits of 2^23, which takes less time than to convert them."""
     pixel = tl.load(pointers)
     if pixel.dtype == tl.uint8:
         return (pixel.to(tl.int32) | 0x4B000000).to(tl.float32, bitcast=True) - 8388608.0
