@@ -216,9 +216,9 @@ def phases_of(size_in: tuple[int, int], size: tuple[int, int], taps: int) -> lis
 
 @functools.lru_cache(maxsize=1024)
 def table_plan(problem: Problem) -> TablePlan | None:
-    """None where texture has a say, for lists, letterboxes and float64, and where there are too many classes."""
+    """None where texture has a say, for lists and float64, and where there are too many classes."""
     image, size, taps = problem.image, problem.output_size, problem.taps
-    if image is None or problem.texture_channels or problem.fill is not None or problem.dtype == torch.float64:
+    if image is None or problem.texture_channels or problem.dtype == torch.float64:
         return None
     axes = phases_of(problem.image_size, size, taps)
     if axes is None:
