@@ -14,6 +14,20 @@ from .constants import Sums
 from .launch import INTERPRETED, Plan, accumulator, cdiv, launch, plan_of
 
 
+@triton.jit
+def _store_sums(ptr, n_rows, n_columns, sums_ptr, block, steps, C: tl.constexpr):
+    """Store the sums over rows of one block of columns."""
+    row = tl.arange(0, C.ROWS)
+    column = block * C.COLUMNS + tl.arange(0, C.COLUMNS)
+    column_mask = column < n_columns
+    total = tl.zeros([C.ROWS, C.COLUMNS], C.ACC)
+    for step in range(steps):
+        offsets = (step * C.ROWS + row).to(tl.int64)[:, None] * n_columns + column[None, :]
+        mask = (step * C.ROWS + row < n_rows)[:, None] & column_mask[None, :]
+        total += tl.load(ptr + offsets, mask=mask, other=0.0)
+    tl.store(sums_ptr + column, tl.sum(total, axis=0), mask=column_mask)
+
+
 @triton.jit(do_not_specialize=["first_rows", "first_columns", "second_rows", "second_columns", "steps"])
 def sum_rows_kernel(
     first_ptr, first_rows, first_columns,  # or None and zeros
@@ -23,27 +37,14 @@ def sum_rows_kernel(
 ):  # fmt: skip
     """One program sums COLUMNS columns of either, ROWS rows at a step."""
     pid = tl.program_id(0)
-    ptr = second_ptr
-    n_rows = second_rows
-    n_columns = second_columns
-    if first_ptr is not None:
-        programs = tl.cdiv(first_columns, C.COLUMNS)
-        if pid < programs:
-            ptr = first_ptr
-            n_rows = first_rows
-            n_columns = first_columns
+    if first_ptr is None:
+        _store_sums(second_ptr, second_rows, second_columns, sums_ptr, pid, steps, C)
+    else:
+        blocks = tl.cdiv(first_columns, C.COLUMNS)
+        if pid < blocks:
+            _store_sums(first_ptr, first_rows, first_columns, sums_ptr, pid, steps, C)
         else:
-            pid -= programs
-            sums_ptr += first_columns
-    row = tl.arange(0, C.ROWS)
-    column = pid * C.COLUMNS + tl.arange(0, C.COLUMNS)
-    column_mask = column < n_columns
-    total = tl.zeros([C.ROWS, C.COLUMNS], C.ACC)
-    for step in range(steps):
-        offsets = (step * C.ROWS + row).to(tl.int64)[:, None] * n_columns + column[None, :]
-        mask = (step * C.ROWS + row < n_rows)[:, None] & column_mask[None, :]
-        total += tl.load(ptr + offsets, mask=mask, other=0.0)
-    tl.store(sums_ptr + column, tl.sum(total, axis=0), mask=column_mask)
+            _store_sums(second_ptr, second_rows, second_columns, sums_ptr + first_columns, pid - blocks, steps, C)
 
 
 def sum_rows(first: Tensor | None, second: Tensor, output: Tensor) -> None:
