@@ -196,7 +196,7 @@ def _backward(
         sum_rows(texture_partial, partial, grad_weights)
     if grad_image is not None and call.factors:
         relaunch.spoil()
-        grad_image.mul_(grad_image.new_tensor(call.factors).view(1, -1, 1, 1))
+        torch._foreach_mul_(grad_image.unbind(1), call.factors)  # a tensor of them would be copied from the host
 
 
 def _accumulator(weight: Tensor) -> torch.dtype:

@@ -140,7 +140,8 @@ def constants(launch):
     return launch.arguments["C"].values
 
 
-FORWARD, BACKWARD = {"downsize_kernel"}, {"downsize_kernel", "downsize_backward_kernel", "texture_grad_weights_kernel"}
+FORWARD = {"downsize_kernel"}
+BACKWARD = {"downsize_kernel", "downsize_backward_kernel", "texture_grad_weights_kernel", "sum_rows_kernel"}
 TO_IMAGE = {"weighted_gather_grad_image_kernel", "texture_grad_image_kernel"}
 
 
