@@ -8,6 +8,7 @@ was launches alone, on these tensors, the gradients and scratch, the next one do
 
 import itertools
 import operator
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -60,8 +61,27 @@ class _Pass(NamedTuple):
             ready.start([pick(addresses) for pick in picks])
         if not self.parameters:
             return result + [None] * len(parameters)
-        parts = torch._C._nn.unflatten_dense_tensors(flat, parameters)
+        with torch._C._AutoDispatchBelowADInplaceOrView():  # gradients have no graph that would have to know of views
+            parts = torch._C._nn.unflatten_dense_tensors(flat, parameters)
         return result + [part if want else None for part, want in zip(parts, wanted[self.first :], strict=True)]
+
+
+class Images(NamedTuple):
+    """A list's images as the forward pass had them. If they still are the same, its table serves the backward pass."""
+
+    references: list[Any]
+    addresses: list[Any]
+    traits: Any
+    table: Tensor
+
+    @classmethod
+    def of(cls, images: Sequence[Tensor], traits: Any, table: Tensor) -> "Images":
+        return cls([*map(weakref.ref, images)], [*map(address, images)], traits, table)
+
+    def are(self, images: Sequence[Any]) -> bool:
+        """Hooks on what autograd saves may give back others, and an image's ``data`` may have been replaced."""
+        known = [reference() for reference in self.references]
+        return all(map(operator.is_, known, images)) and [*map(address, images)] == self.addresses
 
 
 class Passes:
@@ -74,36 +94,41 @@ class Passes:
 
     def run(
         self, kernels: Any, long: Callable[..., list[Any]], grad_output: Tensor, tensors: Sequence[Any], wanted: Sequence[bool],
-        images: int, first: int,
+        images: int, first: int, before: Images | None,
     ) -> list[Any]:  # fmt: skip
         """``long(grad_output, tensors, wanted)``, or its launches: the gradient to each of ``tensors``.
 
         Args:
             images: how many of the tensors are images of a list.
             first: which of them is the first parameter.
+            before: the list's images in the forward pass.
         """
-        rows = None
-        given = [grad_output, *tensors]
+        given, traits, rows, table = [grad_output, *tensors], None, None, None
         if self.letterboxed is not None:
             given = [grad_output, *tensors[images:]]
-            if not _alike(tensors[:images]):
+            if before is not None and before.are(tensors[:images]):
+                traits, table = before.traits, before.table
+            elif _alike(tensors[:images]):
+                rows = kernels.batch.read(tensors[:images], tuple(grad_output.shape[2:]), self.letterboxed)
+                traits = rows.traits
+            else:
                 return long(grad_output, tensors, wanted)
-            rows = kernels.batch.read(tensors[:images], tuple(grad_output.shape[2:]), self.letterboxed)
         found = traits_of(given, False)
         if found is None:
             return long(grad_output, tensors, wanted)
         parts, addresses = found
-        if rows is not None:
+        if traits is not None:
             given.append(tensors[0])
             addresses.append(address(tensors[0]))
-            parts += rows.traits, tensors[0].dtype, tensors[0].device, addresses[-1] % 16
+            parts += traits, tensors[0].dtype, tensors[0].device, addresses[-1] % 16
         key = tuple(parts)
         known = self.known.get(key)
         if known is None:
             return self._first(key, kernels, long, given, grad_output, tensors, wanted, first)
         if not all(ready.fits() for ready, _ in known.launches):
             return long(grad_output, tensors, wanted)
-        table = None if rows is None else kernels.batch.table(rows, tensors[-1].device)
+        if rows is not None:
+            table = kernels.batch.table(rows, tensors[-1].device)
         return known.run(addresses, table, tensors, wanted)
 
     def _first(

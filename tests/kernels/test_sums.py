@@ -12,7 +12,9 @@ def partial(device, rows, columns, dtype):
 
 
 @pytest.mark.parametrize(("dtype", "output_dtype"), [("float32", "float32"), ("float32", "float16"), ("float64", "float64")])
-@pytest.mark.parametrize("shapes", [((1, 1), (3, 17)), ((600, 9), (257, 8)), ((2, 30), (300, 3)), ((0, 5), (0, 9)), (None, (70, 21))])
+@pytest.mark.parametrize(
+    "shapes", [((1, 1), (3, 17)), ((600, 9), (257, 8)), ((2, 30), (300, 3)), ((0, 5), (0, 9)), (None, (70, 21))]
+)
 def test_sums(shapes, dtype, output_dtype, device):
     from tritonds.kernels import sums
 
