@@ -187,7 +187,8 @@ def test_the_layer_is_left_as_it_is(planned):
 def test_autocast_decides_the_dtype(planned):
     with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
         tritonds.warmup(DownsizeNet((30, 40)), (100, 100), dtype=torch.float32)
-    assert {launch.arguments["image_ptr"].dtype for launch in planned} == {torch.bfloat16}
+    dtypes = {launch.arguments["image_ptr"].dtype for launch in planned if "image_ptr" in launch.arguments}
+    assert dtypes == {torch.bfloat16}
     assert names(planned) == BACKWARD
 
 
