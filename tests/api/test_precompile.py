@@ -34,8 +34,8 @@ def test_random_sizes_share_few_kernels_and_a_warm_up_knows_them_all():
     for result in results:
         assert result["missed"] == 0, result
         # Letterboxed images that want gradients are resized one by one, enlarged and reduced, all kernels being possible.
-        assert result["kernels"] <= (9 if "letterboxed" in result["schedule"] else 6), result
-        assert result["kernels"] <= result["warmed"] <= 10, result
+        assert result["kernels"] <= (9 if "letterboxed" in result["schedule"] else 7), result
+        assert result["kernels"] <= result["warmed"] <= 11, result
 
 
 AFTER_A_WARM_UP = """
