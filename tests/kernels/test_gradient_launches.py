@@ -223,6 +223,18 @@ def test_images_that_are_replaced_between_the_passes(device, long):
     assert len(long) == 2
 
 
+def test_images_of_which_hooks_give_back_others_at_the_same_address(device, long):
+    problem = Problem(True, device)
+
+    def unpack(x):
+        return x[:, :1].expand_as(x) if x.dim() == 3 else x
+
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: x, unpack):
+        found = problem.gradients()
+    problem.given = [unpack(image) for image in problem.images]
+    problem.assert_right(found)
+
+
 def test_threads_do_not_disturb_each_other(device, long):
     problem, found = Problem(True, device), {}
     expected, results = problem.gradients(), [problem.result() for _ in range(2)]
