@@ -44,7 +44,7 @@ class _Pass(NamedTuple):
 
     def run(self, addresses: list[Any], table: Tensor | None, tensors: Sequence[Any], wanted: Sequence[bool]) -> list[Any]:
         """The gradient to each of ``tensors``, None where none is wanted."""
-        bias, parameters = tensors[-1], tensors[self.first :]
+        bias, parameters = tensors[-1], list(tensors[self.first :])
         result: list[Any] = [None] * self.first
         for index, (shape, stride, dtype) in self.grads:
             grad = result[index] = torch.empty_strided(shape, stride, dtype=dtype, device=bias.device)
