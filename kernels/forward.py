@@ -131,5 +131,5 @@ def downsize_kernel(
             pointers = output_ptr + output.offsets[None, :] + k[:, None] * output_stride_c
             tl.store(pointers, coefficients, mask=tap_mask)
         else:
-            taps = Elements(image.ptr, tap_offsets(pixels, image, target, C), tap_mask, image.stride_c)
+            taps = Elements(image.ptr, tap_offsets(pixels, image, target, C), tap_mask, 1 if C.CHANNELS_LAST else image.stride_c)
             gather(taps, coefficients, output, inside, C)

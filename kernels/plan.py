@@ -146,9 +146,8 @@ def forward_plan(problem: Problem) -> Plan:
     # Where all of a row's texture can be loaded at once, saving registers would load it bit by bit.
     if _is_light(problem) and values["TEXTURE"].values["BIN_W"] > 0:
         arguments |= registers(255)
-    # Loops over bins would take some 240, and 8 warps are few to wait for their loads side by side; so 11 fit.
-    if values["FUSED_TEXTURE"] and not values["TEXTURE"].values["BINS_WHOLE"] and problem.bytes and warps == 1:
-        arguments |= registers(184)
+    if values["FUSED_TEXTURE"] and problem.bytes and warps == 1:
+        arguments |= _registers_from_bytes(problem, values)
     return plan_of(columns, **arguments, rows=rows, C=Downsize(**values, **_tile(tile, warps)), num_warps=warps)
 
 
@@ -362,15 +361,25 @@ def _is_light(problem: Problem) -> bool:
     return problem.dtype.itemsize == 2 and problem.texture is not None and problem.taps <= 2
 
 
+def _is_default_size(values: dict[str, Any]) -> bool:
+    """Whether the network is no wider or deeper than the default one, and needs no padding; and has no strength."""
+    widths = {values["TEXTURE"].values["CHANNELS"], values["DISTANCE_CHANNELS"], values["HIDDEN_CHANNELS"]}
+    return widths <= {0, 16} and values["HIDDEN_LAYERS"] <= 1 and values["LOGITS"] == values["TAPS"] ** 2
+
+
 def _fits_168_registers(problem: Problem, values: dict[str, Any]) -> bool:
     """Whether backward programs do without spills, so that twelve of them fit a processor instead of eight.
 
     So do no others that were compiled: of wider, padded or deeper networks, of other bins, or with more taps.
     """
-    texture = values["TEXTURE"].values
-    widths = {texture["CHANNELS"], values["DISTANCE_CHANNELS"], values["HIDDEN_CHANNELS"]}
-    convex = values["LOGITS"] == values["TAPS"] ** 2
-    return _is_light(problem) and convex and texture["BINS_WHOLE"] and widths <= {0, 16} and values["HIDDEN_LAYERS"] <= 1
+    return _is_light(problem) and values["TEXTURE"].values["BINS_WHOLE"] and _is_default_size(values)
+
+
+def _registers_from_bytes(problem: Problem, values: dict[str, Any]) -> dict[str, int]:
+    """What forward programs that make texture of bytes may take: few warps would be few to wait for loads side by side."""
+    if not values["TEXTURE"].values["BINS_WHOLE"]:  # eleven warps fit instead of eight
+        return registers(176 if values["LETTERBOX"] else 184)
+    return registers(152) if problem.taps <= 4 and _is_default_size(values) else {}
 
 
 def _forward_shape(values: dict[str, Any], dtype: torch.dtype) -> tuple[int, int]:

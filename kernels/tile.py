@@ -173,6 +173,35 @@ def forget_loads(x):
     return tl.sum(x[:, :, None], axis=2).to(x.dtype)
 
 
+@tl.core.builtin
+def _for_nvidia(_semantic: Any = None) -> tl.constexpr:
+    """Whether a kernel is being compiled for one of NVIDIA's GPUs."""
+    return tl.constexpr(_semantic.builder.options.backend_name == "cuda")
+
+
+for_nvidia = (lambda: False) if INTERPRETED else _for_nvidia
+
+
+@triton.jit
+def packed(low, high, HALF: tl.constexpr):
+    """Two tiles rounded to half precision, pairs of elements in one integer. Loops carry single ones in a register each."""
+    if for_nvidia() and low.dtype == tl.float32 and HALF == tl.bfloat16:
+        return tl.inline_asm_elementwise("cvt.rn.bf16x2.f32 $0, $2, $1;", "=r,r,r", [low, high], tl.int32, True, 1)
+    elif for_nvidia() and low.dtype == tl.float32:
+        return tl.inline_asm_elementwise("cvt.rn.f16x2.f32 $0, $2, $1;", "=r,r,r", [low, high], tl.int32, True, 1)
+    else:
+        low = low.to(HALF).to(tl.uint16, bitcast=True).to(tl.int32)
+        return low | (high.to(HALF).to(tl.uint16, bitcast=True).to(tl.int32) << 16)
+
+
+@triton.jit
+def unpacked(pairs, HALF: tl.constexpr):
+    """What :func:`packed` made of tiles [n, ...], low and high in turns: [2 n, ...]."""
+    half = tl.arange(0, 2)[None, :, None, None]
+    halves = (pairs[:, None, :, :] >> (16 * half)).to(tl.uint16).to(HALF, bitcast=True)
+    return tl.reshape(halves, [2 * pairs.shape[0], pairs.shape[1], pairs.shape[2]])
+
+
 @triton.jit
 def per_channel(values: tl.constexpr, channel, ACC: tl.constexpr):
     """The one of ``values`` for each ``channel``. Where channels are known when compiling, this costs nothing."""
