@@ -15,7 +15,18 @@ import triton.language as tl
 from .groups import BinColumns, BinSpan, Walk
 from .launch import next_power_of_2
 from .network import relu
-from .tile import bin_first, bin_last, is_finite, load_along_last, packed, per_channel, target_pixels, unpacked, unsigned, walked_pixels
+from .tile import (
+    bin_first,
+    bin_last,
+    is_finite,
+    load_along_last,
+    packed,
+    per_channel,
+    target_pixels,
+    unpacked,
+    unsigned,
+    walked_pixels,
+)
 
 BAND = tl.constexpr(2)
 """Rows of texture that are made at once."""
@@ -100,7 +111,8 @@ def _slots(pointers, image, FIRST: tl.constexpr, STEP: tl.constexpr, C: tl.const
     else:
         pointers += channel.to(image.stride_c.dtype) * image.stride_c
     x = load_along_last(pointers)
-    if len(C.FACTORS) > 0 or C.OPERAND != x.dtype:
+    operand: tl.constexpr = C.OPERAND
+    if len(C.FACTORS) > 0 or operand != x.dtype:
         x = x.to(C.ACC)
     if len(C.FACTORS) > 0:
         x = tl.fma(x, per_channel(C.FACTORS, channel, C.ACC), per_channel(C.SUMMANDS, channel, C.ACC))

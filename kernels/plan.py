@@ -146,8 +146,8 @@ def forward_plan(problem: Problem) -> Plan:
     # Where all of a row's texture can be loaded at once, saving registers would load it bit by bit.
     if _is_light(problem) and values["TEXTURE"].values["BIN_W"] > 0:
         arguments |= registers(255)
-    if values["FUSED_TEXTURE"] and problem.bytes and warps == 1:
-        arguments |= _registers_from_bytes(problem, values)
+    if values["FUSED_TEXTURE"] and warps == 1:
+        arguments |= _registers_from_images(problem, values)
     return plan_of(columns, **arguments, rows=rows, C=Downsize(**values, **_tile(tile, warps)), num_warps=warps)
 
 
@@ -193,7 +193,8 @@ def backward_plan(problem: Problem, to_image: bool, grad_texture: Layout | None,
         C=constants,
         num_warps=warps,
     )
-    small = _fits_168_registers(problem, values)
+    # Twelve programs fit a processor instead of eight. Of those compiled, no others did without spills then.
+    small = _is_light(problem) and values["TEXTURE"].values["BINS_WHOLE"] and _is_default_size(values)
     programs = min(total_columns, MAX_BACKWARD_PROGRAMS * 3 // 2 if small else MAX_BACKWARD_PROGRAMS)
     arguments |= _image_integers(problem) | _texture_integers(problem) | registers(168 if small else 255)
     return BackwardPlan(plan_of(programs, **arguments), pooled, direct)
@@ -276,13 +277,9 @@ def _image_integers(problem: Problem) -> dict[str, int]:
 
 def _texture_integers(problem: Problem) -> dict[str, int]:
     """The integers of texture and result, by argument."""
-    strides = aligned_strides(problem.texture)
-    return dict(
-        **stride_arguments("texture", strides[:4]),
-        texture_h=problem.texture_size[0],
-        texture_w=problem.texture_size[1],
-        **stride_arguments("output", problem.output.stride),
-    )
+    strides, (texture_h, texture_w) = aligned_strides(problem.texture), problem.texture_size
+    integers = stride_arguments("texture", strides[:4]) | {"texture_h": texture_h, "texture_w": texture_w}
+    return integers | stride_arguments("output", problem.output.stride)
 
 
 def _convolution_constants(problem: Problem) -> dict[str, Any]:
@@ -367,19 +364,11 @@ def _is_default_size(values: dict[str, Any]) -> bool:
     return widths <= {0, 16} and values["HIDDEN_LAYERS"] <= 1 and values["LOGITS"] == values["TAPS"] ** 2
 
 
-def _fits_168_registers(problem: Problem, values: dict[str, Any]) -> bool:
-    """Whether backward programs do without spills, so that twelve of them fit a processor instead of eight.
-
-    So do no others that were compiled: of wider, padded or deeper networks, of other bins, or with more taps.
-    """
-    return _is_light(problem) and values["TEXTURE"].values["BINS_WHOLE"] and _is_default_size(values)
-
-
-def _registers_from_bytes(problem: Problem, values: dict[str, Any]) -> dict[str, int]:
-    """What forward programs that make texture of bytes may take: few warps would be few to wait for loads side by side."""
-    if not values["TEXTURE"].values["BINS_WHOLE"]:  # eleven warps fit instead of eight
-        return registers(176 if values["LETTERBOX"] else 184)
-    return registers(152) if problem.taps <= 4 and _is_default_size(values) else {}
+def _registers_from_images(problem: Problem, values: dict[str, Any]) -> dict[str, int]:
+    """What forward programs may take that make their texture. They would take more, and few warps wait long for their loads."""
+    if not values["TEXTURE"].values["BINS_WHOLE"]:
+        return registers(176 if values["LETTERBOX"] else 184) if problem.bytes else {}  # eleven warps
+    return registers(152 if problem.bytes else 168) if problem.taps <= 4 and _is_default_size(values) else {}
 
 
 def _forward_shape(values: dict[str, Any], dtype: torch.dtype) -> tuple[int, int]:

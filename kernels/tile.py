@@ -115,6 +115,12 @@ def plane_at(n, batch, ALIGN: tl.constexpr):
 
 
 @triton.jit
+def channel_stride(image, C: tl.constexpr):
+    """From one channel of an image to the next: known where channels lie side by side, so that loads share an address."""
+    return 1 if C.CHANNELS_LAST else image.stride_c
+
+
+@triton.jit
 def tap_offsets(pixels, image, target, C: tl.constexpr):
     """Offsets in one image of every tap of the pixels: [TAPS_PAD, BLOCK], edge pixels repeating."""
     k = tl.arange(0, C.TAPS_PAD)
@@ -183,22 +189,22 @@ for_nvidia = (lambda: False) if INTERPRETED else _for_nvidia
 
 
 @triton.jit
-def packed(low, high, HALF: tl.constexpr):
-    """Two tiles rounded to half precision, pairs of elements in one integer. Loops carry single ones in a register each."""
-    if for_nvidia() and low.dtype == tl.float32 and HALF == tl.bfloat16:
+def packed(low, high, half: tl.constexpr):
+    """Two tiles, rounded to the dtype ``half``, as pairs in integers. A loop would carry halves in a register each."""
+    if for_nvidia() and low.dtype == tl.float32 and half == tl.bfloat16:  # one instruction; two halves would take three
         return tl.inline_asm_elementwise("cvt.rn.bf16x2.f32 $0, $2, $1;", "=r,r,r", [low, high], tl.int32, True, 1)
     elif for_nvidia() and low.dtype == tl.float32:
         return tl.inline_asm_elementwise("cvt.rn.f16x2.f32 $0, $2, $1;", "=r,r,r", [low, high], tl.int32, True, 1)
     else:
-        low = low.to(HALF).to(tl.uint16, bitcast=True).to(tl.int32)
-        return low | (high.to(HALF).to(tl.uint16, bitcast=True).to(tl.int32) << 16)
+        low = low.to(half).to(tl.uint16, bitcast=True).to(tl.int32)
+        return low | (high.to(half).to(tl.uint16, bitcast=True).to(tl.int32) << 16)
 
 
 @triton.jit
-def unpacked(pairs, HALF: tl.constexpr):
+def unpacked(pairs, half: tl.constexpr):
     """What :func:`packed` made of tiles [n, ...], low and high in turns: [2 n, ...]."""
-    half = tl.arange(0, 2)[None, :, None, None]
-    halves = (pairs[:, None, :, :] >> (16 * half)).to(tl.uint16).to(HALF, bitcast=True)
+    which = tl.arange(0, 2)[None, :, None, None]
+    halves = (pairs[:, None, :, :] >> (16 * which)).to(tl.uint16).to(half, bitcast=True)
     return tl.reshape(halves, [2 * pairs.shape[0], pairs.shape[1], pairs.shape[2]])
 
 
