@@ -1,12 +1,13 @@
 """Natural scenes: photographed things, cut out, on photographs; with exact boxes and masks.
 
 A picture is put together at twice its size, of parts that were brought there by antialiased interpolation, and brought to its
-size by averages of 2 x 2 pixels. So edges are as soft as a camera's, and cut-outs as sharp as what is behind them. It is then
-sharpened or blurred by an amount drawn for it, since photographs come as either: at one sharpness, the method whose kernel
-happens to undo it would be favoured. The amounts are symmetrical around none.
+size by averages of 2 x 2 pixels, as a sensor's pixels average what falls on them. It is then sharpened or blurred by an amount
+drawn for it, since photographs come as either: at one sharpness, the method whose kernel happens to undo it would be favoured.
+The amounts are symmetrical around none.
 
 Splits share neither things nor photographs: see :mod:`collection`. Each sample is drawn by a generator of its own, so the same
-arguments give the same data, whichever samples are asked for, in any order and by any number of processes.
+arguments give the same data: whichever samples are asked for, in any order, by any number of processes, on any machine. Versions
+of Pillow round differently, by one grey of 255.
 """
 
 import functools

@@ -39,7 +39,7 @@ def write(path, array):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """All packages: cut-outs are ellipses of one grey, amid nothing; photographs are noise above it, or half of it."""
+    """All packages: cut-outs are ellipses of one grey, amid nothing; photographs are noise, fine or coarse."""
     root = tmp_path_factory.mktemp("natural")
     for package in collection.PACKAGES:
         write(root / package.name / packages.COPYRIGHT, np.zeros((1, 1)))
@@ -124,13 +124,16 @@ def test_the_same_arguments_give_the_same_data(kind, folder):
 
 
 def test_the_data_are_the_same_everywhere(folder):
-    """The pictures are read without loss, and computed by integers or one operation of IEEE 754 at a time."""
-    digest = hashlib.sha256()
+    """They are another version if this fails. Versions of Pillow round differently, by one grey here and there."""
+    digest, greys = hashlib.sha256(), []
     for kind in KINDS:
-        for sample in kind("validation", 40, 8, folder=folder):
-            for part in sample:
+        for sample in kind("validation", 40, 4, folder=folder):
+            greys.append(sample.image.double().mean().item())
+            for part in sample[1:]:
                 digest.update(part.numpy().tobytes())
-    assert digest.hexdigest()[:16] == "6e183d5fb51092e5"
+    assert natural.VERSION == 1
+    assert digest.hexdigest()[:16] == "5d8e0f41c40e5bd5"
+    assert greys == pytest.approx([63.99, 97.6, 68.09, 62.57, 39.08, 46.29, 51.43, 44.21, 48.0, 48.01, 117.91, 47.99], abs=0.02)
 
 
 @pytest.mark.parametrize("split", collection.SPLITS)
