@@ -6,8 +6,8 @@ drawn for it, since photographs come as either: at one sharpness, the method who
 The amounts are symmetrical around none.
 
 Splits share neither things nor photographs: see :mod:`collection`. Each sample is drawn by a generator of its own, so the same
-arguments give the same data: whichever samples are asked for, in any order, by any number of processes, on any machine. Versions
-of Pillow round differently, by one grey of 255.
+arguments give the same data: whichever samples are asked for, in any order, by any number of processes, on any machine.
+Versions of Pillow round differently, by one grey of 255.
 """
 
 import functools
