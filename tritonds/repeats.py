@@ -17,7 +17,7 @@ from torch.autograd import forward_ad
 
 from . import ops
 from .coefficient_weights import given
-from .gradients import Allocation, Passes, address, allocate, allocation, pick, traits_of
+from .gradients import Allocation, Images, Passes, address, pick, traits_of
 
 CAPACITY = 1024
 """How many calls are kept. They are all forgotten when there are more."""
@@ -35,19 +35,26 @@ class _Repeat(NamedTuple):
     result, scratch and table, and None."""
     result: Allocation
     scratch: list[Allocation]
-    """What launches write for others to read."""
+    """What launches write for each other."""
     device: torch.device
     recorded: ops.Recorded | None
     """For the backward pass, if a gradient is wanted."""
 
-    def launch(self, addresses: list[Any], rows: Any) -> Tensor:
-        """The result. ``rows`` are the table's, if images are a list."""
-        result, *scratch = [allocate(x, self.device) for x in (self.result, *self.scratch)]
+    def launch(self, addresses: list[Any], rows: Any) -> tuple[Tensor, Tensor | None]:
+        """The result, and the table if images are a list, whose ``rows`` these are."""
+        made = []
+        for shape, stride, dtype in (self.result, *self.scratch):
+            made.append(torch.empty_strided(shape, stride, dtype=dtype, device=self.device))
         table = None if rows is None else ops.import_kernels().batch.table(rows, self.device)
-        addresses += *map(address, (result, *scratch)), None if table is None else address(table), None
+        addresses += *map(address, made), None if table is None else address(table), None
         for ready, picks in self.launches:
             ready.start([pick(addresses) for pick in picks])
-        return result
+        return made[0], table
+
+    def record(self, addresses: list[Any], rows: Any, images: Sequence[Tensor]) -> tuple[Tensor, Images | None]:
+        """The result, and the list's images for the backward pass."""
+        result, table = self.launch(addresses, rows)
+        return result, None if table is None else Images.of(images, rows.traits, table)
 
 
 def may_be(backend: Any, image: Any) -> bool:
@@ -97,8 +104,8 @@ def run(
     if not all(ready.fits() for ready, _ in repeat.launches):
         return compute(*arguments)
     if repeat.recorded is None:
-        return repeat.launch(addresses, rows)
-    launch = functools.partial(repeat.launch, addresses, rows)
+        return repeat.launch(addresses, rows)[0]
+    launch = functools.partial(repeat.record, addresses, rows, images)
     result: Tensor = ops.Differentiable.apply(repeat.recorded, launch, *images, *tensors)
     return result
 
@@ -167,6 +174,6 @@ def _first(
             recorded = recorded._replace(passes=Passes(letterboxed))
         if len(_known) >= CAPACITY:
             _known.clear()
-        scratch = [allocation(x) for x in observed.scratch]
-        _known[key] = _Repeat(repeated, allocation(result), scratch, result.device, recorded)
+        made, *scratch = [(x.shape, x.stride(), x.dtype) for x in (result, *observed.scratch)]
+        _known[key] = _Repeat(repeated, made, scratch, result.device, recorded)
     return result
