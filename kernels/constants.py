@@ -104,8 +104,8 @@ class TabulatedSum(Tiled):
     """Constants of the weighted sum by a table of coefficients."""
 
     CHANNELS: int
-    CHANNELS_ADJACENT: bool
-    """Whether a pixel's channels lie side by side."""
+    CHANNELS_LAST: bool
+    """As in :class:`Convolution`."""
     PIXEL: int
     """Elements from a pixel to its right neighbour; 0 if that is not known when compiling."""
     TAPS: int

@@ -24,7 +24,7 @@ from .groups import Batch, Pixels, Plane, Target
 from .launch import INTERPRETED, MAX_INT32, Plan, cdiv, launch, plan_of, registers, stride_arguments, tile_columns, tile_shape
 from .network import load_network
 from .plan import Call, Problem, forward_shape, network_constants, pointers, tiled
-from .tile import first_tap, plane_at, tile_column, tile_pixels, unsigned
+from .tile import channel_stride, first_tap, plane_at, tile_column, tile_pixels, unsigned
 
 PIXELS_A_CLASS = 16
 """A table is made where an image has so many target pixels for each class, at least.
@@ -99,30 +99,27 @@ def _load_pixels(pointers, ACC: tl.constexpr):
 
 
 @triton.jit
+def _pixel_stride(image, C: tl.constexpr):
+    return C.PIXEL if C.PIXEL > 0 else image.stride_w
+
+
+@triton.jit
 def _add_row(totals, image, row, column, table_ptr, number, classes_w, CLAMPED: tl.constexpr, C: tl.constexpr):
     """``totals``, one a channel, plus one source row's taps, the first of which are those of ``column``."""
     line = image.ptr + tl.minimum(tl.maximum(row, 0), image.h - 1) * image.stride_h
-    if C.PIXEL > 0:
-        first = line + column * C.PIXEL
-    else:
-        first = line + column * image.stride_w
+    first = line + column * _pixel_stride(image, C)
     for k in tl.static_range(C.TAPS):
         if k % 4 == 0:
             a = _load_four(table_ptr + (number + k // 4 * classes_w) * 4)
         if CLAMPED:
             tap = line + tl.minimum(tl.maximum(column + k, 0), image.w - 1) * image.stride_w
-        elif C.PIXEL > 0:
-            tap = first + k * C.PIXEL
         else:
-            tap = first + k * image.stride_w
+            tap = first + k * _pixel_stride(image, C)
         added = ()
         for c in tl.static_range(len(totals)):
             total = tl.fma(a[k % 4], _load_pixels(tap, C.ACC), totals[c])
             added = added + (total,)  # type: ignore[assignment]  # grows, as only compiling may
-            if C.CHANNELS_ADJACENT:
-                tap += 1
-            else:
-                tap += image.stride_c
+            tap += channel_stride(image, C)
         totals = added
     return totals
 
@@ -264,7 +261,7 @@ def _plan_of_sums(problem: Problem, values: dict[str, Any], integers: dict[str, 
         INDEX64=values["INDEX64"],
         ACC=values["ACC"],
         CHANNELS=problem.channels,
-        CHANNELS_ADJACENT=channel == 1 and problem.channels > 1,
+        CHANNELS_LAST=channel == 1 or problem.channels == 1,
         PIXEL=pixel if pixel in (1, problem.channels) else 0,
         TAPS=problem.taps,
         FACTORS=problem.factors,
