@@ -60,7 +60,12 @@ ARCHITECTURES: dict[str, Callable[..., DownsizeNet]] = {
     "downsizenet-k8-bicubic": _K8,
 }
 UNTRAINED = {"texture-only": ARCHITECTURES["texture-only-k4"], "distance-only": ARCHITECTURES["distance-only-k4"]}
-SHIPPED = {"natural-k2": "downsizenet-k2", "natural-k4": "downsizenet-k4"}
+SHIPPED = {
+    "natural-k2": "downsizenet-k2",
+    "natural-k4": "downsizenet-k4",
+    "natural-k8": "downsizenet-k8-bicubic",
+    "natural-k8-lite": "distance-only-k8-bicubic",
+}
 """Methods whose weights the package holds under the same names, and their architectures."""
 NETWORKS = (*UNTRAINED, *SHIPPED)
 NAMES = (*INTERPOLATIONS, *NETWORKS)
