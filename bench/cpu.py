@@ -25,6 +25,7 @@ import typer
 
 from bench import providers, workloads
 from bench.options import known
+from tritonds import methods
 
 UNIT = "interpolation, forward"
 PASSES = ("forward", "forward+backward")
@@ -43,11 +44,14 @@ def peak_bytes(function: Callable[[], Any]) -> int:
 
 
 def functions_of(passes: list[str]) -> dict[str, Callable[[], Any]]:
-    """Interpolation, then the network: in strips, compiled, and by the reference, which computes whole images."""
+    """Interpolations; the network in strips, compiled, and by the reference, on whole images; networks without texture."""
     problem = providers.Problem(workloads.NAMED["hd"], "forward", torch.device("cpu"))
     problem.layout = torch.contiguous_format
     image, size, net = problem.image, problem.workload.size, problem.net
-    functions: dict[str, Callable[[], Any]] = {UNIT: lambda: F.interpolate(image, size, mode="bilinear", antialias=True)}
+    functions: dict[str, Callable[[], Any]] = {
+        UNIT: functools.partial(F.interpolate, image, size, mode="bilinear", antialias=True),
+        "bicubic interpolation, forward": functools.partial(F.interpolate, image, size, mode="bicubic", antialias=True),
+    }
     compiled = torch.compile(net, dynamic=False)
 
     def whole() -> torch.Tensor:
@@ -59,10 +63,12 @@ def functions_of(passes: list[str]) -> dict[str, Callable[[], Any]]:
         with torch.inference_mode():
             return network()
 
-    def with_gradients(network: Callable[[], torch.Tensor]) -> Any:
-        return torch.autograd.grad(network().sum(), list(net.parameters()))
+    def with_gradients(network: Callable[[], torch.Tensor]) -> None:
+        network().sum().backward()
 
     networks = {"in strips": lambda: net(image), "compiled": lambda: compiled(image), "whole images": whole}
+    for name in ("distance-only-k4", "distance-only-k8-bicubic"):
+        networks[name] = functools.partial(methods.ARCHITECTURES[name](backend="torch"), image, size)
     for name, network in networks.items():
         if "forward" in passes:
             functions[f"{name}, forward"] = functools.partial(without_gradients, network)

@@ -18,7 +18,19 @@ from bench.report import markdown, with_section
 from . import data, downsizers, learned, runner, timing
 from .metrics import HEADLINE, SECONDARY
 from .pipelines import PIPELINES, Task
-from .plan import FROZEN, FROZEN_FROM, FROZEN_IN, FROZEN_METHOD, PROFILES, SHIPPED, SHIPPED_IN, VARIANTS_IN
+from .plan import (
+    FROZEN,
+    FROZEN_FROM,
+    FROZEN_IN,
+    FROZEN_METHOD,
+    MAIN,
+    PROFILES,
+    SHARPENING,
+    SHARPENING_IN,
+    SHIPPED,
+    SHIPPED_IN,
+    VARIANTS_IN,
+)
 from .train import Row
 
 CONFIDENCE = 0.95
@@ -119,6 +131,10 @@ def tables(result: dict[str, Any]) -> dict[str, tuple[list[str], list[list[str]]
             found
         ),
         f"Every method, differences to bilinear and to bilinear-aa{COUNTS}": _variants(found),
+        f"Sharpening: reconstruction at four scales, PSNR, mean ± standard deviation over seeds{COUNTS}": _sharpening(found),
+        f"Sharpening: learned less the best of what is fixed, at each scale, and with texture less without{COUNTS}": (
+            _sharpening_differences(found)
+        ),
         f"Generalisation: trained in one pipeline, frozen, in front of a new {FROZEN_IN}{COUNTS}": _generalisation(found),
     }
     return {title: table for title, table in every.items() if table[1]}
@@ -127,8 +143,8 @@ def tables(result: dict[str, Any]) -> dict[str, tuple[list[str], list[list[str]]
 def _means(found: Scores, methods: Sequence[str], metrics: Mapping[Task, str] = HEADLINE) -> tuple[list[str], list[list[str]]]:
     present = [method for method in methods if any(key[1] == method for key in found)]
     lines = []
-    for pipeline, spec in PIPELINES.items():
-        name = metrics[spec.task]
+    for pipeline in MAIN:
+        name = metrics[PIPELINES[pipeline].task]
         cells = [_mean(found.get((pipeline, method), {}), 4 if name == "SSIM" else 2) for method in present]
         if any(cells):
             lines.append([f"{pipeline}, {name}", *cells])
@@ -146,7 +162,7 @@ def _mean(values: Mapping[int, float], digits: int = 2) -> str:
 
 def _differences(found: Scores) -> tuple[list[str], list[list[str]]]:
     lines = []
-    for pipeline in PIPELINES:
+    for pipeline in MAIN:
         cells = [difference(found, pipeline, *pair) for pair in PAIRS]
         if any(cell.seeds for cell in cells):
             lines.append([pipeline, *(_cell(cell) for cell in cells)])
@@ -164,6 +180,39 @@ def _variants(found: Scores) -> tuple[list[str], list[list[str]]]:
         if any(cells):
             lines.append([method, *cells])
     return ["method", *(f"{pipeline} - {peer}" for pipeline, peer in columns)], lines
+
+
+def _scales() -> list[str]:
+    """Source over network size of each pipeline of the comparison of kernels that sharpen."""
+    sizes = [PIPELINES[name].sizes["small"] for name in SHARPENING_IN]
+    return [f"{size.source[0] / size.network[0]:.4g}" for size in sizes]
+
+
+def _sharpening(found: Scores) -> tuple[list[str], list[list[str]]]:
+    lines = []
+    for method in SHARPENING:
+        cells = [_mean(found.get((pipeline, method), {})) for pipeline in SHARPENING_IN]
+        if any(cells):
+            lines.append([method, *cells])
+    return ["scale", *_scales()], lines
+
+
+def _sharpening_differences(found: Scores) -> tuple[list[str], list[list[str]]]:
+    """The best of the fixed methods is that with the highest mean, of those with as many seeds as any."""
+    *fixed, lite, full = SHARPENING
+    lines: list[list[str]] = []
+    for method in (lite, full):
+        cells = []
+        for pipeline in SHARPENING_IN:
+            rivals = {name: values for name in fixed if (values := found.get((pipeline, name)))}
+            most = max(map(len, rivals.values()), default=0)
+            means = {name: statistics.fmean(values.values()) for name, values in rivals.items() if len(values) == most}
+            best = max(means, key=means.__getitem__, default="")
+            cell = _cell(difference(found, pipeline, method, best))
+            cells.append(cell and f"{cell}, {best}")
+        lines.append([f"{method} - best", *cells])
+    lines.append([f"{full} - {lite}", *(_cell(difference(found, pipeline, full, lite)) for pipeline in SHARPENING_IN)])
+    return ["scale", *_scales()], [line for line in lines if any(line[1:])]
 
 
 def _generalisation(found: Scores) -> tuple[list[str], list[list[str]]]:
@@ -288,7 +337,8 @@ def origin(result: dict[str, Any]) -> str:
     what = result["data"]
     if what == data.SCENES:  # of other data, all images are taken
         what += f", version {result['scenes']}, {settings['train']} images to train, {settings['test']} to test"
-    longer = "".join(f", {name} {spec.longer * settings['steps']}" for name, spec in PIPELINES.items() if spec.longer > 1)
+    times = {name: PIPELINES[name].longer for name in MAIN}
+    longer = "".join(f", {name} {n * settings['steps']}" for name, n in times.items() if n > 1)
     length = f"{what}; {settings['steps']} steps of {settings['batch']}{longer}"
     where = f"{machine['device']}, threads of a run: {machine['threads']}, PyTorch {machine['torch']}"
     when = " to ".join(dict.fromkeys((dates[0], dates[-1])))
@@ -311,7 +361,7 @@ def _draw_differences(found: Scores) -> Figure:
     """One panel for each peer: how much better DownsizeNet is than it, in each pipeline, with the 95 % interval."""
     figure = Figure(figsize=(12, 4.5), layout="constrained")
     peers = (("downsizenet-k2", "bilinear"), ("downsizenet-k2", "nearest"), ("downsizenet-k4", "bilinear-aa"))
-    drawn = [name for name in PIPELINES if any(difference(found, name, *pair).seeds for pair in peers)]
+    drawn = [name for name in MAIN if any(difference(found, name, *pair).seeds for pair in peers)]
     for axis, (method, peer) in zip(figure.subplots(1, len(peers), sharey=True), peers, strict=True):
         for row, pipeline in enumerate(drawn):
             value = difference(found, pipeline, method, peer)
@@ -333,7 +383,7 @@ def _draw_losses(rows: Sequence[Row]) -> Figure:
     for row in rows:
         if row["seed"] == 0 and row["method"] in downsizers.CORE:
             curves.setdefault(row["pipeline"], {})[row["method"]] = row["losses"]
-    drawn = [name for name in PIPELINES if name in curves]
+    drawn = [name for name in MAIN if name in curves]
     height, width = max(1, -(-len(drawn) // 3)), 3
     figure = Figure(figsize=(4 * width, 3 * height), layout="constrained")
     handles = {}

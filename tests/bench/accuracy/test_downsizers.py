@@ -1,14 +1,20 @@
-"""Every downsizer is what its name says."""
+"""Every downsizer is what its name says; kernels that sharpen by a fixed amount, against Pillow, SciPy and PyTorch."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
+from scipy import ndimage
 
 import tritonds
 from bench.accuracy import downsizers
+from tritonds import DownsizeNet
+
+SIZES = [(40, 33), (23, 64), (75, 30), (100, 80), (1, 1)]
 
 
-@pytest.mark.parametrize("name", downsizers.NAMES)
+@pytest.mark.parametrize("name", [name for name in downsizers.NAMES if name not in downsizers.SHARPENING])
 def test_methods_are_what_they_are_called(name):
     images = torch.randint(256, (2, 3, 24, 24), dtype=torch.uint8)
     method = downsizers.build(name)
@@ -37,3 +43,51 @@ def test_methods_are_what_they_are_called(name):
         mode = "bicubic" if method.prior == "bicubic" else "bilinear"
         expected = F.interpolate(image, (13, 12), mode=mode, antialias=method.prior != "bilinear")
         torch.testing.assert_close(result, expected, atol=1e-5, rtol=1e-5)
+
+
+def fixed(name, image, size):
+    return downsizers.INTERPOLATIONS[name](image, size)
+
+
+def of_pillow(image, size, kernel):
+    planes = [Image.fromarray(plane.numpy()).resize(size[::-1], kernel) for plane in image[0]]
+    return torch.from_numpy(np.stack([np.asarray(plane) for plane in planes]))[None]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_lanczos_is_pillows(size):
+    image = torch.rand(1, 3, 75, 64)
+    torch.testing.assert_close(
+        fixed("lanczos", image, size), of_pillow(image, size, Image.Resampling.LANCZOS), rtol=0, atol=2e-6
+    )
+
+
+@pytest.mark.parametrize("strength", [2, 3])
+@pytest.mark.parametrize(("kernel", "pillows"), [("bicubic", Image.Resampling.BICUBIC), ("lanczos", Image.Resampling.LANCZOS)])
+@pytest.mark.parametrize("size", SIZES)
+def test_sharpening_adds_to_the_difference_of_two_kernels(size, kernel, pillows, strength):
+    """Of the signed one and antialiased bilinear. Pillow's bicubic kernel is PyTorch's."""
+    image = torch.rand(2, 3, 75, 64)
+    convex = F.interpolate(image, size, mode="bilinear", antialias=True)
+    signed = torch.cat([of_pillow(one[None], size, pillows) for one in image])
+    expected = convex + strength * (signed - convex)
+    torch.testing.assert_close(fixed(f"{kernel}-g{strength}", image, size), expected, rtol=0, atol=1e-5)
+
+
+def test_a_layer_of_that_strength_equals_it():
+    """Where eight taps reach as far as the kernel."""
+    net = DownsizeNet((40, 36), taps=8, prior="bicubic")
+    with torch.no_grad():
+        net.out.bias[-1] = 3
+    image = torch.rand(1, 3, 75, 64)
+    torch.testing.assert_close(net(image), fixed("bicubic-g3", image, (40, 36)), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["area", "lanczos"])
+def test_unsharp_masks_add_half_of_what_a_blur_takes(name):
+    image = torch.rand(1, 3, 75, 64)
+    small = fixed(name, image, (40, 33))
+    blurred = ndimage.gaussian_filter(small.numpy(), 1, axes=(2, 3), mode="nearest", truncate=3)
+    torch.testing.assert_close(
+        fixed(f"{name}-unsharp", image, (40, 33)), 1.5 * small - 0.5 * torch.from_numpy(blurred), rtol=0, atol=1e-5
+    )

@@ -181,6 +181,27 @@ def test_the_model_card_has_the_shipped_weights_alone(tmp_path):
     assert "area" not in text
 
 
+def test_learned_kernels_against_the_best_that_is_fixed_at_each_scale():
+    """The best of all that have as many seeds as any: here not the one that has one."""
+    values = {
+        ("reconstruction-1.5", "bilinear"): [30, 31, 32],
+        ("reconstruction-1.5", "lanczos-g2"): [34, 35, 36],
+        ("reconstruction-1.5", "lanczos-g3"): [99],
+        ("reconstruction-1.5", "distance-only-k8-bicubic"): [35, 36, 37.3],
+        ("reconstruction-1.5", "downsizenet-k8-bicubic"): [33, 34, 35.1],
+        ("reconstruction-3.3", "bilinear"): [30],
+    }
+    tables = report.tables({"rows": rows_of(values)})
+    means, differences = (table for title, table in tables.items() if title.startswith("Sharpening"))
+    assert means[0] == differences[0] == ["scale", "1.5", "1.875", "2.5", "3.304"]
+    assert ["bilinear", "31.00 ± 1.00", "", "", "30.00 (1)"] in means[1]
+    assert differences[1] == [
+        ["distance-only-k8-bicubic - best", "**+1.10 ± 0.43**, lanczos-g2", "", "", ""],
+        ["downsizenet-k8-bicubic - best", "**-0.97 ± 0.14**, lanczos-g2", "", "", ""],
+        ["downsizenet-k8-bicubic - distance-only-k8-bicubic", "**-2.07 ± 0.29**", "", "", ""],
+    ]
+
+
 def test_other_data_are_not_taken_for_scenes(tmp_path):
     job = runner.Job(plan.PROFILES["cpu"], "voc:/x", tmp_path / "cpu", CPU, 1)
     append(job, rows_of({("dpt", "bilinear"): [60]})[0], "2026-11-22 10:00")
