@@ -1,7 +1,7 @@
 """Every way of resizing that is compared anywhere, under one name each.
 
-Interpolations learn nothing. ``natural-k2`` and ``natural-k4`` are the networks that the package holds, called like their
-weights. The poster's ablations, ``texture-only`` and ``distance-only``, are untrained unless weights are given. They have four
+Interpolations learn nothing. The networks that the package holds are called like their weights. ``natural-k2`` and ``natural-k4``
+are convex, as on the poster; ``natural-k8`` and ``natural-k8-lite``, which is without texture, may sharpen. The poster's ablations, ``texture-only`` and ``distance-only``, are untrained unless weights are given. They have four
 taps and the antialiasing prior, so up to a scale of 2 the untrained ones equal bilinear-aa.
 
 Architectures are networks to be trained. Their names say kind, taps, and what differs. They have a prior unless "plain", a
@@ -17,6 +17,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import pretrained
 from .batches import Letterboxed
 from .functional import area_pool2d
 from .module import DownsizeNet
@@ -60,12 +61,8 @@ ARCHITECTURES: dict[str, Callable[..., DownsizeNet]] = {
     "downsizenet-k8-bicubic": _K8,
 }
 UNTRAINED = {"texture-only": ARCHITECTURES["texture-only-k4"], "distance-only": ARCHITECTURES["distance-only-k4"]}
-SHIPPED = {
-    "natural-k2": "downsizenet-k2",
-    "natural-k4": "downsizenet-k4",
-    "natural-k8": "downsizenet-k8-bicubic",
-    "natural-k8-lite": "distance-only-k8-bicubic",
-}
+_SHIPPED = ("downsizenet-k2", "downsizenet-k4", "downsizenet-k8-bicubic", "distance-only-k8-bicubic")
+SHIPPED = dict(zip(pretrained.SHIPPED, _SHIPPED, strict=True))
 """Methods whose weights the package holds under the same names, and their architectures."""
 NETWORKS = (*UNTRAINED, *SHIPPED)
 NAMES = (*INTERPOLATIONS, *NETWORKS)
