@@ -1,8 +1,9 @@
 """Every way of resizing that is compared anywhere, under one name each.
 
-Interpolations learn nothing. The networks that the package holds are called like their weights. ``natural-k2`` and ``natural-k4``
-are convex, as on the poster; ``natural-k8`` and ``natural-k8-lite``, which is without texture, may sharpen. The poster's ablations, ``texture-only`` and ``distance-only``, are untrained unless weights are given. They have four
-taps and the antialiasing prior, so up to a scale of 2 the untrained ones equal bilinear-aa.
+Interpolations learn nothing. The networks that the package holds are called like their weights. ``natural-k2`` and
+``natural-k4`` are convex, as on the poster. ``natural-k8`` and ``natural-k8-lite``, which does without texture, may sharpen. The
+poster's ablations, ``texture-only`` and ``distance-only``, are untrained unless weights are given. They have four taps and the
+antialiasing prior, so up to a scale of 2 the untrained ones equal bilinear-aa.
 
 Architectures are networks to be trained. Their names say kind, taps, and what differs. They have a prior unless "plain", a
 convex one unless they name it; two layers, a hidden one and the output, unless "layers" says how many; one convolution unless

@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import random
+import re
 from importlib import resources
 from pathlib import Path
 
