@@ -1,7 +1,7 @@
 """Every way of resizing that is compared anywhere, under one name each.
 
 Interpolations learn nothing. The networks that the package holds are called like their weights. ``natural-k2`` and
-``natural-k4`` are convex, as on the poster. ``natural-k8`` and ``natural-k8-lite``, which does without texture, may sharpen. The
+``natural-k4`` are convex, as on the poster. ``natural-k8`` and ``natural-k8-lite``, without texture, may sharpen. The
 poster's ablations, ``texture-only`` and ``distance-only``, are untrained unless weights are given. They have four taps and the
 antialiasing prior, so up to a scale of 2 the untrained ones equal bilinear-aa.
 
