@@ -8,12 +8,21 @@ from typing import Annotated, Any
 import torch
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from bench import measure
 from bench.options import known
 
-from . import data, learned, plan, report, runner, timing, train, weights
+from . import collection, data, learned, packages, plan, report, runner, timing, train, weights
 from .pipelines import PIPELINES
 
 RESULTS = measure.ROOT / "bench" / "results" / "accuracy"
@@ -155,6 +164,38 @@ def train_weights(
         path = out / f"{each}.safetensors"
         weights.save(net, path)
         console.print(f"wrote {path}", markup=False, soft_wrap=True)
+
+
+@app.command()
+def fetch(
+    folder: Annotated[
+        pathlib.Path,
+        typer.Option(file_okay=False, help="folder for the pictures; others than the default: --data natural:FOLDER"),
+    ] = packages.FOLDER,
+    mirror: Annotated[
+        str, typer.Option(help="of Debian; snapshot.debian.org keeps what others have dropped")
+    ] = packages.MIRROR,
+) -> None:
+    """Fetch the pictures of the data "natural" out of Debian's packages; what is there stays, what was begun goes on."""
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    for package in collection.PACKAGES:
+        missing = package.lacking(folder)
+        if missing:
+            console.print(f"{package.name}: {len(missing)} files are missing", highlight=False)
+            with Progress(*columns, console=console) as progress:
+                task = progress.add_task(package.name, total=package.size)
+                try:
+                    packages.fetch(package, folder, mirror, functools.partial(_show_bytes, progress, task))
+                except (OSError, ValueError) as error:
+                    raise typer.BadParameter(str(error), param_hint="--mirror") from error
+        said = folder / package.name / packages.COPYRIGHT
+        console.print(f"{package.name} {package.version}: {', '.join(package.licences)}; see {said}", soft_wrap=True)
+    for name, licences in collection.INSTALLED.items():
+        console.print(f"{name}, which is installed: {', '.join(licences)}")
+
+
+def _show_bytes(progress: Progress, task: TaskID, done: int) -> None:
+    progress.update(task, completed=done)
 
 
 def _show_losses(progress: Progress, task: TaskID, step: int, losses: dict[str, float]) -> None:

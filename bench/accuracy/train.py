@@ -27,10 +27,11 @@ Row = dict[str, Any]
 
 
 class Data(NamedTuple):
-    """What a run is trained on, and what it is measured on."""
+    """What a run is trained on, what it is measured on, and what its settings are chosen on, where there is such a split."""
 
     train: Dataset
     test: Dataset
+    validation: Dataset | None = None
 
 
 class _State:

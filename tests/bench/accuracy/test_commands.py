@@ -47,7 +47,7 @@ def test_a_budget_stops_and_says_so(tmp_path):
 def test_refuses_what_does_not_fit(tmp_path):
     out = ("--tiny", "--out", tmp_path)
     assert "expected one of" in invoke(*out, "--pipeline", "unet", code=2)
-    assert "expected one of" in invoke(*out, "--method", "lanczos", code=2)
+    assert "expected one of" in invoke(*out, "--method", "sinc", code=2)
     assert "expected some that are trained in dpt" in invoke(*out, "--pipeline", "dpt", "--method", "natural-k2", code=2)
     assert "behind the command's name" in invoke(*out, "plot", code=2)
     assert "No such file" in invoke("plot", "--out", tmp_path, code=2)

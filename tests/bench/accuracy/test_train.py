@@ -90,7 +90,7 @@ def test_trained_on_one_split_and_measured_on_the_other(tmp_path):
     taken = {}
     for method, seed in [("bilinear", 1), ("downsizenet-k2", 1), ("bilinear", 2)]:
         log = taken[method, seed] = []
-        watched = train.Data(*(Watched(part, name, log) for part, name in zip(loaded, ("train", "test"), strict=True)))
+        watched = train.Data(*(Watched(part, name, log) for part, name in zip(loaded[:2], ("train", "test"), strict=True)))
         train.train(Run("segformer", method, seed), TINY, watched, tmp_path, CPU)
         steps = TINY.steps * TINY.batch
         assert {name for name, _ in log[:steps]} == {"train"}
