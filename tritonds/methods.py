@@ -108,8 +108,7 @@ def network(name: str, weights: str | PathLike[str] | None = None) -> DownsizeNe
         net = UNTRAINED[name]()
     else:
         net = DownsizeNet.from_pretrained(source).float()
-        if name not in SHIPPED:
-            _check_kind(name, net, source)
+        _check_kind(name, net, source)
     net.out_dtype = None
     net.register_forward_hook(_undo_normalization)
     return net.eval().requires_grad_(False)
@@ -117,7 +116,8 @@ def network(name: str, weights: str | PathLike[str] | None = None) -> DownsizeNe
 
 def _check_kind(name: str, net: DownsizeNet, weights: str | PathLike[str]) -> None:
     """Raise ValueError if the network that ``weights`` hold is not what ``name`` says, for RGB images."""
-    if (net.texture_channels > 0, net.distance_channels > 0) != (name != "distance-only", name != "texture-only"):
+    kind = (net.texture_channels > 0, net.distance_channels > 0)
+    if name in UNTRAINED and kind != (name != "distance-only", name != "texture-only"):
         raise ValueError(f"weights: {weights} holds another kind of network than {name!r}")
     if net.in_channels != 3:
         raise ValueError(f"weights: {weights} is for images of {net.in_channels} channels, not 3")

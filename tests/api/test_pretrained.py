@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 import tritonds
 from tritonds import DownsizeNet
+from tritonds.coefficient_weights import SHARPENING
 from tritonds.pretrained import CONFIG, FILE, KEY, SHIPPED
 
 
@@ -337,13 +338,23 @@ class TestShipped:
         net = DownsizeNet.from_pretrained(name, size=(9, 11))
         image = torch.rand(2, 3, 31, 24)
         result = net(image)
-        if net.prior in ("bicubic", "lanczos"):  # which go beyond, as sharp pictures do
-            assert -0.5 < result.min() < 0 < 1 < result.max() < 1.5
-        else:
+        if net.prior not in SHARPENING:
             assert 0 <= result.min() <= result.max() <= 1
         torch.testing.assert_close(net(torch.full((1, 3, 31, 24), 0.3)), torch.full((1, 3, 9, 11), 0.3))
         pixels = (image * 255).to(torch.uint8)
         torch.testing.assert_close(net(pixels), net(pixels / 255))
+
+    @pytest.mark.parametrize("name", SHIPPED)
+    def test_those_that_sharpen_go_beyond_at_edges_and_no_others_do(self, name):
+        net = DownsizeNet.from_pretrained(name)
+        edge = (torch.arange(32) >= 15).float().expand(1, 3, 20, 32)
+        result = net(edge, (10, 16))
+        if net.prior in SHARPENING:
+            assert -0.5 < result.min() < -0.01
+            assert 1.01 < result.max() < 1.5
+        else:
+            assert result.min() >= 0
+            assert result.max() <= 1 + 1e-6
 
     @pytest.mark.parametrize("name", SHIPPED)
     def test_backends_agree(self, name, device):
