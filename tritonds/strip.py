@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import geometry, reference
+from . import geometry, phases, reference
 from .batches import channels_last, normalize
 from .coefficient_weights import SHARPENING
 from .dtypes import compute_dtype
@@ -46,6 +46,10 @@ class Network(NamedTuple):
     """q_y (K, h) and q_x (K, w), or none."""
     signed: list[Tensor]
     """b_y and b_x, likewise, of a sharpening prior."""
+    table: list[Tensor] = []  # noqa: RUF012 - nobody appends
+    """Coefficients (K*K, 1, classes, classes) of each class of target pixels, where they follow from the size; or none."""
+    filters: list[Tensor] = []  # noqa: RUF012
+    """The same as :func:`tritonds.phases.filters`."""
 
 
 class Strip(NamedTuple):
@@ -59,7 +63,9 @@ class Strip(NamedTuple):
     """Of the texture: those of the bins."""
 
 
-def network_of(image: Tensor, texture_weights: Sequence[Tensor], weights: Sequence[Tensor], options: Options) -> Network:
+def network_of(
+    image: Tensor, texture: Tensor | None, texture_weights: Sequence[Tensor], weights: Sequence[Tensor], options: Options
+) -> Network:
     taps, size_in, size = options.taps, image.shape[2:], (options.h, options.w)
     cast = [t.to(compute_dtype(weights[0].dtype)) for t in (*texture_weights, *weights)]
     texture_weights, layers = cast[: len(texture_weights)], cast[len(texture_weights) :]
@@ -76,13 +82,37 @@ def network_of(image: Tensor, texture_weights: Sequence[Tensor], weights: Sequen
     prior: list[Tensor] = []
     signed: list[Tensor] = []
     if options.prior is not None:
-        axes, rest = list(zip(size_in, size, strict=True)), (taps, options.prior, image.device, layers[0].dtype)
-        prior = [reference.prior_axis(n_in, n_out, *rest) for n_in, n_out in axes]
+        sizes, rest = list(zip(size_in, size, strict=True)), (taps, options.prior, image.device, layers[0].dtype)
+        prior = [reference.prior_axis(n_in, n_out, *rest) for n_in, n_out in sizes]
         if options.prior in SHARPENING:
-            signed = [reference.signed_axis(n_in, n_out, *rest) for n_in, n_out in axes]
+            signed = [reference.signed_axis(n_in, n_out, *rest) for n_in, n_out in sizes]
     if texture_weights:
         texture_weights = [channels_last(texture_weights[0]), texture_weights[1]]
-    return Network(list(texture_weights), distances, list(layers), prior, signed)
+    network = Network(list(texture_weights), distances, list(layers), prior, signed)
+    axes = _axes_of(image, texture, texture_weights, options)
+    return network if axes is None else _tabulated(network, axes)
+
+
+def _axes_of(
+    image: Tensor, texture: Tensor | None, texture_weights: Sequence[Tensor], options: Options
+) -> tuple[phases.Axis, phases.Axis] | None:
+    """Classes of target pixels, if coefficients follow from them."""
+    if texture is not None or texture_weights:
+        return None
+    return phases.axes_of((image.shape[2], image.shape[3]), (options.h, options.w), options.taps)
+
+
+def _tabulated(network: Network, axes: tuple[phases.Axis, phases.Axis]) -> Network:
+    """``network`` with the coefficients of every class."""
+    distances = [t if t.shape[0] == 1 else t[axis.targets] for t, axis in zip(network.distances, axes, strict=True)]
+    prior = [t[:, axis.targets] for t, axis in zip(network.prior, axes, strict=False)]
+    signed = [t[:, axis.targets] for t, axis in zip(network.signed, axes, strict=False)]
+    y, x = axes
+    everywhere = Strip(slice(0, 1), range(len(y.targets)), range(0), range(0))
+    of_classes = Network([], distances, network.layers, prior, signed)
+    table = _coefficients([_encode(of_classes, everywhere)], of_classes, everywhere)
+    table = table.expand(-1, -1, len(y.targets), len(x.targets)).contiguous()  # where all have the same distances
+    return network._replace(table=[table], filters=phases.filters(table, y, x))
 
 
 def split(image: Tensor, texture: Tensor | None, texture_weights: Sequence[Tensor], options: Options) -> Iterator[Strip]:
@@ -90,7 +120,9 @@ def split(image: Tensor, texture: Tensor | None, texture_weights: Sequence[Tenso
     n, _, image_h, image_w = image.shape
     source_h, source_w = (image_h, image_w) if texture is None else texture.shape[2:]
     channels = texture_weights[0].shape[0] if texture_weights else 1 if texture is None else texture.shape[1]
-    elements = channels * source_w * (source_h / options.h) + (32 + options.taps**2) * options.w
+    # A target pixel's activations and coefficients; or, where convolutions take their place, results and their gradients.
+    results = 32 + options.taps**2 if _axes_of(image, texture, texture_weights, options) is None else 12
+    elements = channels * source_w * (source_h / options.h) + results * options.w
     count = max(1, int(STRIP_BYTES / (4 * elements)))
     together = max(1, count // options.h)
     for first in range(0, n, together):
@@ -118,10 +150,9 @@ def downsize(
     image_size, size = (whole.shape[2], whole.shape[3]), (options.h, options.w)
     dtype = network.layers[0].dtype
     pixels = normalize(image, options.mean, options.std, dtype)
-    inputs = []
-    if network.distances:
-        dy, dx = network.distances
-        inputs.append((_rows(dy, strip)[:, None] + dx).relu_()[None])
+    if network.table:
+        return _by_class(pixels, network, image_size, options, strip)
+    inputs = [_encode(network, strip)] if network.distances else []
     if network.texture_weights:
         features = _convolve(pixels, network.texture_weights, image_size[0], strip)
         scale = [n_in // n_out if n_in % n_out == 0 else 0 for n_in, n_out in zip(image_size, size, strict=True)]
@@ -131,11 +162,36 @@ def downsize(
             inputs.append(_pool(features.relu_(), image_size, size, strip))
     elif texture is not None and whole_texture is not None:
         inputs.append(_pool(channels_last(texture.to(dtype)), whole_texture.shape[2:], size, strip))
+    return _gather(pixels, _coefficients(inputs, network, strip), image_size, options, strip)
+
+
+def _by_class(pixels: Tensor, network: Network, image_size: tuple[int, int], options: Options, strip: Strip) -> Tensor:
+    """The same where the coefficients of all classes of target pixels are known."""
+    axes = phases.axes_of(image_size, (options.h, options.w), options.taps)
+    assert axes is not None
+    if pixels.dtype == torch.float32 and not pixels.requires_grad and pixels.sum().isfinite():
+        result: Tensor = phases.WeightedSum.apply(pixels, strip.pixels.start, axes, strip.rows, *network.filters)
+        return result
+    y, x = (
+        torch.tensor(axis.numbers(targets), device=pixels.device)
+        for axis, targets in zip(axes, (strip.rows, range(options.w)), strict=True)
+    )
+    (table,) = network.table
+    return _gather(pixels, table.index_select(2, y).index_select(3, x), image_size, options, strip)
+
+
+def _encode(network: Network, strip: Strip) -> Tensor:
+    """relu(Wd . [dy; dx] + bd): (1, rows, w, E), where rows and w may be 1."""
+    dy, dx = network.distances
+    return (_rows(dy, strip)[:, None] + dx).relu_()[None]
+
+
+def _coefficients(inputs: list[Tensor], network: Network, strip: Strip) -> Tensor:
+    """Coefficients (K*K, n, rows, w) of the first layer's inputs (n, rows, w, channels), where n, rows and w may be 1."""
     *hidden, weight, bias = network.layers
     for w, b in zip(hidden[::2], hidden[1::2], strict=True):
         inputs = [_linear(inputs, w, b).relu_()]
-    a = _constrain(_planes(inputs, weight, bias), network, strip)
-    return _gather(pixels, a, image_size, options, strip)
+    return _constrain(_planes(inputs, weight, bias), network, strip)
 
 
 def _constrain(logits: Tensor, network: Network, strip: Strip) -> Tensor:

@@ -49,7 +49,7 @@ def strips(
     options = arithmetic.Options(distance, h, w, taps, prior, mean, std, dtype)
     output = _allocate(image, texture, texture_weights, weights, *options)
     with torch.autocast("cpu", enabled=False):
-        network = arithmetic.network_of(image, texture_weights, weights, options)
+        network = arithmetic.network_of(image, texture, texture_weights, weights, options)
         for strip in arithmetic.split(image, texture, texture_weights, options):
             parts = arithmetic.parts(image, texture, strip)
             output[strip.images, :, strip.rows.start : strip.rows.stop] = arithmetic.downsize(
@@ -78,7 +78,8 @@ def strips_backward(
     sources = [g.zero_() for g in grads[: need_image + need_texture]]
     parameters = [t.detach().requires_grad_(need_parameters) for t in (*texture_weights, *weights)]
     with _recorded():
-        network = arithmetic.network_of(image, parameters[: len(texture_weights)], parameters[len(texture_weights) :], options)
+        count = len(texture_weights)
+        network = arithmetic.network_of(image, texture, parameters[:count], parameters[count:], options)
     shared = [t for part in network for t in part if t.requires_grad]
     sums = [torch.zeros_like(t) for t in shared]
     for strip in arithmetic.split(image, texture, texture_weights, options):
