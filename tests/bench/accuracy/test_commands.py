@@ -22,7 +22,7 @@ def test_every_pipeline_end_to_end(tmp_path):
     assert done == {(pipeline, method) for pipeline in PIPELINES for method in ("bilinear", "downsizenet-k2")}
     for row in result["rows"]:
         assert all(math.isfinite(value) for value in [*row["metrics"].values(), *row["losses"]])
-        assert row["commit"] == result["machine"]["commit"]
+        assert (row["commit"], row["device"]) == (result["machine"]["commit"], result["machine"]["device"])
         assert len(row["losses"]) == plan.PROFILES["tiny"].steps * PIPELINES[row["pipeline"]].longer
     assert "Paired differences" in output
     before = (tmp_path / "results.json").read_bytes()
