@@ -120,6 +120,14 @@ def test_untrained_it_is_bicubic_interpolation(launched, device):
     assert launched
 
 
+def test_a_batch_of_none(device):
+    net = DownsizeNet((24, 32), texture_channels=0, backend="triton").to(device)
+    y = net(torch.rand(0, 3, 45, 60, device=device))
+    y.sum().backward()
+    assert y.shape == (0, 3, 24, 32)
+    assert not net.out.bias.grad.any()
+
+
 def test_not_for_lists_letterboxes_and_many_classes(launched, device):
     net = DownsizeNet((24, 32), texture_channels=0, backend="triton").to(device)
     images = [torch.rand(3, 45, 60, device=device), torch.rand(3, 48, 64, device=device)]
@@ -150,6 +158,19 @@ def test_compiled(function, oracle_function, case, launched, device):
     got = function(*inputs, case.size_out, backend="triton", **case.options)
     assert launched == KERNELS
     assert error(got, exact) <= (TOLERANCE.get(case.dtype) or 2 * max(error(eager, exact), HALF_FLOOR[case.dtype]))
+
+
+@pytest.mark.compiled
+def test_indices_of_64_bits_change_no_bit(table, launched, device, monkeypatch):
+    case = COMPILED["float"][2]
+    image, _, weights = make_image(case, device)
+    narrow = from_image(image, None, weights, case.size_out, backend="triton", **case.options)
+    monkeypatch.setattr(table, "MAX_INT32", 0)
+    monkeypatch.setattr(repeats, "_known", {})
+    table.table_plan.cache_clear()
+    wide = from_image(image, None, weights, case.size_out, backend="triton", **case.options)
+    assert torch.equal(narrow, wide)
+    assert launched == 2 * KERNELS
 
 
 @pytest.mark.compiled
