@@ -141,8 +141,7 @@ def tables(result: dict[str, Any]) -> dict[str, tuple[list[str], list[list[str]]
 
 
 def _means(found: Scores, methods: Sequence[str], metrics: Mapping[Task, str] = HEADLINE) -> tuple[list[str], list[list[str]]]:
-    present = [method for method in methods if any(key[1] == method for key in found)]
-    lines = []
+    present, lines = [method for method in methods if any(key[1] == method for key in found)], []
     for pipeline in MAIN:
         name = metrics[PIPELINES[pipeline].task]
         cells = [_mean(found.get((pipeline, method), {}), 4 if name == "SSIM" else 2) for method in present]

@@ -180,12 +180,3 @@ def test_trains_after_inference_of_the_same_size():
     result = net(image)
     result.sum().backward()
     torch.testing.assert_close(result.detach(), expected, rtol=0, atol=0)
-
-
-def test_beside_another_default_device():
-    phases.axes_of.cache_clear()
-    net, image = DownsizeNet((24, 32), taps=4, texture_channels=0, backend="torch"), torch.rand(1, 3, 45, 60)
-    expected = net(image)
-    phases.axes_of.cache_clear()
-    with torch.device("meta"):
-        assert torch.equal(net(image), expected)
