@@ -27,7 +27,7 @@ compiled: $(OTHER)/ready  ## the kernels as another Triton compiles them, emulat
 $(OTHER)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(OTHER)
 	sed '$(if $(filter 3.6.%,$(TRITON)),s/^numpy==.*/numpy<2.4/)' constraints.txt > $(OTHER)/constraints.txt
-	$(OTHER)/bin/pip install --quiet --constraint $(OTHER)/constraints.txt --editable '.[compiled]'
+	$(OTHER)/bin/pip install --quiet --no-compile --constraint $(OTHER)/constraints.txt --editable '.[compiled]'
 	$(OTHER)/bin/pip install --quiet --no-deps triton==$(TRITON)  # last: PyTorch may require its own
 	touch $@
 
@@ -40,7 +40,7 @@ torchvision: $(VISION)/ready  ## what works beside torchvision; and the kernels 
 $(VISION)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VISION)
 	sed 's/^torch==.*/torch==2.14.1/; s/^triton==.*/triton==3.8.0/' constraints.txt > $(VISION)/constraints.txt
-	$(VISION)/bin/pip install --quiet --constraint $(VISION)/constraints.txt --editable '.[vision]'
+	$(VISION)/bin/pip install --quiet --no-compile --constraint $(VISION)/constraints.txt --editable '.[vision]'
 	touch $@
 
 check: $(VENV)/ready  ## lint, format, types
@@ -53,7 +53,7 @@ docs: $(VENV)-docs/ready  ## README and docs as a site, in site/
 
 $(VENV)-docs/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)-docs
-	$(VENV)-docs/bin/pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	$(VENV)-docs/bin/pip install --quiet --no-compile --constraint constraints.txt --editable '.[docs]'
 	touch $@
 
 kernels: $(VENV)/ready  ## what the compiler makes of the kernels, and what that should cost on a GPU; needs none
@@ -74,9 +74,10 @@ accuracy: $(VENV)/ready  ## train networks, each behind many downsizers, on the 
 	$(BIN)/python -m bench accuracy --budget $(ACCURACY_SECONDS); status=$$?; \
 	$(BIN)/python -m bench accuracy tables && exit $$status
 
+# Not compiled while it is installed, which takes as long as all else: Python compiles what is imported.
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test]'
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[test]'
 	touch $@
 
 clean:
