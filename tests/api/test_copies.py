@@ -8,6 +8,8 @@ import shutil
 import subprocess
 import sys
 
+import pytest
+
 import tritonds
 
 LOADED, VENDORED = "_tritonds_1a2b3c4", "vendored.inside.resizing"
@@ -58,6 +60,7 @@ json.dump(found, open(out, "w"))
 """
 
 
+@pytest.mark.long
 def test_copies_run_side_by_side(tmp_path):
     """Forward, backward and counted, each under its own name: with the same results."""
     source = pathlib.Path(tritonds.__file__).parent

@@ -111,6 +111,7 @@ def test_vmap_over_images_and_networks(options):
     torch.func.jacfwd(nets[0])(batches[0])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("options", [{}, {"texture_layers": 2}])
 def test_transforms_are_compiled(options):
     """Which vmap of memory formats it does not know would prevent."""

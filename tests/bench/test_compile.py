@@ -68,6 +68,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.long
 def test_cost_of_priors_that_sharpen(tmp_path):
     """hdx8 from uint8, by distances alone: a row more of weights is read, no sine is taken and no exponential more."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
