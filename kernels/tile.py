@@ -288,7 +288,7 @@ def gather_backward(taps, grad_output, zeros, C: tl.constexpr):
             image_ptr += taps.stride_c
             grad_ptr += grad_output.stride_c
     else:
-        for _ in range(C.CHANNELS):
+        for _ in tl.static_range(C.CHANNELS):
             image = load_along_pixels(image_ptr + taps.offsets, taps.mask).to(zeros.dtype)
             grad = tl.load(grad_ptr + grad_output.offsets, mask=grad_output.mask, other=0.0)
             total += grad.to(zeros.dtype)[None, :] * image
