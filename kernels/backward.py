@@ -182,7 +182,9 @@ def downsize_backward_kernel(
                     pointers = grad_output_ptr + n * output_stride_n + offsets
                     grad_coefficients = tl.load(pointers, mask=tap_mask, other=0.0).to(C.ACC)
                 else:
-                    taps = Elements(image.ptr, tap_offsets(pixels, image, target, C), tap_mask, channel_stride(image, C))
+                    # Pixels past the image's end repeat the last one, whose taps can be loaded as well.
+                    mask = None if C.TAPS_PAD == C.TAPS * C.TAPS else tap_mask
+                    taps = Elements(image.ptr, tap_offsets(pixels, image, target, C), mask, channel_stride(image, C))
                     grad_output = Elements(
                         grad_output_ptr + n * output_stride_n, grad_output_offsets, pixel_mask, output_stride_c
                     )
@@ -240,7 +242,8 @@ def downsize_backward_kernel(
                             tl.store(grad_pooled_ptr + plane * C.TEXTURE.CHANNELS + offsets, grad_pooled, mask=mask)
                         else:
                             grad_texture = plane_at(n, grad_textures, C.GRAD_TEXTURE_ALIGN)
-                            store_bins(grad_texture, channel, pixels, target, grad_pooled, mask, C.GRAD_TEXTURE_ALIGN)
+                            align: tl.constexpr = C.GRAD_TEXTURE_ALIGN
+                            store_bins(grad_texture, channel, pixels, target, grad_pooled, mask, align, C.TEXTURE)
                 if C.DISTANCE_CHANNELS > 0:
                     grad_first_encoding = linear_grad_weight(grad, encoding, grad_first_encoding, C.PRECISION)
                     grad = linear_grad_input(wide, first_encoding, C.PRECISION, C.ACC)
