@@ -93,8 +93,7 @@ def downsize_backward(
     prior: str,
 ) -> None:
     """Write those gradients of :func:`downsize` that are given a tensor; that of the weights is one flat tensor."""
-    size, channels_last = (image.shape[2], image.shape[3]), _is_channels_last(image)
-    call = Call(image, size, texture, weights, distance, taps, prior, channels_last=channels_last)
+    call = Call(image, (image.shape[2], image.shape[3]), texture, weights, distance, taps, prior)
     _backward(call, grad_output, grad_image, grad_texture, grad_weights)
 
 
@@ -136,16 +135,12 @@ def downsize_image_backward(
     _backward(_of_images(call, images, grad_output), grad_output, grad_image, None, grad_weights)
 
 
-def _is_channels_last(image: Tensor) -> bool:
-    """Whether each pixel's channels lie side by side."""
-    return image.stride(1) == 1 or image.shape[1] == 1
-
-
 def _of_images(call: Call, images: Sequence[Tensor], output: Tensor) -> Call:
     """``call`` completed by what follows from ``images``: one batch, or images of which there is a table."""
     if images[0].ndim == 4:
         image = images[0]
-        return call._replace(image_size=(image.shape[2], image.shape[3]), channels_last=_is_channels_last(image))
+        size, channels_last = (image.shape[2], image.shape[3]), image.stride(1) == 1 or image.shape[1] == 1
+        return call._replace(image_size=size, channels_last=channels_last)
     size = (output.shape[2], output.shape[3])
     rows = batch.read(images, size, call.fill is not None)
     table = batch.table(rows, images[0].device)
