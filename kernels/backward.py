@@ -130,6 +130,9 @@ def downsize_backward_kernel(
     FIRST_PAD: tl.constexpr = C.HIDDEN_CHANNELS_PAD if C.HIDDEN_LAYERS > 0 else C.TAPS_PAD
     # A warp's threads hold every eighth pixel of a product's result each: those are summed at once.
     BIAS_ROWS: tl.constexpr = 8
+    # Bins without loops, where that takes no registers that there are not.
+    SPARE: tl.constexpr = C.CHANNELS > 0 and (C.TAPS <= 2 or C.OPERAND.primitive_bitwidth == 16)
+    SIDE: tl.constexpr = C.TEXTURE.BIN_H if SPARE else 0
     # Transposed, (in, out), as matrix products over the pixels give them; biases' are summed over the pixels at the end.
     grad_encoding = tl.zeros([POSITIONS, C.DISTANCE_CHANNELS_PAD], C.ACC)
     grad_encoding_bias = tl.zeros([BIAS_ROWS, C.DISTANCE_CHANNELS_PAD], C.ACC)
@@ -242,8 +245,7 @@ def downsize_backward_kernel(
                             tl.store(grad_pooled_ptr + plane * C.TEXTURE.CHANNELS + offsets, grad_pooled, mask=mask)
                         else:
                             grad_texture = plane_at(n, grad_textures, C.GRAD_TEXTURE_ALIGN)
-                            align: tl.constexpr = C.GRAD_TEXTURE_ALIGN
-                            store_bins(grad_texture, channel, pixels, target, grad_pooled, mask, align, C.TEXTURE)
+                            store_bins(grad_texture, channel, pixels, target, grad_pooled, mask, C.GRAD_TEXTURE_ALIGN, SIDE)
                 if C.DISTANCE_CHANNELS > 0:
                     grad_first_encoding = linear_grad_weight(grad, encoding, grad_first_encoding, C.PRECISION)
                     grad = linear_grad_input(wide, first_encoding, C.PRECISION, C.ACC)

@@ -280,8 +280,9 @@ def gather_backward(taps, grad_output, zeros, C: tl.constexpr):
     image_ptr = taps.ptr
     grad_ptr = grad_output.ptr
     total = zeros
-    # Without a loop, all channels' loads can be in flight together.
-    if C.CHANNELS <= 4 or len(C.FACTORS) > 0:
+    narrow: tl.constexpr = image_ptr.dtype.element_ty.primitive_bitwidth <= 16
+    # Without a loop, all channels' loads can be in flight together, if registers hold them.
+    if (C.CHANNELS <= 4 and narrow) or len(C.FACTORS) > 0:
         for c in tl.static_range(C.CHANNELS):
             image = load_along_pixels(image_ptr + taps.offsets, taps.mask).to(zeros.dtype)
             grad = tl.load(grad_ptr + grad_output.offsets, mask=grad_output.mask, other=0.0).to(zeros.dtype)
