@@ -130,9 +130,9 @@ def downsize_backward_kernel(
     FIRST_PAD: tl.constexpr = C.HIDDEN_CHANNELS_PAD if C.HIDDEN_LAYERS > 0 else C.TAPS_PAD
     # A warp's threads hold every eighth pixel of a product's result each: those are summed at once.
     BIAS_ROWS: tl.constexpr = 8
-    # Bins without loops, where that takes no registers that there are not.
-    SPARE: tl.constexpr = C.CHANNELS > 0 and (C.TAPS <= 2 or C.OPERAND.primitive_bitwidth == 16)
-    SIDE: tl.constexpr = C.TEXTURE.BIN_H if SPARE else 0
+    HALF: tl.constexpr = C.OPERAND.primitive_bitwidth == 16
+    # No loops over bins where registers suffice.
+    SIDE: tl.constexpr = C.TEXTURE.BIN_H if C.CHANNELS > 0 and (HALF or C.TAPS <= 2) else 0
     # Transposed, (in, out), as matrix products over the pixels give them; biases' are summed over the pixels at the end.
     grad_encoding = tl.zeros([POSITIONS, C.DISTANCE_CHANNELS_PAD], C.ACC)
     grad_encoding_bias = tl.zeros([BIAS_ROWS, C.DISTANCE_CHANNELS_PAD], C.ACC)
@@ -185,8 +185,8 @@ def downsize_backward_kernel(
                     pointers = grad_output_ptr + n * output_stride_n + offsets
                     grad_coefficients = tl.load(pointers, mask=tap_mask, other=0.0).to(C.ACC)
                 else:
-                    # Pixels past the image's end repeat the last one, whose taps can be loaded as well.
-                    mask = None if C.TAPS_PAD == C.TAPS * C.TAPS else tap_mask
+                    # Pixels past the image's end repeat the last one, whose taps can be loaded as well. In float32 that spills.
+                    mask = None if HALF and C.TAPS_PAD == C.TAPS * C.TAPS else tap_mask
                     taps = Elements(image.ptr, tap_offsets(pixels, image, target, C), mask, channel_stride(image, C))
                     grad_output = Elements(
                         grad_output_ptr + n * output_stride_n, grad_output_offsets, pixel_mask, output_stride_c
