@@ -192,7 +192,7 @@ def backward_plan(problem: Problem, to_image: bool, grad_texture: Layout | None,
     )
     resident, most = _backward_residents(problem, values)
     arguments |= _image_integers(problem) | _texture_integers(problem) | registers(most)
-    return BackwardPlan(plan_of(min(total_columns, MAX_BACKWARD_PROGRAMS // 8 * resident), **arguments), pooled, direct)
+    return BackwardPlan(plan_of(min(total_columns, MAX_BACKWARD_PROGRAMS * resident // 8), **arguments), pooled, direct)
 
 
 @functools.lru_cache(maxsize=1024)
