@@ -130,6 +130,9 @@ def downsize_backward_kernel(
     FIRST_PAD: tl.constexpr = C.HIDDEN_CHANNELS_PAD if C.HIDDEN_LAYERS > 0 else C.TAPS_PAD
     # A warp's threads hold every eighth pixel of a product's result each: those are summed at once.
     BIAS_ROWS: tl.constexpr = 8
+    HALF: tl.constexpr = C.OPERAND.primitive_bitwidth == 16
+    # No loops over bins where registers suffice.
+    SIDE: tl.constexpr = C.TEXTURE.BIN_H if C.CHANNELS > 0 and (HALF or C.TAPS <= 2) else 0
     # Transposed, (in, out), as matrix products over the pixels give them; biases' are summed over the pixels at the end.
     grad_encoding = tl.zeros([POSITIONS, C.DISTANCE_CHANNELS_PAD], C.ACC)
     grad_encoding_bias = tl.zeros([BIAS_ROWS, C.DISTANCE_CHANNELS_PAD], C.ACC)
@@ -182,7 +185,9 @@ def downsize_backward_kernel(
                     pointers = grad_output_ptr + n * output_stride_n + offsets
                     grad_coefficients = tl.load(pointers, mask=tap_mask, other=0.0).to(C.ACC)
                 else:
-                    taps = Elements(image.ptr, tap_offsets(pixels, image, target, C), tap_mask, channel_stride(image, C))
+                    # Pixels past the image's end repeat the last one, whose taps can be loaded as well. In float32 that spills.
+                    mask = None if HALF and C.TAPS_PAD == C.TAPS * C.TAPS else tap_mask
+                    taps = Elements(image.ptr, tap_offsets(pixels, image, target, C), mask, channel_stride(image, C))
                     grad_output = Elements(
                         grad_output_ptr + n * output_stride_n, grad_output_offsets, pixel_mask, output_stride_c
                     )
@@ -240,7 +245,7 @@ def downsize_backward_kernel(
                             tl.store(grad_pooled_ptr + plane * C.TEXTURE.CHANNELS + offsets, grad_pooled, mask=mask)
                         else:
                             grad_texture = plane_at(n, grad_textures, C.GRAD_TEXTURE_ALIGN)
-                            store_bins(grad_texture, channel, pixels, target, grad_pooled, mask, C.GRAD_TEXTURE_ALIGN)
+                            store_bins(grad_texture, channel, pixels, target, grad_pooled, mask, C.GRAD_TEXTURE_ALIGN, SIDE)
                 if C.DISTANCE_CHANNELS > 0:
                     grad_first_encoding = linear_grad_weight(grad, encoding, grad_first_encoding, C.PRECISION)
                     grad = linear_grad_input(wide, first_encoding, C.PRECISION, C.ACC)

@@ -91,16 +91,24 @@ def bin_sum(source, channel, y, x, target, norm_h, norm_w, P: tl.constexpr):
 
 
 @triton.jit
-def store_bins(output, channel, pixels, target, total, mask, ALIGN: tl.constexpr):
+def store_bins(output, channel, pixels, target, total, mask, ALIGN: tl.constexpr, SIDE: tl.constexpr):
     """Spread ``total`` [BLOCK, channels] evenly over each pixel's bin, where all bins are of ``bin_h`` x ``bin_w`` pixels.
 
-    The channels of ``output``, one image, lie last in memory; its strides are in units of ALIGN.
+    The channels of ``output``, one image, lie last in memory; its strides are in units of ALIGN. If SIDE > 0, bins are of
+    SIDE x SIDE pixels, and there is no loop.
     """
     bin_h = target.bin_h
     bin_w = target.bin_w
     share = total * (1.0 / (bin_h * bin_w).to(total.dtype))
-    for index in range(bin_h * bin_w):
-        row = index // bin_w
-        column = index - row * bin_w
-        pixel = ((pixels.y * bin_h + row) * output.stride_h + (pixels.x * bin_w + column) * output.stride_w) * ALIGN
-        tl.store(output.ptr + (pixel[:, None] + channel[None, :]), share, mask=mask)
+    if SIDE > 0:
+        first = (pixels.y * (SIDE * output.stride_h) + pixels.x * (SIDE * output.stride_w)) * ALIGN
+        pointers = output.ptr + (first[:, None] + channel[None, :])
+        for row in tl.static_range(SIDE):
+            for column in tl.static_range(SIDE):
+                tl.store(pointers + (row * output.stride_h + column * output.stride_w) * ALIGN, share, mask=mask)
+    else:
+        for index in range(bin_h * bin_w):
+            row = index // bin_w
+            column = index - row * bin_w
+            pixel = ((pixels.y * bin_h + row) * output.stride_h + (pixels.x * bin_w + column) * output.stride_w) * ALIGN
+            tl.store(output.ptr + (pixel[:, None] + channel[None, :]), share, mask=mask)

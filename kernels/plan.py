@@ -33,10 +33,7 @@ from .launch import (
 )
 
 MAX_BACKWARD_PROGRAMS = 1056
-"""Programs of the backward kernel, each with its own partial weight gradients: eight for each of an H200's 132 processors.
-
-Half as many again where twelve fit.
-"""
+"""Programs of the backward kernel, each with partial weight gradients: eight for each of an H200's 132 processors, or more."""
 
 
 class Call(NamedTuple):
@@ -193,11 +190,9 @@ def backward_plan(problem: Problem, to_image: bool, grad_texture: Layout | None,
         C=constants,
         num_warps=warps,
     )
-    # Twelve programs fit a processor instead of eight. Of those compiled, no others did without spills then.
-    small = _is_light(problem) and values["TEXTURE"].values["BINS_WHOLE"] and _is_default_size(values)
-    programs = min(total_columns, MAX_BACKWARD_PROGRAMS * 3 // 2 if small else MAX_BACKWARD_PROGRAMS)
-    arguments |= _image_integers(problem) | _texture_integers(problem) | registers(168 if small else 255)
-    return BackwardPlan(plan_of(programs, **arguments), pooled, direct)
+    resident, most = _backward_residents(problem, values)
+    arguments |= _image_integers(problem) | _texture_integers(problem) | registers(most)
+    return BackwardPlan(plan_of(min(total_columns, MAX_BACKWARD_PROGRAMS * resident // 8), **arguments), pooled, direct)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -388,6 +383,13 @@ def _backward_shape(values: dict[str, Any], dtype: torch.dtype) -> tuple[int, in
     if _widest(values) == 16 and (half or (dtype == torch.float32 and not fused)):
         return 32, 1 if half and not (fused and not values["TEXTURE"].values["BINS_WHOLE"]) else 2
     return 32 if half else 16, 4  # wider tiles do not fit the registers of fewer warps
+
+
+def _backward_residents(problem: Problem, values: dict[str, Any]) -> tuple[int, int]:
+    """(Backward programs that fit a processor, registers that let them). Of those compiled, no others did without spills."""
+    light = problem.dtype.itemsize == 2 and problem.texture is not None and problem.taps <= 4
+    few = light and values["TEXTURE"].values["BINS_WHOLE"] and _is_default_size(values)
+    return (8, 255) if not few else (12, 168) if problem.taps <= 2 else (9, 224)
 
 
 def _texture_weights_shape(values: dict[str, Any], dtype: torch.dtype) -> tuple[int, int]:

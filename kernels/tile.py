@@ -280,18 +280,22 @@ def gather_backward(taps, grad_output, zeros, C: tl.constexpr):
     image_ptr = taps.ptr
     grad_ptr = grad_output.ptr
     total = zeros
-    if len(C.FACTORS) > 0:
+    narrow: tl.constexpr = image_ptr.dtype.element_ty.primitive_bitwidth <= 16
+    # Without a loop, all channels' loads can be in flight together, if registers hold them.
+    if (C.CHANNELS <= 4 and narrow) or len(C.FACTORS) > 0:
         for c in tl.static_range(C.CHANNELS):
             image = load_along_pixels(image_ptr + taps.offsets, taps.mask).to(zeros.dtype)
             grad = tl.load(grad_ptr + grad_output.offsets, mask=grad_output.mask, other=0.0).to(zeros.dtype)
-            total += (grad * tl.full([1], C.FACTORS[c], zeros.dtype))[None, :] * image
+            if len(C.FACTORS) > 0:
+                grad *= tl.full([1], C.FACTORS[c], zeros.dtype)
+            total += grad[None, :] * image
             image_ptr += taps.stride_c
             grad_ptr += grad_output.stride_c
     else:
         for _ in range(C.CHANNELS):
             image = load_along_pixels(image_ptr + taps.offsets, taps.mask).to(zeros.dtype)
-            grad = tl.load(grad_ptr + grad_output.offsets, mask=grad_output.mask, other=0.0)
-            total += grad.to(zeros.dtype)[None, :] * image
+            grad = tl.load(grad_ptr + grad_output.offsets, mask=grad_output.mask, other=0.0).to(zeros.dtype)
+            total += grad[None, :] * image
             image_ptr += taps.stride_c
             grad_ptr += grad_output.stride_c
     return total

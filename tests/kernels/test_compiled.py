@@ -135,6 +135,17 @@ def test_given_texture(draw, rng, device):
     assert_matches_oracle(tritonds.downsize, oracle.downsize, case, device, backend="triton")
 
 
+HALVED = covering(taps=[4, 2, 3], layout=["channels_last", "contiguous"], dtype=[torch.bfloat16, torch.float16])
+
+
+@pytest.mark.parametrize("draw", HALVED)
+def test_texture_whose_bins_are_of_2x2_pixels(draw, rng, device):
+    """Such bins have kernels without loops; those of the network's default widths more programs on a processor."""
+    h, w = rng.randint(1, 6), rng.randint(33, 40)  # more than a tile
+    case = Case(n=1, size_in=(2 * h, 2 * w), size_out=(h, w), texture=16, distance=16, hidden=16, **draw)
+    assert_matches_oracle(tritonds.downsize, oracle.downsize, case, device, backend="triton")
+
+
 def test_threads_that_repeat_a_sum_agree(rng, device):
     """Where taps lie along threads, too, products must not be fused with a sum across these; Triton 3.8.0 did so here."""
     draw = {"taps": 3, "dtype": torch.float32, "layers": 2, "texture": 32, "distance": 32, "hidden": 32, "prior": "antialias"}
