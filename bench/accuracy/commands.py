@@ -72,9 +72,6 @@ def run(
     left = runner.remaining(job, chosen)
     if left:
         console.print(f"{len(left)} runs are left: the same command goes on.")
-        sources = [source for run in left if (source := plan.source(run)) is not None and source not in chosen]
-        for source in runner.remaining(job, sources):
-            console.print(f"{source.key} has to be trained before, to be taken frozen.")
         raise typer.Exit(1)
 
 

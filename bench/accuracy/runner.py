@@ -17,7 +17,7 @@ import torch
 
 from bench import measure, report
 
-from . import data, plan, scenes
+from . import data, scenes
 from .plan import Profile, Run, settings
 from .train import Row, checkpoint, train, trained
 
@@ -75,7 +75,7 @@ def run_job(job: Job, runs: Sequence[Run], *, jobs: int, budget: float) -> Itera
     """Train, ``jobs`` at once in processes of their own, for ``budget`` seconds; yield each row after it was written.
 
     Where a run fails, the exception takes the place of its row, and the others go on. What was begun when the time is over is
-    saved, and goes on at the next call. A run whose frozen downsizer was not trained is left out.
+    saved, and goes on at the next call.
 
     Raises:
         BlockingIOError: another process works in the same folder.
@@ -93,8 +93,6 @@ def run_job(job: Job, runs: Sequence[Run], *, jobs: int, budget: float) -> Itera
         while waiting and time.time() < deadline:
             with _pool(jobs) as pool:
                 yield from _fill(pool, job, waiting, running, jobs, deadline, machine["commit"])
-            if _next(list(waiting), job) is None:
-                return
 
 
 def _fill(
@@ -109,7 +107,8 @@ def _fill(
     """Keep a pool busy until nothing waits, the time is over, or one of its processes dies."""
     whole = True
     while True:
-        while whole and len(running) < jobs and time.time() < deadline and (run := _next(waiting, job)) is not None:
+        while whole and len(running) < jobs and time.time() < deadline and waiting:
+            run = waiting.pop(0)
             running[pool.submit(_work, job, run, deadline)] = run
         if not running:
             return
@@ -128,16 +127,6 @@ def _fill(
                 measure.write(result, job.results)
                 checkpoint(job.folder, run).unlink(missing_ok=True)
                 yield run, row
-
-
-def _next(waiting: list[Run], job: Job) -> Run | None:
-    """Take the first run that can begin: a frozen downsizer has to be trained first, under the settings of the results."""
-    for run in waiting:
-        source = plan.source(run)
-        if source is None or (not remaining(job, [source]) and trained(job.folder, source).exists()):
-            waiting.remove(run)
-            return run
-    return None
 
 
 def _work(job: Job, run: Run, deadline: float) -> Row | None:
