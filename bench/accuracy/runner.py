@@ -19,7 +19,7 @@ from bench import measure, report
 
 from . import data, scenes
 from .plan import Profile, Run, settings
-from .train import Row, checkpoint, train, trained
+from .train import Row, checkpoint, train
 
 SCHEMA = 1
 

@@ -36,9 +36,7 @@ class Data(NamedTuple):
 class _State:
     """Network and downsizer, their optimizer, and how far they are."""
 
-    def __init__(
-        self, run: Run, profile: Profile, data: Data, backend: str, device: torch.device
-    ) -> None:
+    def __init__(self, run: Run, profile: Profile, data: Data, backend: str, device: torch.device) -> None:
         spec = pipelines.PIPELINES[run.pipeline]
         self.profile = profile
         self.steps = profile.steps * spec.longer
