@@ -180,12 +180,12 @@ def means(
 
 
 def _by_scale(found: Scores) -> tuple[list[str], list[list[str]]]:
-    lines = [
-        [method, *(mean(found.get((name, method), {}), usual_seeds(found)) for name in RECONSTRUCTIONS)]
-        for method in RECONSTRUCTED
-    ]
-    measured = any(key[0] in RECONSTRUCTIONS and key[0] not in MAIN for key in found)
-    return ["", *_scales()], [line for line in lines if measured and any(line[1:])]
+    usual, lines = usual_seeds(found), []
+    for method in RECONSTRUCTED:
+        cells = [mean(found.get((pipeline, method), {}), usual) for pipeline in RECONSTRUCTIONS]
+        if any(cells):
+            lines.append([method, *cells])
+    return ["", *_scales()], lines
 
 
 def _scales() -> list[str]:

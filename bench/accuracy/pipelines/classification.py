@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..samples import Batch
+from ..samples import Batch, only
 from .base import Pipeline, Width, normalise
 from .resnet import resnet
 
@@ -34,17 +34,6 @@ class Classifier(Pipeline):
     @torch.no_grad()
     def predict(self, images: Tensor, source: tuple[int, int]) -> Tensor:
         return self(images).argmax(dim=1) + 1
-
-
-def only(labels: Tensor) -> Tensor:
-    """The label of an image's one object.
-
-    Raises:
-        ValueError: there are more, or none.
-    """
-    if len(labels) != 1:
-        raise ValueError(f"labels: expected one object in each image, got {len(labels)}")
-    return labels[0]
 
 
 def resnet_classifier(classes: int, width: Width) -> Pipeline:
