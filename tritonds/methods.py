@@ -4,8 +4,8 @@ Interpolations learn nothing. ``natural-k2`` and ``natural-k4`` are the networks
 weights. The poster's ablations, ``texture-only`` and ``distance-only``, are untrained unless weights are given. They have four
 taps and the antialiasing prior, so up to a scale of 2 the untrained ones equal bilinear-aa.
 
-Architectures are networks to be trained. Their names say kind, taps, and the prior where it sharpens. They have one convolution or
-none, one hidden layer, and 16 channels.
+Architectures are networks to be trained. Their names say kind, taps, and the prior where it sharpens. They have one convolution
+or none, one hidden layer, and 16 channels.
 """
 
 from collections.abc import Callable

@@ -4,13 +4,19 @@ import functools
 import pathlib
 
 from . import folders, scenes
-from .pipelines import PIPELINES
+from .pipelines import PIPELINES, Task
 from .plan import Profile
 from .samples import Dataset
 from .train import Data
 
 SCENES = "scenes"
 NAMES = (SCENES, "voc:FOLDER", "cityscapes:FOLDER")
+TASKS: dict[str, tuple[Task, ...]] = {
+    SCENES: ("detection", "segmentation", "reconstruction"),
+    "voc": ("detection", "segmentation", "reconstruction"),
+    "cityscapes": ("segmentation", "reconstruction"),
+}
+"""What each kind of data has labels for."""
 TEST_SEED = 0
 """All runs are measured on the same test images."""
 
@@ -27,7 +33,7 @@ def pipelines_of(name: str) -> list[str]:
         raise ValueError(f"data: expected one of {', '.join(NAMES)}, got {name!r}")
     if folder and not pathlib.Path(folder).is_dir():
         raise FileNotFoundError(f"data: {folder} is no folder")
-    return [pipeline for pipeline, spec in PIPELINES.items() if kind != "cityscapes" or spec.task != "detection"]
+    return [pipeline for pipeline, spec in PIPELINES.items() if spec.task in TASKS[kind]]
 
 
 def load(name: str, pipeline: str, profile: Profile, seed: int) -> Data:
