@@ -1,8 +1,10 @@
 """The command line ``python -m bench accuracy``."""
 
+import contextlib
 import functools
 import os
 import pathlib
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import torch
@@ -13,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from bench import measure
 from bench.options import known
 
-from . import data, learned, plan, report, runner, timing, train, weights
+from . import data, learned, plan, pretrained, report, runner, timing, train, weights
 from .pipelines import PIPELINES
 
 RESULTS = measure.ROOT / "bench" / "results" / "accuracy"
@@ -124,6 +126,29 @@ def time(out: Folder = None) -> None:
     measure.write(result, folder / "time.json")
     console.print(report.rich_table("Time", *timing.lines(result)))
     console.print(f"wrote {folder / 'time.json'}", markup=False, soft_wrap=True)
+
+
+@app.command(name="pretrained")
+def show_pretrained(
+    out: Folder = None,
+    pictures: Annotated[int, typer.Option(min=2, help="of each kind")] = 100,
+) -> None:
+    """Ask pretrained networks about pictures behind every method, and behind layers that are trained for them."""
+    folder = out or RESULTS / f"natural-{_profile(tiny=False)}"
+    with _told():
+        result = pretrained.run(pictures, pretrained.Training())
+    measure.write(result, folder / "pretrained.json")
+    console.print(report.rich_table("Divergence, its difference to bilinear-aa, agreement", *pretrained.lines(result)))
+    console.print(f"wrote {folder / 'pretrained.json'}", markup=False, soft_wrap=True)
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """Say what is missing instead of where it was missed."""
+    try:
+        yield
+    except (ImportError, OSError, ValueError) as error:
+        raise typer.BadParameter(f"{error}; it needs {', '.join(pretrained.PACKAGES)}") from error
 
 
 @app.command(name="learned")

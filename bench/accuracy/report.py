@@ -12,7 +12,7 @@ from rich.table import Table
 
 from bench.report import markdown, with_section
 
-from . import data, learned, runner, timing
+from . import data, learned, pretrained, runner, timing
 from .metrics import HEADLINE
 from .pipelines import PIPELINES
 from .plan import METHODS
@@ -22,8 +22,8 @@ from .train import Row
 NOT_MEASURED = "not measured yet: `python -m bench accuracy` fills this table."
 FOLDERS = {"natural-cpu": "natural", "natural-gpu": "natural", "cpu": data.SCENES, "gpu": data.SCENES}
 """Folders of committed results, and the data of each."""
-SIDES = {"time": timing, "learned": learned}
-"""What else a folder of results may hold, each under the name of its command and its file."""
+SIDES: dict[str, tuple[Any, str]] = {"time": (timing, data.SCENES), "learned": (learned, ""), "pretrained": (pretrained, "natural")}
+"""What else a folder of results may hold, under the name of its command and its file; and of which data alone."""
 
 
 def read(path: pathlib.Path) -> dict[str, Any]:
@@ -66,9 +66,9 @@ def readme(document: str, results: pathlib.Path) -> str:
         document = with_section(
             document, f"accuracy:{folder}", _section(_read(path, name)) if _has_rows(path) else NOT_MEASURED
         )
-        for side, module in SIDES.items():
-            if side == "time" and name != data.SCENES:
-                continue  # takes as long whatever the data
+        for side, (module, only) in SIDES.items():
+            if only not in ("", name):
+                continue
             path = results / folder / f"{side}.json"
             text = f"not measured yet: `python -m bench accuracy {side}` fills this table."
             if path.exists():
