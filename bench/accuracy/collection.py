@@ -129,7 +129,9 @@ def _cutouts(folders: dict[str, str]) -> list[str]:
 
 def _photographs(packages: dict[str, str]) -> list[str]:
     paths = {"mate-backgrounds": "nature/{}.jpg", "plasma-workspace-wallpapers": "{}/contents/images/2560x1600.jpg"}
-    return [f"{package}/{paths.get(package, '{}.jpg').format(name)}" for package in packages for name in packages[package].split()]
+    return [
+        f"{package}/{paths.get(package, '{}.jpg').format(name)}" for package in packages for name in packages[package].split()
+    ]
 
 
 OBJECTS = {name: divided(_cutouts(folders)) for name, folders in _OBJECTS.items()}

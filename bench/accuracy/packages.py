@@ -43,7 +43,9 @@ class Package:
         return [name for name in (*self.pictures, COPYRIGHT) if not (folder / self.name / name).is_file()]
 
 
-def fetch(package: Package, folder: pathlib.Path, mirror: str = MIRROR, progress: Callable[[int], None] = lambda n: None) -> None:
+def fetch(
+    package: Package, folder: pathlib.Path, mirror: str = MIRROR, progress: Callable[[int], None] = lambda n: None
+) -> None:
     """Have a package's pictures and its copyright file in ``folder``/``package.name``; download what was begun to the end.
 
     The folder appears at once and whole. Until then there are only names that end in ``.part``, which a later call goes on

@@ -1,7 +1,7 @@
 """Pretrained networks, left as they are, behind every method: how near their answers stay to those at full size.
 
-Nothing is labelled: a network's answer for the source image is what a downsized image's answer is compared with. In front of the
-classifier, layers are also trained, to bring its answers nearer to those; of training photographs alone.
+Nothing is labelled: a network's answer for the source image is what its answer for a downsized one is compared with. In front of
+the classifier, layers are also trained, to bring its answers nearer to those; of training photographs alone.
 """
 
 import datetime
@@ -21,7 +21,8 @@ from skimage import data as installed
 from torch import Tensor, nn
 
 from bench import measure
-from tritonds import methods
+from tritonds import DownsizeNet, methods
+from tritonds.coefficient_weights import SHARPENING
 
 from . import downsizers, learned, natural
 from .scores import interval
@@ -133,7 +134,8 @@ def tests(count: int) -> list[Test]:
 
 
 def _photographs(split: str, count: int) -> list[Tensor]:
-    return [sample.image[None] for sample in natural.Photographs(split, SOURCE, count)]
+    made = natural.Photographs(split, SOURCE, count)
+    return [made[index].image[None] for index in range(count)]
 
 
 SOURCE = 448
@@ -216,7 +218,7 @@ def _compare(
         for kind in ("divergence", "agreement")
     }
     numbers: dict[str, Any] = {kind: [round(value, 4) for value in values] for kind, values in each.items()}
-    if getattr(layer, "prior", None) == "bicubic":
+    if isinstance(layer, DownsizeNet) and layer.prior in SHARPENING:
         numbers["strength"] = float(
             np.mean([learned.strength(layer, image, size_of(image, scale)).mean() for image in images[:8]])
         )

@@ -22,7 +22,11 @@ from .train import Row
 NOT_MEASURED = "not measured yet: `python -m bench accuracy` fills this table."
 FOLDERS = {"natural-cpu": "natural", "natural-gpu": "natural", "cpu": data.SCENES, "gpu": data.SCENES}
 """Folders of committed results, and the data of each."""
-SIDES: dict[str, tuple[Any, str]] = {"time": (timing, data.SCENES), "learned": (learned, ""), "pretrained": (pretrained, "natural")}
+SIDES: dict[str, tuple[Any, str]] = {
+    "time": (timing, data.SCENES),
+    "learned": (learned, ""),
+    "pretrained": (pretrained, "natural"),
+}
 """What else a folder of results may hold, under the name of its command and its file; and of which data alone."""
 
 
