@@ -29,7 +29,7 @@ def pytest_addoption(parser):
     parser.addoption(
         "--draws", type=int, help="of each test that has draws of random cases, how many, and no long tests; all if not given"
     )
-    parser.addoption("--strict-skips", action="store_true", help="fail if a test was skipped for anything but a GPU")
+    parser.addoption("--strict-skips", action="store_true", help="fail if a test was skipped for anything but a GPU or data")
     parser.addoption("--capability", type=int, choices=[80, 90], default=90, help="of the emulated GPU")
 
 
@@ -141,9 +141,9 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_sessionfinish(session):
-    """Skipped for want of a GPU is as it should be; for want of anything else it is not, in CI."""
+    """Skipped for want of a GPU or of downloads is as it should be; for want of anything else it is not, in CI."""
     reporter = session.config.pluginmanager.getplugin("terminalreporter")
     if reporter is not None and session.config.getoption("strict_skips"):
         skipped = [str(report.longrepr) for report in reporter.stats.get("skipped", [])]
-        if any("needs a GPU" not in reason for reason in skipped):
+        if any("needs a GPU" not in reason and "not fetched" not in reason for reason in skipped):
             session.exitstatus = 1

@@ -1,9 +1,10 @@
 """Which pictures the data set "natural" is made of, where they come from, and which split each belongs to.
 
-Chosen by eye, from contact sheets of the packages: photographs alone, no drawings, renderings, paintings or plain gradients; of
-cut-outs those that show one thing whole, without ground around it, at least 45 pixels long; and one picture of each thing, where
-a package has several (mirrored, recoloured, the same animal twice). The rule leaves every split's pictures to a hash of their
-names.
+Chosen by eye, from contact sheets of the packages: photographs alone, no drawings, renderings, paintings, plain gradients. Of
+cut-outs, those whose longer side has 45 pixels or more and that show one thing, whole, without ground below. Of each thing, one
+picture, where the package has several: mirrored, recoloured, the same animal twice.
+
+The eye has no say in which split a picture belongs to: a hash of its name decides.
 """
 
 import hashlib
@@ -25,7 +26,8 @@ _OBJECTS: dict[str, dict[str, str]] = {
     },
     "hoofed-animal": {
         "animals/mammals": "giraffe pig pig_golden wildboar",
-        "animals/mammals/bovines": "bison bull cow cow_white gnu-baby gnu-stand goat mountaingoat ram sheep sheep_lamb yak zebu",
+        "animals/mammals/bovines": "bison bull cow cow_white gnu-baby gnu-stand goat mountaingoat ram sheep sheep_lamb yak"
+        " zebu",
         "animals/mammals/camel": "camel dromedary",
         "animals/mammals/deer": "caribou deer doe wapiti",
         "animals/mammals/equines": "donkey donkey_eating horse zebra",
@@ -50,13 +52,13 @@ _OBJECTS: dict[str, dict[str, str]] = {
     },
     "vegetable": {
         "food/spices": "ginger",
-        "food/vegetables": "broccoli carrot chilepepper corn eggplant garlic garlics lettuce mushroom onion pattypan_squash pepper"
-        " potato pumpkin_small redlettuce tomato yam yellowpepper",
+        "food/vegetables": "broccoli carrot chilepepper corn eggplant garlic garlics lettuce mushroom onion pattypan_squash"
+        " pepper potato pumpkin_small redlettuce tomato yam yellowpepper",
         "plants/mushrooms": "cep cep-1 cep-2",
     },
     "flower": {
-        "plants/flowers": "adeenia anemone_red anthoorium appooppanthady bolsom chemparathi daffodil flower1 flower2 flower3 flower4"
-        " flower5 flower6 flower7 flower8 flower9 flower10 iris marigold pigface red-gazania rose whitestar-petunia"
+        "plants/flowers": "adeenia anemone_red anthoorium appooppanthady bolsom chemparathi daffodil flower1 flower2 flower3"
+        " flower4 flower5 flower6 flower7 flower8 flower9 flower10 iris marigold pigface red-gazania rose whitestar-petunia"
         " yellow-flower",
     },
     "vehicle": {
@@ -87,8 +89,9 @@ _OBJECTS: dict[str, dict[str, str]] = {
 """Folders of the package of stamps, by class. What is small was merged: deer and pigs are hoofed, planets round as balls."""
 
 _NEUTRAL = {
-    "lomiri-wallpapers-16.04": "Bridge_by_Sander_Klootwijk Dragonfly_by_Bolly Wine_by_Jakkub_Mede aitzgorri_by_Aitzol_Berasategi"
-    " greentock_by_Peter_Nerlich life_by_Aitzol_Berasategi picosdeeuropa_by_Aitzol_Berasategi sunset_by_Aitzol_Berasategi",
+    "lomiri-wallpapers-16.04": "Bridge_by_Sander_Klootwijk Dragonfly_by_Bolly Wine_by_Jakkub_Mede"
+    " aitzgorri_by_Aitzol_Berasategi greentock_by_Peter_Nerlich life_by_Aitzol_Berasategi picosdeeuropa_by_Aitzol_Berasategi"
+    " sunset_by_Aitzol_Berasategi",
     "mate-backgrounds": "Aqua Blinds Dune GreenMeadow RainDrops Storm Wood",
     "plasma-workspace-wallpapers": "BytheWater ColdRipple ColorfulCups DarkestHour FallenLeaf Grey Kite OneStandsOut Path"
     " summer_1am",

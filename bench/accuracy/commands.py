@@ -10,22 +10,33 @@ from typing import Annotated, Any
 import torch
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from bench import measure
 from bench.options import known
 
-from . import data, learned, plan, pretrained, report, runner, timing, train, weights
+from . import collection, data, learned, packages, plan, pretrained, report, runner, timing, train, weights
 from .pipelines import PIPELINES
 
 RESULTS = measure.ROOT / "bench" / "results" / "accuracy"
+FOLDERS = {data.SCENES: "", data.NATURAL: "natural-"}
+"""Data whose results are committed, and how the names of their folders begin."""
 COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
 console = Console()
 app = typer.Typer(add_completion=False, help="Train networks behind many downsizers, and compare; without a command: run.")
 
 Folder = Annotated[
     pathlib.Path | None,
-    typer.Option(file_okay=False, help="folder of the results; bench/results/accuracy/PROFILE if not given"),
+    typer.Option(file_okay=False, help="folder of the results; in bench/results/accuracy if not given"),
 ]
 
 
@@ -39,6 +50,7 @@ def run(
     method: Annotated[list[str] | None, typer.Option(help="may be repeated: " + ", ".join(plan.METHODS))] = None,
     seed: Annotated[list[int] | None, typer.Option(min=0, help="may be repeated; all of the profile's if not given")] = None,
     data_name: Annotated[str, typer.Option("--data", help=", ".join(data.NAMES))] = data.SCENES,
+    validate: Annotated[bool, typer.Option("--validate", help="measure on the validation split, to choose settings")] = False,
     out: Folder = None,
     budget: Annotated[float, typer.Option(min=0, help="seconds until runs are saved, to go on at the next call")] = 24 * 3600,
     jobs: Annotated[int, typer.Option(min=1, help="runs at once, which share the cores")] = os.cpu_count() or 1,
@@ -50,9 +62,10 @@ def run(
     if ctx.invoked_subcommand is not None:
         _refuse_options(ctx)
         return
-    if data_name != data.SCENES and out is None:
-        raise typer.BadParameter("expected a folder for results of other data than scenes", param_hint="--out")
-    job = _job(tiny, data_name, out, jobs)
+    if (data_name not in FOLDERS or validate) and out is None:
+        what = "of the validation split" if validate else f"of other data than {' and '.join(FOLDERS)}"
+        raise typer.BadParameter(f"expected a folder for results {what}", param_hint="--out")
+    job = _job(tiny, data_name, out, jobs, validate)
     try:
         possible = data.pipelines_of(data_name)
         pipelines = known("pipeline", pipeline, possible) or possible
@@ -179,6 +192,38 @@ def train_weights(
         console.print(f"wrote {path}", markup=False, soft_wrap=True)
 
 
+@app.command()
+def fetch(
+    folder: Annotated[
+        pathlib.Path,
+        typer.Option(file_okay=False, help="folder for the pictures; others than the default: --data natural:FOLDER"),
+    ] = packages.FOLDER,
+    mirror: Annotated[
+        str, typer.Option(help="of Debian; snapshot.debian.org keeps what others have dropped")
+    ] = packages.MIRROR,
+) -> None:
+    """Fetch the pictures of the data "natural" out of Debian's packages; what is there stays, what was begun goes on."""
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    for package in collection.PACKAGES:
+        missing = package.lacking(folder)
+        if missing:
+            console.print(f"{package.name}: {len(missing)} files are missing", highlight=False)
+            with Progress(*columns, console=console) as progress:
+                task = progress.add_task(package.name, total=package.size)
+                try:
+                    packages.fetch(package, folder, mirror, functools.partial(_show_bytes, progress, task))
+                except (OSError, ValueError) as error:
+                    raise typer.BadParameter(str(error), param_hint="--mirror") from error
+        said = folder / package.name / packages.COPYRIGHT
+        console.print(f"{package.name} {package.version}: {', '.join(package.licences)}; see {said}", soft_wrap=True)
+    for name, licences in collection.INSTALLED.items():
+        console.print(f"{name}, which is installed: {', '.join(licences)}")
+
+
+def _show_bytes(progress: Progress, task: TaskID, done: int) -> None:
+    progress.update(task, completed=done)
+
+
 def _show_losses(progress: Progress, task: TaskID, step: int, losses: dict[str, float]) -> None:
     progress.update(task, completed=step)
     if step % 100 == 0:
@@ -202,10 +247,11 @@ def _results(folder: pathlib.Path) -> dict[str, Any]:
         raise typer.BadParameter(str(error)) from error
 
 
-def _job(tiny: bool, data_name: str, out: pathlib.Path | None, jobs: int) -> runner.Job:
+def _job(tiny: bool, data_name: str, out: pathlib.Path | None, jobs: int, validate: bool) -> runner.Job:
     name = _profile(tiny)
     threads = max(1, (os.cpu_count() or 1) // jobs)
-    return runner.Job(plan.PROFILES[name], data_name, out or RESULTS / name, _device(), threads)
+    folder = out or RESULTS / f"{FOLDERS[data_name]}{name}"
+    return runner.Job(plan.PROFILES[name], data_name, folder, _device(), threads, validate)
 
 
 def _profile(tiny: bool) -> str:

@@ -2,17 +2,20 @@
 
 import functools
 import pathlib
+from collections.abc import Callable
 
-from . import folders, scenes
+from . import collection, folders, natural, packages, scenes
 from .pipelines import PIPELINES, Task
 from .plan import Profile
 from .samples import Dataset
 from .train import Data
 
 SCENES = "scenes"
-NAMES = (SCENES, "voc:FOLDER", "cityscapes:FOLDER")
+NATURAL = "natural"
+NAMES = (SCENES, NATURAL, f"{NATURAL}:FOLDER", "voc:FOLDER", "cityscapes:FOLDER")
 TASKS: dict[str, tuple[Task, ...]] = {
     SCENES: ("detection", "segmentation", "reconstruction"),
+    NATURAL: ("detection", "segmentation", "classification"),
     "voc": ("detection", "segmentation", "reconstruction"),
     "cityscapes": ("segmentation", "reconstruction"),
 }
@@ -29,9 +32,9 @@ def pipelines_of(name: str) -> list[str]:
         FileNotFoundError: its folder is not there.
     """
     kind, _, folder = name.partition(":")
-    if name != SCENES and (kind not in ("voc", "cityscapes") or not folder):
+    if name not in (SCENES, NATURAL) and (kind not in (NATURAL, "voc", "cityscapes") or not folder):
         raise ValueError(f"data: expected one of {', '.join(NAMES)}, got {name!r}")
-    if folder and not pathlib.Path(folder).is_dir():
+    if folder and kind != NATURAL and not pathlib.Path(folder).is_dir():
         raise FileNotFoundError(f"data: {folder} is no folder")
     return [pipeline for pipeline, spec in PIPELINES.items() if spec.task in TASKS[kind]]
 
@@ -39,10 +42,12 @@ def pipelines_of(name: str) -> list[str]:
 def load(name: str, pipeline: str, profile: Profile, seed: int) -> Data:
     """Training and test data of a pipeline, one of :func:`pipelines_of`, at its source size.
 
-    ``scenes`` needs no files; reconstruction then takes photographs. ``voc:FOLDER`` and ``cityscapes:FOLDER`` are read from
-    where they lie, all of their images, and are the same for all seeds. Detectors are trained on VOC's trainval and measured
-    on test, or on train and val where the labels of test are not there, as in 2012; all else is trained on train and measured
-    on val.
+    ``scenes`` needs no files; reconstruction then takes photographs. ``natural`` is made of what ``python -m bench accuracy
+    fetch`` gets: scenes for detection and segmentation, one object a picture for classification, photographs for
+    reconstruction; it has a validation split, of as many samples as test. ``voc:FOLDER`` and ``cityscapes:FOLDER`` are read
+    from where they lie, all of their images, and are the same for all seeds. Detectors are trained on VOC's trainval and
+    measured on test, or on train and val where the labels of test are not there, as in 2012; all else is trained on train and
+    measured on val.
 
     Raises:
         FileNotFoundError, ValueError: a folder that holds something else.
@@ -56,8 +61,26 @@ def load(name: str, pipeline: str, profile: Profile, seed: int) -> Data:
         return Data(folders.Voc(folder, "train", size, "segmentation"), folders.Voc(folder, "val", size, "segmentation"))
     if kind == "cityscapes":
         return Data(folders.Cityscapes(folder, "train", size), folders.Cityscapes(folder, "val", size))
+    if kind == NATURAL:
+        where = pathlib.Path(folder) if folder else packages.FOLDER
+        return _natural(where, spec.task, size[0], profile, seed)
     source = scenes.Photographs if spec.task == "reconstruction" else scenes.Scenes
     return Data(_made(source, "train", size[0], profile.train, seed), _made(source, "test", size[0], profile.test, TEST_SEED))
+
+
+def _natural(folder: pathlib.Path, task: str, size: int, profile: Profile, seed: int) -> Data:
+    kinds: dict[str, Callable[..., natural.Made]] = {"reconstruction": natural.Photographs, "classification": natural.Objects}
+    kind = kinds.get(task, natural.Scenes)
+    counts = {"train": (profile.train, seed), "validation": (profile.test, TEST_SEED), "test": (profile.test, TEST_SEED)}
+    return Data(**{split: _rendered(kind, split, size, *counts[split], folder) for split in collection.SPLITS})
+
+
+@functools.lru_cache(maxsize=8)
+def _rendered(
+    kind: Callable[..., natural.Made], split: str, size: int, count: int, seed: int, folder: pathlib.Path
+) -> natural.Made:
+    """Kept for all runs that a process trains on it: samples are rendered when they are first asked for."""
+    return kind(split, size, count, seed, folder)
 
 
 def _voc_detection(folder: str, size: tuple[int, int]) -> Data:

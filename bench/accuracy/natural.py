@@ -10,6 +10,7 @@ arguments give the same data, whichever samples are asked for, in any order and 
 """
 
 import functools
+import math
 import pathlib
 from typing import Any
 
@@ -32,7 +33,7 @@ SMALLEST = 16
 """Side of an image, in pixels."""
 OBJECTS = 4
 """Most objects of a scene."""
-LENGTHS = (0.25, 0.6)
+LENGTHS = (0.3, 0.65)
 """Longer side of an object in a scene, as a share of the image's side; what is smaller in its file is not enlarged."""
 ALONE = (0.45, 0.9)
 """The same where an object is alone."""
@@ -40,7 +41,7 @@ TILT = 15.0
 """Largest rotation, in degrees."""
 BEYOND = 0.15
 """Share of an object's sides that may lie outside the image."""
-VISIBLE = 0.5
+VISIBLE = 0.7
 """Least share of an object that nothing hides."""
 SMALLEST_PART = 0.004
 """Least share of the image that an object covers."""
@@ -51,10 +52,16 @@ ZOOM = 4.0
 SHARPNESS = 0.5
 """Largest amount of sharpening, or of blur: this much of the difference to the binomial mean of 3 x 3 pixels."""
 
+CLEAR = np.linspace(1, 0, 256, dtype=np.float32)
+"""How much is seen through each opacity."""
+
+QUARTER = np.float32(0.25)
+
 Pixels = np.ndarray[Any, np.dtype[np.float32]]
+Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
 
-class _Made:
+class Made:
     """Samples that are rendered when they are asked for, and kept."""
 
     classes: tuple[str, ...] = CLASSES
@@ -85,7 +92,7 @@ class _Made:
         raise NotImplementedError
 
 
-class Scenes(_Made):
+class Scenes(Made):
     """``count`` scenes of ``size`` x ``size`` pixels, one to :data:`OBJECTS` objects each, for detection and segmentation.
 
     Raises:
@@ -96,10 +103,10 @@ class Scenes(_Made):
     _kind = 0
 
     def _render(self, generator: np.random.Generator) -> Sample:
-        return _scene(self._folder, self._split, self._size, generator.integers(1, OBJECTS + 1), LENGTHS, generator)
+        return _scene(self._folder, self._split, self._size, int(generator.integers(1, OBJECTS + 1)), LENGTHS, generator)
 
 
-class Objects(_Made):
+class Objects(Made):
     """``count`` pictures of ``size`` x ``size`` pixels, one object each, which ``labels`` name, for classification.
 
     Raises:
@@ -113,7 +120,7 @@ class Objects(_Made):
         return _scene(self._folder, self._split, self._size, 1, ALONE, generator)
 
 
-class Photographs(_Made):
+class Photographs(Made):
     """``count`` windows of photographs, ``size`` x ``size`` pixels each, without labels, for reconstruction.
 
     Raises:
@@ -127,7 +134,9 @@ class Photographs(_Made):
     def _render(self, generator: np.random.Generator) -> Sample:
         window = _window(self._folder, collection.PHOTOGRAPHS[self._split], self._size, generator)
         mask = torch.zeros(self._size, self._size, dtype=torch.uint8)
-        return Sample(_to_image(_coarse(window), generator), torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), mask)
+        return Sample(
+            _to_image(_coarse(window.astype(np.float32)), generator), torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), mask
+        )
 
 
 def check(folder: pathlib.Path) -> None:
@@ -137,7 +146,7 @@ def check(folder: pathlib.Path) -> None:
         if lacking:
             raise FileNotFoundError(
                 f"{folder / package.name}: {len(lacking)} files are not there, the first is {lacking[0]}; "
-                "python -m bench accuracy fetch gets them"
+                f"python -m bench accuracy fetch --folder {folder} gets them"
             )
 
 
@@ -148,27 +157,48 @@ def _scene(
     side = FINE * size
     picture = np.zeros((side, side, 3), np.float32)
     free = np.ones((side, side), np.float32)  # the share of each pixel that nothing covers yet
-    covers, labels = [], []
+    left = np.ones((size, size), np.float32)  # the same at the sample's size
+    largest = np.zeros((size, size), np.float32)  # the share of the object that covers most of each pixel; and its number
+    owner = np.zeros((size, size), np.uint8)
+    labels = []
     for _ in range(count):
-        for _ in range(ATTEMPTS):
-            label = int(generator.integers(1, len(CLASSES)))
-            cutout = _cutout(folder, split, CLASSES[label], size, lengths, generator)
-            rows, columns, part = _place(cutout, side, generator)
-            cover = free[rows, columns] * part[..., 3]
-            seen = cover.sum(dtype=np.float64)
-            if seen >= max(VISIBLE * cutout[..., 3].sum(dtype=np.float64), SMALLEST_PART * side * side):
-                break
-        else:
+        drawn = _seen_well(folder, split, size, lengths, free, generator)
+        if drawn is None:
             continue
-        picture[rows, columns] += free[rows, columns, None] * part[..., :3]
-        free[rows, columns] -= cover
-        whole = np.zeros((side, side), np.float32)
-        whole[rows, columns] = cover
-        covers.append(_coarse(whole))
+        label, rows, columns, part = drawn
         labels.append(label)
-    picture += free[..., None] * _window(folder, collection.BACKGROUNDS[split], size, generator)
-    owner = np.stack([_coarse(free), *covers]).argmax(0)  # a pixel is whose that covers most of it
+        picture[rows, columns] += free[rows, columns, None] * part[..., :3]
+        free[rows, columns] *= CLEAR[part[..., 3]]
+        fine, coarse = _aligned(rows, columns)
+        now = _coarse(free[fine])
+        share = left[coarse] - now
+        owner[coarse][share > largest[coarse]] = len(labels)
+        np.maximum(largest[coarse], share, out=largest[coarse])
+        left[coarse] = now
+    owner[left >= largest] = 0
+    background = _window(folder, collection.BACKGROUNDS[split], size, generator)
+    picture += free[..., None] * background
     return _labelled(_to_image(_coarse(picture), generator), owner, labels)
+
+
+def _seen_well(
+    folder: pathlib.Path, split: str, size: int, lengths: tuple[float, float], free: Pixels, generator: np.random.Generator
+) -> tuple[int, slice, slice, Bytes] | None:
+    """An object's class, its rows and columns in the composite, and the part of it that is inside; None if none fits."""
+    for _ in range(ATTEMPTS):
+        label = int(generator.integers(1, len(CLASSES)))
+        cutout = _cutout(folder, split, CLASSES[label], size, lengths, generator)
+        rows, columns, part = _place(cutout, len(free), generator)
+        seen = (free[rows, columns] * part[..., 3]).sum(dtype=np.float64)
+        if seen >= max(VISIBLE * cutout[..., 3].sum(), SMALLEST_PART * 255 * free.size):
+            return label, rows, columns, part
+    return None
+
+
+def _aligned(*parts: slice) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """The whole pixels of the sample that slices of the composite touch: in the composite, and in the sample."""
+    coarse = [slice(part.start // FINE, -(-part.stop // FINE)) for part in parts]
+    return tuple(slice(FINE * part.start, FINE * part.stop) for part in coarse), tuple(coarse)
 
 
 def _labelled(image: torch.Tensor, owner: np.ndarray[Any, Any], labels: list[int]) -> Sample:
@@ -190,37 +220,50 @@ def _labelled(image: torch.Tensor, owner: np.ndarray[Any, Any], labels: list[int
 
 def _cutout(
     folder: pathlib.Path, split: str, name: str, size: int, lengths: tuple[float, float], generator: np.random.Generator
-) -> Pixels:
-    """Some object of a class at the composite's scale: colours times opacity, and opacity in 0..1; (h, w, 4)."""
+) -> Bytes:
+    """Some object of a class at the composite's scale: colours times opacity, and opacity; (h, w, 4) of uint8."""
     files = collection.OBJECTS[name][split]
-    image, length = _loaded_cutout(folder / files[generator.integers(len(files))], size)
-    wanted = min(generator.uniform(*lengths) * size, length) * FINE
-    scale = wanted / max(image.size)
-    image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), Image.Resampling.BILINEAR)
-    if generator.random() < 0.5:
-        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    image = image.rotate(generator.uniform(-TILT, TILT), Image.Resampling.BILINEAR, expand=True)
-    scaled = np.asarray(image, np.float32)
-    return scaled / np.array((1, 1, 1, 255), np.float32)
+    path = folder / files[generator.integers(len(files))]
+    length = FINE * min(generator.uniform(*lengths) * size, max(_whole_cutout(path).size))
+    image = _scaled_cutout(path, math.ceil(2 * math.log2(length)))
+    scale = max(image.size) / length
+    mirror = -1 if generator.random() < 0.5 else 1
+    angle = math.radians(generator.uniform(-TILT, TILT))
+    cos, sin = math.cos(angle), math.sin(angle)
+    w, h = (x / scale for x in image.size)
+    # Wide enough for what is turned, and a pixel more on each side, so that edges along the frame are antialiased, too.
+    wide, high = math.ceil(w * cos + h * abs(sin)) + 2, math.ceil(h * cos + w * abs(sin)) + 2
+    to_x, to_y = (mirror * scale * cos, mirror * scale * sin), (-scale * sin, scale * cos)
+    centred = [n / 2 - (x * wide + y * high) / 2 for n, (x, y) in zip(image.size, (to_x, to_y), strict=True)]
+    affine = (*to_x, centred[0], *to_y, centred[1])
+    turned = image.transform((wide, high), Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR)
+    return np.asarray(turned)
 
 
 @functools.lru_cache(maxsize=1024)
-def _loaded_cutout(path: pathlib.Path, size: int) -> tuple[Image.Image, int]:
-    """A cut-out, no larger than images of ``size`` ever need it, in colours times opacity; and its longer side in the file."""
+def _scaled_cutout(path: pathlib.Path, step: int) -> Image.Image:
+    """A cut-out in colours times opacity, its longer side the root of two to the power of ``step``, or as in its file.
+
+    What is drawn is so at most 1.4 times smaller, which takes no further antialiasing.
+    """
+    whole = _whole_cutout(path)
+    scale = 2 ** (step / 2) / max(whole.size)
+    size = max(1, round(whole.width * scale)), max(1, round(whole.height * scale))
+    image = whole.resize(size, Image.Resampling.BILINEAR) if scale < 1 else whole
+    framed = Image.new("RGBa", (image.width + 2, image.height + 2))  # by nothing, which edges along the frame fade into
+    framed.paste(image, (1, 1))
+    return framed
+
+
+@functools.lru_cache(maxsize=1024)
+def _whole_cutout(path: pathlib.Path) -> Image.Image:
+    """A cut-out as in its file, without what is transparent around it, in colours times opacity."""
     with Image.open(path) as file:
         image = file.convert("RGBA")
-    image = image.crop(image.getchannel("A").point(lambda opacity: 255 * (opacity > 127)).getbbox())
-    length = max(image.size)
-    image = image.convert("RGBa")
-    scale = max(LENGTHS[1], ALONE[1]) * FINE * size / length
-    if scale < 1:
-        image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), Image.Resampling.BOX)
-    framed = Image.new("RGBa", (image.width + 2, image.height + 2))  # so that edges along the frame are antialiased, too
-    framed.paste(image, (1, 1))
-    return framed, length
+    return image.crop(image.getchannel("A").point([255 * (opacity > 127) for opacity in range(256)]).getbbox()).convert("RGBa")
 
 
-def _place(cutout: Pixels, side: int, generator: np.random.Generator) -> tuple[slice, slice, Pixels]:
+def _place(cutout: Bytes, side: int, generator: np.random.Generator) -> tuple[slice, slice, Bytes]:
     """Rows and columns of the composite that a cut-out comes to lie on, and the part of it that is inside."""
     inside, within = [], []
     for length in cutout.shape[:2]:
@@ -231,18 +274,19 @@ def _place(cutout: Pixels, side: int, generator: np.random.Generator) -> tuple[s
     return inside[0], inside[1], cutout[within[0], within[1]]
 
 
-def _window(folder: pathlib.Path, files: tuple[str, ...], size: int, generator: np.random.Generator) -> Pixels:
-    """A square of some photograph at the composite's scale, mirrored or not; (side, side, 3)."""
+def _window(folder: pathlib.Path, files: tuple[str, ...], size: int, generator: np.random.Generator) -> Bytes:
+    """A square of some photograph at the composite's scale, mirrored or not; (side, side, 3) of uint8."""
     photograph = _loaded_photograph(folder, files[generator.integers(len(files))], size)
     shorter = min(photograph.size)
     # Windows of a photograph's own pixels are no smaller than the sample: nothing is enlarged beyond its own sharpness.
     window = shorter * min(1.0, max(1 / ZOOM, size / shorter)) ** generator.random()
     left, top = ((n - window) * generator.random() for n in photograph.size)
     side = FINE * size
-    image = photograph.resize((side, side), Image.Resampling.BILINEAR, (left, top, left + window, top + window))
+    box = (left, top, left + window, top + window)
+    image = photograph.resize((side, side), Image.Resampling.BILINEAR, box, reducing_gap=1.0)
     if generator.random() < 0.5:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return np.asarray(image, np.float32)
+    return np.asarray(image)
 
 
 @functools.lru_cache(maxsize=256)
@@ -267,7 +311,7 @@ def _loaded_photograph(folder: pathlib.Path, file: str, size: int) -> Image.Imag
 
 def _coarse(fine: Pixels) -> Pixels:
     """Means of 2 x 2 pixels: from the composite's size to the sample's."""
-    result: Pixels = (fine[::2, ::2] + fine[1::2, ::2] + fine[::2, 1::2] + fine[1::2, 1::2]) / 4
+    result: Pixels = (fine[::2, ::2] + fine[1::2, ::2] + fine[::2, 1::2] + fine[1::2, 1::2]) * QUARTER
     return result
 
 
@@ -276,10 +320,16 @@ def _to_image(picture: Pixels, generator: np.random.Generator) -> torch.Tensor:
     amount = np.float32(generator.uniform(-SHARPNESS, SHARPNESS))
     mean = picture
     for axis in (0, 1):
+<<<<<<< HEAD
         padded = np.pad(mean, [(1, 1) if i == axis else (0, 0) for i in range(3)], mode="edge")
         before, after = (
             padded[start : start + len(mean)] if axis == 0 else padded[:, start : start + mean.shape[1]] for start in (0, 2)
         )
         mean = (before + 2 * mean + after) / 4
+=======
+        numbers = np.arange(mean.shape[axis])
+        before, after = (mean.take(neighbours, axis, mode="clip") for neighbours in (numbers - 1, numbers + 1))
+        mean = (before + mean + mean + after) * QUARTER
+>>>>>>> natural
     sharp = picture + amount * (picture - mean)
     return torch.from_numpy(np.ascontiguousarray(sharp.round().clip(0, 255).astype(np.uint8).transpose(2, 0, 1)))

@@ -1,6 +1,7 @@
 """Pictures out of Debian's packages: downloaded, checked and unpacked without Debian's tools."""
 
 import hashlib
+import http.client
 import io
 import os
 import pathlib
@@ -93,7 +94,9 @@ def _download(url: str, path: pathlib.Path, size: int, progress: Callable[[int],
                     file.write(chunk)
                     progress(file.tell())
                 done = file.tell()
-    except urllib.error.URLError as error:
+    except (urllib.error.URLError, http.client.HTTPException) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()
         raise OSError(f"{url}: {error}") from error
     if done < size:
         raise OSError(f"{url}: cut off after {done} of {size} bytes; the same command goes on there")

@@ -17,7 +17,7 @@ import torch
 
 from bench import measure, report
 
-from . import data, scenes
+from . import data, natural, scenes
 from .plan import Profile, Run, settings
 from .train import Row, checkpoint, train
 
@@ -36,6 +36,8 @@ class Job:
     device: torch.device
     threads: int
     """Threads of the CPU for each run."""
+    validation: bool = False
+    """Whether to measure on the validation split, where settings are chosen, and not on the test split."""
 
     @property
     def results(self) -> pathlib.Path:
@@ -43,7 +45,9 @@ class Job:
 
     def origin(self) -> dict[str, Any]:
         """What results have to have in common."""
-        return {"schema": SCHEMA, "data": self.data, "scenes": scenes.VERSION, "settings": settings(self.profile)}
+        origin = {"schema": SCHEMA, "data": self.data, "scenes": scenes.VERSION, "settings": settings(self.profile)}
+        origin |= {"natural": natural.VERSION} if self.data.startswith(data.NATURAL) else {}
+        return origin | ({"split": "validation"} if self.validation else {})
 
 
 def read(path: pathlib.Path) -> dict[str, Any]:
@@ -135,6 +139,8 @@ def _work(job: Job, run: Run, deadline: float) -> Row | None:
     if job.device.type == "cuda":
         torch.set_float32_matmul_precision("high")
     content = data.load(job.data, run.pipeline, job.profile, run.seed)
+    if job.validation:
+        content = content.for_validation()
     peers = (row for row in read(job.results)["rows"] if (row["pipeline"], row["seed"]) == (run.pipeline, run.seed))
     peer = next((row["start"] for row in peers if "start" in row), None)
     row = train(run, job.profile, content, job.folder, job.device, deadline=deadline, peer=peer)

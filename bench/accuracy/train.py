@@ -27,10 +27,21 @@ Row = dict[str, Any]
 
 
 class Data(NamedTuple):
-    """What a run is trained on, and what it is measured on."""
+    """What a run is trained on, what it is measured on, and what its settings are chosen on, where there is such a split."""
 
     train: Dataset
     test: Dataset
+    validation: Dataset | None = None
+
+    def for_validation(self) -> "Data":
+        """The same with the validation split in place of the test split.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if self.validation is None:
+            raise ValueError("data: expected some with a validation split")
+        return self._replace(test=self.validation, validation=None)
 
 
 class _State:
