@@ -320,16 +320,8 @@ def _to_image(picture: Pixels, generator: np.random.Generator) -> torch.Tensor:
     amount = np.float32(generator.uniform(-SHARPNESS, SHARPNESS))
     mean = picture
     for axis in (0, 1):
-<<<<<<< HEAD
-        padded = np.pad(mean, [(1, 1) if i == axis else (0, 0) for i in range(3)], mode="edge")
-        before, after = (
-            padded[start : start + len(mean)] if axis == 0 else padded[:, start : start + mean.shape[1]] for start in (0, 2)
-        )
-        mean = (before + 2 * mean + after) / 4
-=======
         numbers = np.arange(mean.shape[axis])
         before, after = (mean.take(neighbours, axis, mode="clip") for neighbours in (numbers - 1, numbers + 1))
         mean = (before + mean + mean + after) * QUARTER
->>>>>>> natural
     sharp = picture + amount * (picture - mean)
     return torch.from_numpy(np.ascontiguousarray(sharp.round().clip(0, 255).astype(np.uint8).transpose(2, 0, 1)))

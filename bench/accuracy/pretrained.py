@@ -1,7 +1,7 @@
 """Pretrained networks, left as they are, behind every method: how near their answers stay to those at full size.
 
-Nothing is labelled: a network's answer for the source image is what its answer for a downsized one is compared with. In front of
-the classifier, layers are also trained, to bring its answers nearer to those; of training photographs alone.
+Nothing is labelled: the answer for a source image is what the answer for a downsized one is compared with. In front of the
+classifier, layers are also trained, to bring its answers nearer to those; of training photographs alone.
 """
 
 import datetime
