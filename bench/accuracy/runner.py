@@ -47,7 +47,7 @@ class Job:
         """What results have to have in common."""
         origin = {"schema": SCHEMA, "data": self.data, "scenes": scenes.VERSION, "settings": settings(self.profile)}
         origin |= {"natural": natural.VERSION} if self.data.startswith(data.NATURAL) else {}
-        return origin | ({"split": "validation"} if self.validation else {})
+        return origin | {"split": "validation" if self.validation else "test"}
 
 
 def read(path: pathlib.Path) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def remaining(job: Job, runs: Sequence[Run]) -> list[Run]:
     """
     if not job.results.exists():
         return list(runs)
-    result = read(job.results)
+    result = {"split": "test"} | read(job.results)  # older ones do not say it
     for name, value in job.origin().items():
         if result.get(name) != value:
             raise ValueError(f"{job.results} is of other {name}: {result.get(name)!r}, not {value!r}; choose another folder")

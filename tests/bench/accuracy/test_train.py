@@ -8,7 +8,8 @@ import torch
 from training import CPU, TINY, run_one
 
 import tritonds
-from bench.accuracy import data, pipelines, plan, scenes, train, weights
+from bench import measure
+from bench.accuracy import data, pipelines, plan, runner, scenes, train, weights
 from bench.accuracy.pipelines import PIPELINES
 from bench.accuracy.plan import Run
 from bench.accuracy.samples import collate
@@ -88,12 +89,27 @@ def test_trained_on_one_split_and_measured_on_the_other(tmp_path):
     taken = {}
     for method, seed in [("bilinear", 1), ("downsizenet-k2", 1), ("bilinear", 2)]:
         log = taken[method, seed] = []
-        watched = train.Data(*(Watched(part, name, log) for part, name in zip(loaded, ("train", "test"), strict=True)))
+        watched = train.Data(*(Watched(part, name, log) for part, name in zip(loaded[:2], ("train", "test"), strict=True)))
         train.train(Run("segformer", method, seed), TINY, watched, tmp_path, CPU)
         steps = TINY.steps * TINY.batch
         assert {name for name, _ in log[:steps]} == {"train"}
         assert log[steps:] == [("test", index) for index in range(TINY.test)]
     assert taken["bilinear", 1] == taken["downsizenet-k2", 1] != taken["bilinear", 2]
+
+
+@pytest.mark.parametrize("validation", [False, True])
+def test_settings_are_chosen_on_the_validation_split(validation, tmp_path, monkeypatch):
+    job = runner.Job(TINY, "scenes", tmp_path, CPU, 1, validation)
+    measure.write(job.origin() | {"rows": []}, job.results)
+    asked = []
+    monkeypatch.setattr(data, "load", lambda *arguments: train.Data("train", "test", "validation"))
+    monkeypatch.setattr(runner, "train", lambda run, profile, content, *rest, **options: asked.append(content))
+    runner._work(job, Run("segformer", "area", 1), 0)
+    assert [content.test for content in asked] == ["validation" if validation else "test"]
+    with pytest.raises(ValueError, match="is of other split"):
+        runner.remaining(dataclasses.replace(job, validation=not validation), [])
+    with pytest.raises(ValueError, match="expected some with a validation split"):
+        train.Data("train", "test").for_validation()
 
 
 def test_every_image_is_taken_once_before_any_is_again():
