@@ -239,7 +239,7 @@ def _cost(launch: Launch, variant: Variant, binary: Binary) -> Cost:
     """The launch's cost. If images differ in size, the launch has the first of them and a table of all."""
     workload = NAMED[variant.workload]
     tensors = [value for value in tree_leaves(launch.arguments) if isinstance(value, torch.Tensor)]
-    tensors += _images(variant)[1:] if workload.sizes else []
+    tensors += _images(variant)[1:] if workload.sizes and "table_ptr" in launch.arguments else []
     assert binary.sass is not None
     return cost(
         binary.sass,

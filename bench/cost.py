@@ -14,7 +14,7 @@ The model, and what it assumes:
 - Where floors are near each other, time is lost between them. How much is a guess: see :meth:`Cost.guess_us`.
 - Caches that lack what they should hold, bank conflicts and the launch itself are left out.
 - Pipes: see :data:`PIPES`. Tensor cores are left out: the largest matrix product here has 64 channels.
-- A launch is a kernel of this package. The sums over programs of partial weight gradients are PyTorch's, and not counted.
+- A launch is a kernel of this package; all that PyTorch launches beside them is not counted.
 - Processors are evenly loaded: programs that do not fill the last wave cost nothing extra. But no launch takes less than one
   warp does.
 

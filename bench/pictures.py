@@ -24,7 +24,12 @@ SCALE = 2.5
 """Source pixels per result pixel: the largest scale that the shipped weights were trained at."""
 WORDS: Box = (66, 70, 118, 160)
 """A part of scikit-image's ``page``, which no training saw."""
-SHOWN = {"bilinear": "bilinear", "bilinear-aa": "antialiased bilinear", "natural-k4": "DownsizeNet (natural-k4)"}
+SHOWN = {
+    "bilinear": "bilinear",
+    "bilinear-aa": "antialiased bilinear",
+    "natural-k4": "DownsizeNet (natural-k4)",
+    "natural-k8": "DownsizeNet (natural-k8)",
+}
 
 
 def detail() -> Figure:
@@ -43,8 +48,9 @@ def detail() -> Figure:
     networks = {"bilinear": DownsizeNet(prior="bilinear"), "bilinear-aa": DownsizeNet(taps=6, prior="antialias")}
     grids = {name: _middle(network.coefficients(image, size)[0, :, row, column]) for name, network in networks.items()}
     grids["natural-k4"] = _middle(learned[0, :, row, column])
+    grids["natural-k8"] = _middle(methods.network("natural-k8").coefficients(image, size)[0, :, row, column])
 
-    figure = Figure(figsize=(12, 4.8), layout="constrained")
+    figure = Figure(figsize=(15, 4.8), layout="constrained")
     axes = figure.subplots(2, 1 + len(SHOWN), height_ratios=(1, 0.95))
     _show(axes[0, 0], image, WORDS, size_in)
     _outline(axes[0, 0], first[1], first[0], 4)
@@ -57,10 +63,10 @@ def detail() -> Figure:
         _show(axes[0, at], result, WORDS, size_in)
         _outline(axes[0, at], column, row, 1)
         axes[0, at].set_title(f"{title}\n{size[1]}x{size[0]}, {_psnr(restored, image):.1f} dB")
-        axes[1, at].imshow(grids[name].numpy(), vmin=0, vmax=0.3, cmap="Blues")
+        axes[1, at].imshow(grids[name].numpy(), vmin=-0.3, vmax=0.3, cmap="RdBu")
         for (y, x), value in np.ndenumerate(grids[name].numpy()):
-            axes[1, at].text(x, y, f"{value:.2f}", ha="center", va="center", color="white" if value > 0.18 else "black")
-        beyond = " (it reads 6x6)" if name == "bilinear-aa" else ""
+            axes[1, at].text(x, y, f"{value:.2f}", ha="center", va="center", color="white" if abs(value) > 0.2 else "black")
+        beyond = {"bilinear-aa": " (it reads 6x6)", "natural-k8": " (it reads 8x8)"}.get(name, "")
         axes[1, at].set_title(f"their coefficients{beyond}", fontsize="medium")
     return figure
 

@@ -25,6 +25,7 @@ from .network import (
 )
 from .strength import outer, store_strength
 from .tile import (
+    channel_stride,
     forget_loads,
     gather_backward,
     is_narrower,
@@ -181,7 +182,7 @@ def downsize_backward_kernel(
                     pointers = grad_output_ptr + n * output_stride_n + offsets
                     grad_coefficients = tl.load(pointers, mask=tap_mask, other=0.0).to(C.ACC)
                 else:
-                    taps = Elements(image.ptr, tap_offsets(pixels, image, target, C), tap_mask, image.stride_c)
+                    taps = Elements(image.ptr, tap_offsets(pixels, image, target, C), tap_mask, channel_stride(image, C))
                     grad_output = Elements(
                         grad_output_ptr + n * output_stride_n, grad_output_offsets, pixel_mask, output_stride_c
                     )

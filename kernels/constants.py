@@ -51,6 +51,16 @@ class Pooling(Constants):
 
 
 @dataclass(frozen=True, repr=False, eq=False)
+class Sums(Constants):
+    """Constants of sums over programs."""
+
+    ROWS: int
+    COLUMNS: int
+    ACC: tl.dtype
+    """The dtype of what is summed, and of the sums until they are stored."""
+
+
+@dataclass(frozen=True, repr=False, eq=False)
 class Tiled(Constants):
     """Constants of every kernel: its tile of pixels, and the types of its numbers."""
 

@@ -15,7 +15,18 @@ import triton.language as tl
 from .groups import BinColumns, BinSpan, Walk
 from .launch import next_power_of_2
 from .network import relu
-from .tile import bin_first, bin_last, is_finite, load_along_last, per_channel, target_pixels, unsigned, walked_pixels
+from .tile import (
+    bin_first,
+    bin_last,
+    is_finite,
+    load_along_last,
+    packed,
+    per_channel,
+    target_pixels,
+    unpacked,
+    unsigned,
+    walked_pixels,
+)
 
 BAND = tl.constexpr(2)
 """Rows of texture that are made at once."""
@@ -91,68 +102,77 @@ def _safe(i, n):
 
 
 @triton.jit
-def _patch_pixels(image, first_row, column, last_column, C: tl.constexpr):
-    """Rows ``first_row`` to ``first_row + 3`` of the image at one column each, as :func:`spread` lays them out, with SLOTS.
-
-    Zero outside the image and past ``last_column``: what a bin does not cover must not reach it, not even times a weight of
-    zero. FACTORS and SUMMANDS, one a channel, normalise the pixels.
-    """
-    slot = tl.arange(0, C.SLOTS)[:, None, None]
+def _slots(pointers, image, FIRST: tl.constexpr, STEP: tl.constexpr, C: tl.constexpr):
+    """Every STEP-th slot from FIRST on of the pixels at ``pointers``, normalised by FACTORS and SUMMANDS, one a channel."""
+    slot = FIRST + STEP * tl.arange(0, C.SLOTS // STEP)[:, None, None]
     channel = tl.minimum(slot, C.CHANNELS - 1)
-    row = (first_row if C.BLOCK_H == 1 else spread(first_row, C)) + _patch_row(C)
-    # As unsigned numbers, those before the first are past the last.
-    inside = unsigned(column) < unsigned(tl.where(unsigned(row) < unsigned(image.h), last_column + 1, 0))
-    # Loads without a mask, of some pixel: what lies outside is replaced once, after it was normalised.
-    pointers = image.ptr + (_safe(row, image.h) * image.stride_h + _safe(column, image.w) * image.stride_w)
     if C.CHANNELS_LAST:
         pointers += channel
     else:
-        pointers += channel.to(row.dtype) * image.stride_c
-    x = load_along_last(pointers).to(C.ACC)
+        pointers += channel.to(image.stride_c.dtype) * image.stride_c
+    x = load_along_last(pointers)
+    operand: tl.constexpr = C.OPERAND
+    if len(C.FACTORS) > 0 or operand != x.dtype:
+        x = x.to(C.ACC)
     if len(C.FACTORS) > 0:
         x = tl.fma(x, per_channel(C.FACTORS, channel, C.ACC), per_channel(C.SUMMANDS, channel, C.ACC))
-    if is_finite(image.ptr):
-        # A selection would be made behind the rounding to half precision, element by element.
-        factor = tl.where(inside, 1.0, 0.0).to(C.ACC)
-        return tl.where(slot < C.CHANNELS, x * factor, tl.where(slot == C.CHANNELS, factor, 0.0))
-    else:
-        x = tl.where(slot < C.CHANNELS, x, 1.0)
-        return tl.where(inside & (slot <= C.CHANNELS), x, 0.0)
+    return tl.where(slot < C.CHANNELS, x, tl.where(slot == C.CHANNELS, 1.0, 0.0).to(x.dtype))
 
 
 @triton.jit
-def _rounded(x, C: tl.constexpr):
-    """In the dtype of operands. As in :func:`.tile.forget_loads`, a sum ends Triton's search for what was loaded."""
-    return tl.sum(x[:, :, :, None], axis=3).to(C.OPERAND)
+def _patch_pixels(image, first_row, columns, place, BEFORE: tl.constexpr, C: tl.constexpr):
+    """Rows ``first_row`` to ``first_row + 3`` of the image at one column each, ``place`` columns behind that of ``columns``: as
+    :func:`spread` lays them out, with SLOTS, or in half precision with pairs of these; and which of them lie inside.
+
+    With BEFORE, they may lie before the image's first column.
+    """
+    row = (first_row if C.BLOCK_H == 1 else spread(first_row, C)) + _patch_row(C)
+    inside = columns.first <= tl.where(unsigned(row) < unsigned(image.h), columns.last, -1) - place
+    if BEFORE:
+        inside = inside & (columns.first >= -place)
+    # Loads without a mask, of some pixel: what lies outside is replaced once, after it was rounded.
+    offset = tl.minimum(unsigned(columns.offset + place * image.stride_w), unsigned((image.w - 1) * image.stride_w))
+    pointers = image.ptr + _safe(row, image.h) * image.stride_h + offset.to(columns.offset.dtype)
+    if C.OPERAND.primitive_bitwidth == 16:
+        return packed(_slots(pointers, image, 0, 2, C), _slots(pointers, image, 1, 2, C), C.OPERAND), inside
+    else:
+        return _slots(pointers, image, 0, 1, C).to(C.OPERAND), inside
 
 
 @triton.jit
 def as_operand(column, C: tl.constexpr):
     """A column of patches as an operand: [BLOCK, ROWS * SLOTS]. Loops carry columns as they were loaded, or they are moved."""
     BLOCK: tl.constexpr = C.BLOCK_H * C.BLOCK_W
+    if C.OPERAND.primitive_bitwidth == 16:
+        column = unpacked(column, C.OPERAND)
+    # As in :func:`.tile.forget_loads`, a sum ends Triton's search for what was loaded.
+    column = tl.sum(column[:, :, :, None], axis=3).to(C.OPERAND)
     column = tl.reshape(column, [C.SLOTS // 2, 2, BLOCK // (16 * C.WARPS), 2, C.WARPS, 8, ROWS])
     return tl.reshape(tl.permute(column, (2, 4, 3, 5, 0, 6, 1)), [BLOCK, ROWS * C.SLOTS])
 
 
 @triton.jit
-def patch_column(image, first_row, column, last_column, C: tl.constexpr):
-    """:func:`_patch_pixels`, rounded: the same for all rows of the band."""
-    return _rounded(_patch_pixels(image, first_row, column, last_column, C), C)
+def patch_column(image, first_row, columns, place, BEFORE: tl.constexpr, C: tl.constexpr):
+    """:func:`_patch_pixels`, the same for all rows of the band. Zero outside of the image and past ``columns.last``: what a bin
+    does not cover must not reach it, not even times a weight of zero.
+    """
+    column, inside = _patch_pixels(image, first_row, columns, place, BEFORE, C)
+    return tl.where(inside, column, 0)
 
 
 @triton.jit
-def _patch_columns(image, first_row, column, last_column, C: tl.constexpr):
+def _patch_columns(image, first_row, columns, place, BEFORE: tl.constexpr, C: tl.constexpr):
     """The column for each row of the band. They differ where a pixel could reach the row that it is no neighbour of.
 
     Times a weight of zero, NaN or infinity would. Bytes are finite, and whole bins end where bands do.
     """
-    x = _patch_pixels(image, first_row, column, last_column, C)
+    column, inside = _patch_pixels(image, first_row, columns, place, BEFORE, C)
     if C.TEXTURE.BINS_WHOLE or is_finite(image.ptr):
-        both = _rounded(x, C)
+        both = tl.where(inside, column, 0)
         return both, both
     else:
         row = _patch_row(C)
-        return _rounded(tl.where(row == 3, 0.0, x), C), _rounded(tl.where(row == 0, 0.0, x), C)
+        return tl.where(inside & (row != 3), column, 0), tl.where(inside & (row != 0), column, 0)
 
 
 @triton.jit
@@ -203,10 +223,11 @@ def strip_columns(tile_y, rows, tile_x, out_h, out_w, image, target, C: tl.const
     if C.LETTERBOX:
         pixels = target_pixels(pixels, target)
     span = bin_span(pixels.x, image.w, target.w, C.ACC)
-    last = tl.zeros_like(span.last) + image.w - 1
-    if not C.TEXTURE.BINS_WHOLE:
-        last = tl.minimum(span.last + 1, last)
-    return BinColumns(spread(span.first, C), spread(last, C), span.first_share, span.end)
+    first = spread(span.first, C)
+    last = tl.zeros_like(first) + (image.w - 1)
+    if not (C.TEXTURE.BINS_WHOLE or is_finite(image.ptr)):  # bytes are finite: past a bin's end, shares of zero are enough
+        last = tl.minimum(spread(span.last + 1, C), last)
+    return BinColumns(first, first * image.stride_w, last, span.first_share, span.end)
 
 
 @triton.jit
@@ -220,7 +241,7 @@ def convolve(left, middle, right, tiles, SHIFT: tl.constexpr, C: tl.constexpr):
 @triton.jit
 def _next_column(left, middle, tiles, place, row, image, columns, C: tl.constexpr):
     """Two rows of texture, ``place`` pixels behind each bin's first column; then the next ``left`` and ``middle``."""
-    right = _patch_columns(image, row - 1, columns.first + (place + 1), columns.last, C)
+    right = _patch_columns(image, row - 1, columns, place + 1, False, C)
     upper = relu(convolve(left[0], middle[0], right[0], tiles, 0, C))
     lower = relu(convolve(left[1], middle[1], right[1], tiles, 1, C))
     return upper, lower, middle, right
@@ -229,8 +250,8 @@ def _next_column(left, middle, tiles, place, row, image, columns, C: tl.constexp
 @triton.jit
 def _band_sums(tiles, row, image, columns, target, C: tl.constexpr):
     """The texture of the rows ``row`` and ``row + 1``, each summed over the columns of bins, weighted by shares."""
-    left = _patch_columns(image, row - 1, columns.first - 1, columns.last, C)
-    middle = _patch_columns(image, row - 1, columns.first, columns.last, C)
+    left = _patch_columns(image, row - 1, columns, -1, True, C)
+    middle = _patch_columns(image, row - 1, columns, 0, False, C)
     upper, lower, left, middle = _next_column(left, middle, tiles, 0, row, image, columns, C)
     if C.TEXTURE.BIN_W > 0:
         for column in tl.static_range(1, C.TEXTURE.BIN_W):

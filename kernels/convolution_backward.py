@@ -25,7 +25,7 @@ from .convolution import (
     start_walk,
     strip_columns,
 )
-from .groups import Batch, Target
+from .groups import Batch, BinColumns, Target
 from .network import relu_backward
 from .tile import bin_first, plane_at, target_pixels, tile_column, walked_pixels
 
@@ -49,7 +49,7 @@ def _add_column_gradients(grads, upper, lower, left, middle, tiles, place, row, 
     """The weights' gradients plus those from a band's texture at one column of each bin, whose own gradients, before the ReLU,
     are ``upper`` and ``lower``; then the next ``left`` and ``middle``.
     """
-    right = patch_column(image, row - 1, columns.first + (place + 1), columns.last, C)
+    right = patch_column(image, row - 1, columns, place + 1, False, C)
     left_0, middle_0, right_0, left_1, middle_1, right_1 = grads
     grad_texture = relu_backward(upper, convolve(left, middle, right, tiles, 0, C)).to(C.OPERAND)
     left_0 = _add_weight_gradient(left_0, grad_texture, left, C)
@@ -65,8 +65,8 @@ def _add_column_gradients(grads, upper, lower, left, middle, tiles, place, row, 
 @triton.jit
 def _add_band_gradients(grads, upper, lower, tiles, row, image, columns, target, C: tl.constexpr):
     """The weights' gradients plus those from the rows ``row`` and ``row + 1``, given those to their sums over bins' columns."""
-    left = patch_column(image, row - 1, columns.first - 1, columns.last, C)
-    middle = patch_column(image, row - 1, columns.first, columns.last, C)
+    left = patch_column(image, row - 1, columns, -1, True, C)
+    middle = patch_column(image, row - 1, columns, 0, False, C)
     if C.TEXTURE.BIN_W > 0:
         for column in tl.static_range(C.TEXTURE.BIN_W):
             grads, left, middle = _add_column_gradients(
@@ -235,6 +235,7 @@ def texture_grad_image_kernel(
     in_width = x < image_w
     x = tl.minimum(x, image_w - 1)
     column = spread(x, C)
+    columns = BinColumns(column, column * image_stride_w, image_w - 1, None, None)
     last_row = image_h - 1
     last_column = tl.zeros_like(x) + image_w - 1
     image = plane_at(n, images, 1)
@@ -251,11 +252,11 @@ def texture_grad_image_kernel(
         y = row + (step - 1) + tl.zeros_like(x)
         safe_y = tl.minimum(tl.maximum(y, 0), last_row)
         below = tl.zeros([BLOCK, C.CHANNELS_PAD], C.ACC)
-        left = patch_column(image, row + (step - 2), column - 2, image_w - 1, C)
-        middle = patch_column(image, row + (step - 2), column - 1, image_w - 1, C)
+        left = patch_column(image, row + (step - 2), columns, -2, True, C)
+        middle = patch_column(image, row + (step - 2), columns, -1, True, C)
         for i in tl.static_range(3):
             i_x = x + (i - 1)
-            right = patch_column(image, row + (step - 2), column + i, image_w - 1, C)
+            right = patch_column(image, row + (step - 2), columns, i, False, C)
             convolved = convolve(left, middle, right, tiles, 0, C)
             left = middle
             middle = right

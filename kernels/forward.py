@@ -17,7 +17,7 @@ from .groups import Activations, Batch, Elements, Target
 from .network import first_distance, layer, linear, load_network, position, relu, softmax
 from .prior import convex, convex_and_signed
 from .strength import strength
-from .tile import gather, plane_at, tap_offsets, target_pixels, tile_column, walked_pixels
+from .tile import channel_stride, gather, plane_at, tap_offsets, target_pixels, tile_column, walked_pixels
 
 INTEGERS = [
     "image_stride_n", "image_stride_c", "image_stride_h", "image_stride_w",
@@ -131,5 +131,5 @@ def downsize_kernel(
             pointers = output_ptr + output.offsets[None, :] + k[:, None] * output_stride_c
             tl.store(pointers, coefficients, mask=tap_mask)
         else:
-            taps = Elements(image.ptr, tap_offsets(pixels, image, target, C), tap_mask, image.stride_c)
+            taps = Elements(image.ptr, tap_offsets(pixels, image, target, C), tap_mask, channel_stride(image, C))
             gather(taps, coefficients, output, inside, C)

@@ -78,10 +78,12 @@ class BinSpan(NamedTuple):
 
 
 class BinColumns(NamedTuple):
-    """The columns of a strip's bins; the first two fields as columns of patches are loaded, the others [BLOCK]."""
+    """The columns of a strip's bins; the first three fields as columns of patches are loaded, the others [BLOCK]."""
 
     first: Any
     """The bin's first column."""
+    offset: Any
+    """Its offset in a row of the image."""
     last: Any
     """The last column that patches may read."""
     first_share: Any

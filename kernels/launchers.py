@@ -13,6 +13,7 @@ from .forward import downsize_kernel
 from .gather import grad_image_gather, weighted_gather2d, weighted_gather2d_backward
 from .launch import Layout, layout
 from .plan import Call, Problem, pointers, problem_of, texture_weight_pointers
+from .sums import sum_rows
 
 __all__ = [
     "area_pool",
@@ -159,16 +160,16 @@ def _backward(
     grad_texture: Tensor | None,
     grad_weights: Tensor | None,
 ) -> None:
-    """Launch the backward kernel, then the gathers to the gradients of texture and image."""
+    """Launch the backward kernel, then the gathers to the gradients of texture and image, and the sums over programs."""
     problem, weight, taps = problem_of(call, grad_output), call.weights[-1], call.taps
     n, (out_h, out_w) = grad_output.shape[0], problem.output_size
-    grad_texture_weights, grad_network_weights = _split(grad_weights, sum(t.numel() for t in call.texture_weights))
-    weights = 0 if grad_network_weights is None else grad_network_weights.numel()
+    texture_weights = sum(t.numel() for t in call.texture_weights)
+    weights = 0 if grad_weights is None else grad_weights.numel() - texture_weights
     backward, pooled, direct = plan.backward_plan(problem, grad_image is not None, layout(grad_texture), weights)
     grad_pooled = relaunch.scratch(weight, n, out_h, out_w, problem.texture_channels) if pooled else None
     coefficients = None if grad_image is None else relaunch.scratch(weight, n, out_h, out_w, taps * taps)
-    partial = None
-    if grad_network_weights is not None:
+    partial, texture_partial = None, None
+    if grad_weights is not None:
         partial = relaunch.scratch(weight, backward.programs, weights, dtype=_accumulator(weight))
     tensors = {
         "grad_output_ptr": grad_output,
@@ -186,20 +187,16 @@ def _backward(
     if call.texture_weights:
         assert grad_pooled is not None
         index64 = backward.arguments["C"].values["INDEX64"]
-        if grad_texture_weights is not None:
-            _grad_texture_weights(call, problem, index64, grad_pooled, grad_texture_weights)
+        if grad_weights is not None:
+            texture_partial = _grad_texture_weights(call, problem, index64, grad_pooled, texture_weights)
         if grad_image is not None:
             _add_grad_image(call, problem, index64, grad_pooled, grad_image)
-    if grad_network_weights is not None:
+    if grad_weights is not None:
         assert partial is not None
-        relaunch.sum_rows(partial, grad_network_weights)
+        sum_rows(texture_partial, partial, grad_weights)
     if grad_image is not None and call.factors:
         relaunch.spoil()
-        grad_image.mul_(grad_image.new_tensor(call.factors).view(1, -1, 1, 1))
-
-
-def _split(flat: Tensor | None, first: int) -> tuple[Tensor | None, Tensor | None]:
-    return (None, None) if flat is None else (flat[:first], flat[first:])
+        torch._foreach_mul_(grad_image.unbind(1), call.factors)  # a tensor of them would be copied from the host
 
 
 def _accumulator(weight: Tensor) -> torch.dtype:
@@ -207,10 +204,10 @@ def _accumulator(weight: Tensor) -> torch.dtype:
     return torch.float64 if weight.dtype == torch.float64 else torch.float32
 
 
-def _grad_texture_weights(call: Call, problem: Problem, index64: bool, grad_pooled: Tensor, output: Tensor) -> None:
-    """Write the gradients to weight and bias of the texture's convolution into the flat ``output``."""
-    sums = plan.grad_texture_weights_plan(problem, index64)
-    partial = relaunch.scratch(grad_pooled, 2 * sums.programs, output.numel(), dtype=_accumulator(grad_pooled))
+def _grad_texture_weights(call: Call, problem: Problem, index64: bool, grad_pooled: Tensor, weights: int) -> Tensor:
+    """Partial gradients to the ``weights`` weights and biases of the texture's convolution, to be summed over rows."""
+    texture = plan.grad_texture_weights_plan(problem, index64)
+    partial = relaunch.scratch(grad_pooled, 2 * texture.programs, weights, dtype=_accumulator(grad_pooled))
     tensors = {
         "image_ptr": call.image,
         "table_ptr": call.table,
@@ -218,8 +215,8 @@ def _grad_texture_weights(call: Call, problem: Problem, index64: bool, grad_pool
         "grad_pooled_ptr": grad_pooled,
         "partial_ptr": partial,
     }
-    launch.launch(texture_grad_weights_kernel, sums, grad_pooled.device, tensors)
-    relaunch.sum_rows(partial, output)
+    launch.launch(texture_grad_weights_kernel, texture, grad_pooled.device, tensors)
+    return partial
 
 
 def _add_grad_image(call: Call, problem: Problem, index64: bool, grad_pooled: Tensor, grad_image: Tensor) -> None:

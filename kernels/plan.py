@@ -146,9 +146,8 @@ def forward_plan(problem: Problem) -> Plan:
     # Where all of a row's texture can be loaded at once, saving registers would load it bit by bit.
     if _is_light(problem) and values["TEXTURE"].values["BIN_W"] > 0:
         arguments |= registers(255)
-    # Loops over bins would take some 240, and 8 warps are few to wait for their loads side by side; so 11 fit.
-    if values["FUSED_TEXTURE"] and not values["TEXTURE"].values["BINS_WHOLE"] and problem.bytes and warps == 1:
-        arguments |= registers(184)
+    if values["FUSED_TEXTURE"] and warps == 1:
+        arguments |= _registers_from_images(problem, values)
     return plan_of(columns, **arguments, rows=rows, C=Downsize(**values, **_tile(tile, warps)), num_warps=warps)
 
 
@@ -194,7 +193,8 @@ def backward_plan(problem: Problem, to_image: bool, grad_texture: Layout | None,
         C=constants,
         num_warps=warps,
     )
-    small = _fits_168_registers(problem, values)
+    # Twelve programs fit a processor instead of eight. Of those compiled, no others did without spills then.
+    small = _is_light(problem) and values["TEXTURE"].values["BINS_WHOLE"] and _is_default_size(values)
     programs = min(total_columns, MAX_BACKWARD_PROGRAMS * 3 // 2 if small else MAX_BACKWARD_PROGRAMS)
     arguments |= _image_integers(problem) | _texture_integers(problem) | registers(168 if small else 255)
     return BackwardPlan(plan_of(programs, **arguments), pooled, direct)
@@ -277,13 +277,9 @@ def _image_integers(problem: Problem) -> dict[str, int]:
 
 def _texture_integers(problem: Problem) -> dict[str, int]:
     """The integers of texture and result, by argument."""
-    strides = aligned_strides(problem.texture)
-    return dict(
-        **stride_arguments("texture", strides[:4]),
-        texture_h=problem.texture_size[0],
-        texture_w=problem.texture_size[1],
-        **stride_arguments("output", problem.output.stride),
-    )
+    strides, (texture_h, texture_w) = aligned_strides(problem.texture), problem.texture_size
+    integers = stride_arguments("texture", strides[:4]) | {"texture_h": texture_h, "texture_w": texture_w}
+    return integers | stride_arguments("output", problem.output.stride)
 
 
 def _convolution_constants(problem: Problem) -> dict[str, Any]:
@@ -362,15 +358,17 @@ def _is_light(problem: Problem) -> bool:
     return problem.dtype.itemsize == 2 and problem.texture is not None and problem.taps <= 2
 
 
-def _fits_168_registers(problem: Problem, values: dict[str, Any]) -> bool:
-    """Whether backward programs do without spills, so that twelve of them fit a processor instead of eight.
+def _is_default_size(values: dict[str, Any]) -> bool:
+    """Whether the network is no wider or deeper than the default one, and needs no padding; and has no strength."""
+    widths = {values["TEXTURE"].values["CHANNELS"], values["DISTANCE_CHANNELS"], values["HIDDEN_CHANNELS"]}
+    return widths <= {0, 16} and values["HIDDEN_LAYERS"] <= 1 and values["LOGITS"] == values["TAPS"] ** 2
 
-    So do no others that were compiled: of wider, padded or deeper networks, of other bins, or with more taps.
-    """
-    texture = values["TEXTURE"].values
-    widths = {texture["CHANNELS"], values["DISTANCE_CHANNELS"], values["HIDDEN_CHANNELS"]}
-    convex = values["LOGITS"] == values["TAPS"] ** 2
-    return _is_light(problem) and convex and texture["BINS_WHOLE"] and widths <= {0, 16} and values["HIDDEN_LAYERS"] <= 1
+
+def _registers_from_images(problem: Problem, values: dict[str, Any]) -> dict[str, int]:
+    """What forward programs may take that make their texture. They would take more, and few warps wait long for their loads."""
+    if not values["TEXTURE"].values["BINS_WHOLE"]:
+        return registers(176 if values["LETTERBOX"] else 184) if problem.bytes else {}  # eleven warps
+    return registers(152 if problem.bytes else 168) if problem.taps <= 4 and _is_default_size(values) else {}
 
 
 def _forward_shape(values: dict[str, Any], dtype: torch.dtype) -> tuple[int, int]:

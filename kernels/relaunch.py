@@ -81,8 +81,6 @@ class Observed:
         """Each with its tensors by argument."""
         self.scratch: list[Tensor] = []
         """What launches wrote for others to read."""
-        self.sums: list[Tensor] = []
-        """Those of them that were summed over rows, in the order of the sums in their result."""
         self.whole = True
         """Whether there was nothing else, so that the call can be repeated by this."""
 
@@ -92,7 +90,7 @@ _observed: contextvars.ContextVar[Observed | None] = contextvars.ContextVar("obs
 
 @contextlib.contextmanager
 def observe() -> Iterator[Observed]:
-    """Collect what this thread launches, allocates and sums."""
+    """Collect what this thread launches and allocates."""
     observed = Observed()
     token = _observed.set(observed)
     try:
@@ -109,23 +107,12 @@ def spoil() -> None:
 
 
 def scratch(like: Tensor, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
-    """An uninitialised tensor for one launch to write and another one, or a sum, to read."""
+    """An uninitialised tensor for one launch to write and another one to read."""
     made = like.new_empty(shape, dtype=dtype)
     observed = _observed.get()
     if observed is not None:
         observed.scratch.append(made)
     return made
-
-
-def sum_rows(partial: Tensor, output: Tensor) -> None:
-    """Write the sum over rows of ``partial`` into ``output``."""
-    if partial.dtype == output.dtype:
-        torch.sum(partial, dim=0, out=output)  # one launch less
-    else:
-        output.copy_(partial.sum(dim=0))
-    observed = _observed.get()
-    if observed is not None:
-        observed.sums.append(partial)
 
 
 def _key(tensors: dict[str, Any]) -> tuple[tuple[Any, ...], list[Any]]:

@@ -115,6 +115,12 @@ def plane_at(n, batch, ALIGN: tl.constexpr):
 
 
 @triton.jit
+def channel_stride(image, C: tl.constexpr):
+    """From one channel of an image to the next: known where channels lie side by side, so that loads share an address."""
+    return 1 if C.CHANNELS_LAST else image.stride_c
+
+
+@triton.jit
 def tap_offsets(pixels, image, target, C: tl.constexpr):
     """Offsets in one image of every tap of the pixels: [TAPS_PAD, BLOCK], edge pixels repeating."""
     k = tl.arange(0, C.TAPS_PAD)
@@ -171,6 +177,35 @@ def forget_loads(x):
     ends, and no instruction by itself; but Triton may move tiles to other layouts around it, so it stands only where needed.
     """
     return tl.sum(x[:, :, None], axis=2).to(x.dtype)
+
+
+@tl.core.builtin
+def _for_nvidia(_semantic: Any = None) -> tl.constexpr:
+    """Whether a kernel is being compiled for one of NVIDIA's GPUs."""
+    return tl.constexpr(_semantic.builder.options.backend_name == "cuda")
+
+
+for_nvidia = (lambda: False) if INTERPRETED else _for_nvidia
+
+
+@triton.jit
+def packed(low, high, half: tl.constexpr):
+    """Two tiles, rounded to the dtype ``half``, as pairs in integers. A loop would carry halves in a register each."""
+    if for_nvidia() and low.dtype == tl.float32 and half == tl.bfloat16:  # one instruction; two halves would take three
+        return tl.inline_asm_elementwise("cvt.rn.bf16x2.f32 $0, $2, $1;", "=r,r,r", [low, high], tl.int32, True, 1)
+    elif for_nvidia() and low.dtype == tl.float32:
+        return tl.inline_asm_elementwise("cvt.rn.f16x2.f32 $0, $2, $1;", "=r,r,r", [low, high], tl.int32, True, 1)
+    else:
+        low = low.to(half).to(tl.uint16, bitcast=True).to(tl.int32)
+        return low | (high.to(half).to(tl.uint16, bitcast=True).to(tl.int32) << 16)
+
+
+@triton.jit
+def unpacked(pairs, half: tl.constexpr):
+    """What :func:`packed` made of tiles [n, ...], low and high in turns: [2 n, ...]."""
+    which = tl.arange(0, 2)[None, :, None, None]
+    halves = (pairs[:, None, :, :] >> (16 * which)).to(tl.uint16).to(half, bitcast=True)
+    return tl.reshape(halves, [2 * pairs.shape[0], pairs.shape[1], pairs.shape[2]])
 
 
 @triton.jit

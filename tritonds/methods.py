@@ -1,8 +1,9 @@
 """Every way of resizing that is compared anywhere, under one name each.
 
-Interpolations learn nothing. ``natural-k2`` and ``natural-k4`` are the networks that the package holds, called like their
-weights. The poster's ablations, ``texture-only`` and ``distance-only``, are untrained unless weights are given. They have four
-taps and the antialiasing prior, so up to a scale of 2 the untrained ones equal bilinear-aa.
+Interpolations learn nothing. The networks that the package holds are called like their weights. ``natural-k2`` and
+``natural-k4`` are convex, as on the poster. ``natural-k8`` and ``natural-k8-lite``, without texture, may sharpen. The
+poster's ablations, ``texture-only`` and ``distance-only``, are untrained unless weights are given. They have four taps and the
+antialiasing prior, so up to a scale of 2 the untrained ones equal bilinear-aa.
 
 Architectures are networks to be trained. Their names say kind, taps, and the prior where it sharpens. They have one convolution
 or none, one hidden layer, and 16 channels.
@@ -16,6 +17,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import pretrained
 from .batches import Letterboxed
 from .functional import area_pool2d
 from .module import DownsizeNet
@@ -45,7 +47,8 @@ ARCHITECTURES: dict[str, Callable[..., DownsizeNet]] = {
     "downsizenet-k8-bicubic": _K8,
 }
 UNTRAINED = {"texture-only": ARCHITECTURES["texture-only-k4"], "distance-only": ARCHITECTURES["distance-only-k4"]}
-SHIPPED = {"natural-k2": "downsizenet-k2", "natural-k4": "downsizenet-k4"}
+_SHIPPED = ("downsizenet-k2", "downsizenet-k4", "downsizenet-k8-bicubic", "distance-only-k8-bicubic")
+SHIPPED = dict(zip(pretrained.SHIPPED, _SHIPPED, strict=True))
 """Methods whose weights the package holds under the same names, and their architectures."""
 NETWORKS = (*UNTRAINED, *SHIPPED)
 NAMES = (*INTERPOLATIONS, *NETWORKS)
@@ -98,7 +101,8 @@ def network(name: str, weights: str | PathLike[str] | None = None) -> DownsizeNe
 
 def _check_kind(name: str, net: DownsizeNet, weights: str | PathLike[str]) -> None:
     """Raise ValueError if the network that ``weights`` hold is not what ``name`` says, for RGB images."""
-    if (net.texture_channels > 0, net.distance_channels > 0) != (name != "distance-only", name != "texture-only"):
+    kind = (net.texture_channels > 0, net.distance_channels > 0)
+    if name in UNTRAINED and kind != (name != "distance-only", name != "texture-only"):
         raise ValueError(f"weights: {weights} holds another kind of network than {name!r}")
     if net.in_channels != 3:
         raise ValueError(f"weights: {weights} is for images of {net.in_channels} channels, not 3")

@@ -319,10 +319,10 @@ class DownsizeNet(nn.Module):
         them after normalising. Reading runs no code from the file and draws no random numbers.
 
         Args:
-            name_or_path: the string "natural-k2" or "natural-k4", which have the defaults of :class:`DownsizeNet`, 2 or 4 taps
-                and the prior "bilinear" or "antialias"; or the path of a .safetensors file, or of a folder that holds
-                ``model.safetensors``; or, if there is no such path, the string "org/name", a repository of the Hugging Face
-                Hub. A shipped name is never taken for a path: write ``./natural-k2`` for a folder called so.
+            name_or_path: the name of a network that the package holds, "natural-k2", "natural-k4", "natural-k8" or
+                "natural-k8-lite"; or the path of a .safetensors file, or of a folder that holds ``model.safetensors``; or, if
+                there is no such path, the string "org/name", a repository of the Hugging Face Hub. A shipped name is never
+                taken for a path: write ``./natural-k2`` for a folder called so.
             revision: branch, tag or commit of the repository; "main" if not given.
 
         Returns:

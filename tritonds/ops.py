@@ -223,15 +223,17 @@ class Recorded(NamedTuple):
 class Differentiable(torch.autograd.Function):
     """An operator and its backward operator. Tensors are arguments of their own, since autograd follows none inside lists.
 
-    ``launch()`` takes the place of the operator's call, if it is not None.
+    ``launch()`` takes the place of the operator's call, if it is not None. It also gives a list's images for the backward pass.
     """
 
     @staticmethod
-    def forward(ctx: Any, recorded: Recorded, launch: Callable[[], Tensor] | None, *tensors: Tensor | None) -> Tensor:
+    def forward(ctx: Any, recorded: Recorded, launch: Callable[[], Any] | None, *tensors: Tensor | None) -> Tensor:
         ctx.save_for_backward(*tensors)
         ctx.recorded = recorded
         if launch is not None:
-            return launch()
+            result: Tensor
+            result, ctx.images = launch()
+            return result
         operator, _, gradients, lengths, options, _ = recorded
         with torch._C._AutoDispatchBelowAutograd():
             return call(operator, *gradients.unflatten(tensors, lengths), *options)
@@ -245,7 +247,8 @@ class Differentiable(torch.autograd.Function):
             return None, None, *_backward(recorded, grad_output, tensors, wanted)
         first = recorded.gradients.inputs - 1 + (1 if images is None else images)
         long = functools.partial(_backward, recorded)
-        return None, None, *passes.run(import_kernels(), long, grad_output, tensors, wanted, images or 1, first)
+        before = getattr(ctx, "images", None)
+        return None, None, *passes.run(import_kernels(), long, grad_output, tensors, wanted, images or 1, first, before)
 
 
 def _backward(recorded: Recorded, grad_output: Tensor, tensors: Sequence[Any], wanted: Sequence[bool]) -> list[Tensor | None]:

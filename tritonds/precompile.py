@@ -162,7 +162,7 @@ def plan_layer(
     if not (as_list or options["letterbox"]):
         return plan(batch, inputs, outputs, None, backward)
     launches = plan(images, inputs, outputs, None, backward)
-    if any(launch.arguments.get("table_ptr") is None for launch in launches):
+    if any(launch.arguments.get("table_ptr", True) is None for launch in launches):
         # Images are resized one by one, letterboxed ones to what they keep of the result: anything up to all of it.
         parts = [range(1, max(lengths) + 1) for lengths in outputs] if options["letterbox"] else outputs
         launches += plan(batch, inputs, (parts[0], parts[1]), None, backward)

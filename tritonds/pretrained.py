@@ -20,7 +20,7 @@ from torch import Tensor
 from . import hub
 from .dtypes import DTYPES
 
-SHIPPED = ("natural-k2", "natural-k4")
+SHIPPED = ("natural-k2", "natural-k4", "natural-k8", "natural-k8-lite")
 """The networks that the package holds, by name."""
 FILE = "model.safetensors"
 """What a network's file is called in a folder of its own."""

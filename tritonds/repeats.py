@@ -17,7 +17,7 @@ from torch.autograd import forward_ad
 
 from . import ops
 from .coefficient_weights import given
-from .gradients import Passes, address, pick, traits_of
+from .gradients import Images, Passes, address, pick, traits_of
 
 CAPACITY = 1024
 """How many calls are kept. They are all forgotten when there are more."""
@@ -41,13 +41,18 @@ class _Repeat(NamedTuple):
     recorded: ops.Recorded | None
     """For the backward pass, if a gradient is wanted."""
 
-    def launch(self, addresses: list[Any], rows: Any) -> Tensor:
-        """The result. ``rows`` are the table's, if images are a list."""
+    def launch(self, addresses: list[Any], rows: Any) -> tuple[Tensor, Tensor | None]:
+        """The result, and the table if images are a list, whose ``rows`` these are."""
         result = torch.empty_strided(self.shape, self.stride, dtype=self.dtype, device=self.device)
         table = None if rows is None else ops.import_kernels().batch.table(rows, self.device)
         addresses += address(result), None if table is None else address(table), None
         self.ready.start([pick(addresses) for pick in self.picks])
-        return result
+        return result, table
+
+    def record(self, addresses: list[Any], rows: Any, images: Sequence[Tensor]) -> tuple[Tensor, Images | None]:
+        """The result, and the list's images for the backward pass."""
+        result, table = self.launch(addresses, rows)
+        return result, None if table is None else Images.of(images, rows.traits, table)
 
 
 def may_be(backend: Any, image: Any) -> bool:
@@ -97,8 +102,8 @@ def run(
     if not repeat.ready.fits():
         return compute(*arguments)
     if repeat.recorded is None:
-        return repeat.launch(addresses, rows)
-    launch = functools.partial(repeat.launch, addresses, rows)
+        return repeat.launch(addresses, rows)[0]
+    launch = functools.partial(repeat.record, addresses, rows, images)
     result: Tensor = ops.Differentiable.apply(repeat.recorded, launch, *images, *tensors)
     return result
 

@@ -1,7 +1,7 @@
 """Which pictures the data set "natural" is made of, where they come from, and which split each belongs to.
 
 Chosen by eye, from contact sheets of the packages: photographs alone, no drawings, renderings, paintings, plain gradients. Of
-cut-outs, those whose longer side has 45 pixels or more and that show one thing, whole, without ground below. Of each thing, one
+cut-outs, those whose longer side has 40 pixels or more and that show one thing, whole, without ground below. Of each thing, one
 picture, where the package has several: mirrored, recoloured, the same animal twice.
 
 The eye has no say in which split a picture belongs to: a hash of its name decides.

@@ -1,12 +1,13 @@
 """Natural scenes: photographed things, cut out, on photographs; with exact boxes and masks.
 
 A picture is put together at twice its size, of parts that were brought there by antialiased interpolation, and brought to its
-size by averages of 2 x 2 pixels. So edges are as soft as a camera's, and cut-outs as sharp as what is behind them. It is then
-sharpened or blurred by an amount drawn for it, since photographs come as either: at one sharpness, the method whose kernel
-happens to undo it would be favoured. The amounts are symmetrical around none.
+size by averages of 2 x 2 pixels, as a sensor's pixels average what falls on them. It is then sharpened or blurred by an amount
+drawn for it, since photographs come as either: at one sharpness, the method whose kernel happens to undo it would be favoured.
+The amounts are symmetrical around none.
 
 Splits share neither things nor photographs: see :mod:`collection`. Each sample is drawn by a generator of its own, so the same
-arguments give the same data, whichever samples are asked for, in any order and by any number of processes.
+arguments give the same data: whichever samples are asked for, in any order, by any number of processes, on any machine.
+Versions of Pillow round differently, by one grey of 255.
 """
 
 import functools
@@ -43,10 +44,12 @@ BEYOND = 0.15
 """Share of an object's sides that may lie outside the image."""
 VISIBLE = 0.7
 """Least share of an object that nothing hides."""
-SMALLEST_PART = 0.004
-"""Least share of the image that an object covers."""
+FEWEST = 8
+"""Least pixels of the sample that an object covers more than half of."""
+PLACES = 4
+"""How many places an object may be tried at, until it is seen well enough."""
 ATTEMPTS = 8
-"""How often an object is drawn anew, until it is seen well enough; then there is one less."""
+"""How many objects may be tried; then there is one less."""
 ZOOM = 4.0
 """Largest ratio of a photograph's shorter side to the side of the window that is taken of it."""
 SHARPNESS = 0.5
@@ -150,49 +153,61 @@ def check(folder: pathlib.Path) -> None:
             )
 
 
+class _Composite:
+    """Objects in front of each other, at twice the sample's size; from front to back, so what is there stays as it is."""
+
+    def __init__(self, size: int) -> None:
+        side = FINE * size
+        self.picture = np.zeros((side, side, 3), np.float32)
+        self.free = np.ones((side, side), np.float32)
+        """The share of each pixel that nothing covers yet."""
+        self.left = np.ones((size, size), np.float32)
+        """The same at the sample's size."""
+        self.owner = np.zeros((size, size), np.uint8)
+        """The number of the object, from 1, that covers more than half of a pixel of the sample."""
+        self.labels: list[int] = []
+
+    def put(self, label: int, cutout: Bytes, generator: np.random.Generator) -> bool:
+        """Put an object somewhere behind those that are there, unless it would not be seen well there."""
+        rows, columns, part = _place(cutout, len(self.free), generator)
+        opacity, colours = part[..., 3], part[..., :3]
+        free = self.free[rows, columns].copy()
+        if (free * opacity).sum(dtype=np.float64) < VISIBLE * cutout[..., 3].sum():
+            return False
+        fine, coarse = _aligned(rows, columns)
+        self.free[rows, columns] *= CLEAR[opacity]
+        left = _coarse(self.free[fine])
+        owned = self.left[coarse] - left > 0.5
+        if np.count_nonzero(owned) < FEWEST:
+            self.free[rows, columns] = free
+            return False
+        self.picture[rows, columns] += free[..., None] * colours
+        self.left[coarse] = left
+        self.labels.append(label)
+        self.owner[coarse][owned] = len(self.labels)
+        return True
+
+
 def _scene(
     folder: pathlib.Path, split: str, size: int, count: int, lengths: tuple[float, float], generator: np.random.Generator
 ) -> Sample:
-    """From front to back: what is drawn later lies behind, and so takes nothing from what is there."""
-    side = FINE * size
-    picture = np.zeros((side, side, 3), np.float32)
-    free = np.ones((side, side), np.float32)  # the share of each pixel that nothing covers yet
-    left = np.ones((size, size), np.float32)  # the same at the sample's size
-    largest = np.zeros((size, size), np.float32)  # the share of the object that covers most of each pixel; and its number
-    owner = np.zeros((size, size), np.uint8)
-    labels = []
+    composite = _Composite(size)
     for _ in range(count):
-        drawn = _seen_well(folder, split, size, lengths, free, generator)
-        if drawn is None:
-            continue
-        label, rows, columns, part = drawn
-        labels.append(label)
-        picture[rows, columns] += free[rows, columns, None] * part[..., :3]
-        free[rows, columns] *= CLEAR[part[..., 3]]
-        fine, coarse = _aligned(rows, columns)
-        now = _coarse(free[fine])
-        share = left[coarse] - now
-        owner[coarse][share > largest[coarse]] = len(labels)
-        np.maximum(largest[coarse], share, out=largest[coarse])
-        left[coarse] = now
-    owner[left >= largest] = 0
+        for _ in range(ATTEMPTS):
+            label = int(generator.integers(1, len(CLASSES)))
+            cutout = _cutout(folder, split, CLASSES[label], size, lengths, generator)
+            if any(composite.put(label, cutout, generator) for _ in range(PLACES)):
+                break
     background = _window(folder, collection.BACKGROUNDS[split], size, generator)
-    picture += free[..., None] * background
-    return _labelled(_to_image(_coarse(picture), generator), owner, labels)
-
-
-def _seen_well(
-    folder: pathlib.Path, split: str, size: int, lengths: tuple[float, float], free: Pixels, generator: np.random.Generator
-) -> tuple[int, slice, slice, Bytes] | None:
-    """An object's class, its rows and columns in the composite, and the part of it that is inside; None if none fits."""
-    for _ in range(ATTEMPTS):
-        label = int(generator.integers(1, len(CLASSES)))
-        cutout = _cutout(folder, split, CLASSES[label], size, lengths, generator)
-        rows, columns, part = _place(cutout, len(free), generator)
-        seen = (free[rows, columns] * part[..., 3]).sum(dtype=np.float64)
-        if seen >= max(VISIBLE * cutout[..., 3].sum(), SMALLEST_PART * 255 * free.size):
-            return label, rows, columns, part
-    return None
+    composite.picture += composite.free[..., None] * background
+    mask = np.array([0, *composite.labels], np.uint8)[composite.owner]
+    boxes = [_bounds(composite.owner == number) for number in range(1, len(composite.labels) + 1)]
+    return Sample(
+        _to_image(_coarse(composite.picture), generator),
+        torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+        torch.tensor(composite.labels, dtype=torch.int64),
+        torch.from_numpy(mask),
+    )
 
 
 def _aligned(*parts: slice) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
@@ -201,21 +216,9 @@ def _aligned(*parts: slice) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
     return tuple(slice(FINE * part.start, FINE * part.stop) for part in coarse), tuple(coarse)
 
 
-def _labelled(image: torch.Tensor, owner: np.ndarray[Any, Any], labels: list[int]) -> Sample:
-    """A sample from the number of the object, from 1, that each pixel belongs to."""
-    mask = np.array([0, *labels], np.uint8)[owner]
-    boxes, kept = [], []
-    for number, label in enumerate(labels, start=1):
-        y, x = (np.flatnonzero((owner == number).any(axis)) for axis in (1, 0))
-        if len(y):  # else it is spread so thin that it owns no pixel
-            boxes.append((x[0], y[0], x[-1] + 1, y[-1] + 1))
-            kept.append(label)
-    return Sample(
-        image,
-        torch.tensor(np.array(boxes, np.float32).reshape(-1, 4)),
-        torch.tensor(kept, dtype=torch.int64),
-        torch.from_numpy(mask),
-    )
+def _bounds(shape: np.ndarray[Any, np.dtype[np.bool_]]) -> tuple[int, int, int, int]:
+    y, x = (np.flatnonzero(shape.any(axis)) for axis in (1, 0))
+    return int(x[0]), int(y[0]), int(x[-1]) + 1, int(y[-1]) + 1
 
 
 def _cutout(
@@ -300,11 +303,9 @@ def _loaded_photograph(folder: pathlib.Path, file: str, size: int) -> Image.Imag
         image = Image.fromarray(datasets.load_sample_image(name))
     else:
         with Image.open(folder / file) as opened:
-            opened.draft("RGB", (2 * shortest, 2 * shortest))  # decodes at a fraction of the size, where that will do
+            opened.draft("RGB", (shortest, shortest))  # decodes at a fraction of the size, where that will do
             image = opened.convert("RGB")
-    scale = shortest / min(image.size)
-    if scale < 1:
-        image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BOX)
+    image = image.reduce(max(1, min(image.size) // shortest))
     short = [(0, max(0, size - n)) for n in (image.height, image.width)]
     return Image.fromarray(np.pad(np.asarray(image), (*short, (0, 0)), mode="symmetric")) if min(image.size) < size else image
 

@@ -123,7 +123,8 @@ def origin(result: dict[str, Any]) -> str:
     times = {name: PIPELINES[name].longer for name in MAIN}
     longer = "".join(f", {name} {n * settings['steps']}" for name, n in times.items() if n > 1)
     length = f"{what}; {settings['steps']} steps of {settings['batch']}{longer}"
-    where = f"{machine['device']}, threads of a run: {machine['threads']}, PyTorch {machine['torch']}"
+    devices = sorted({row.get("device", machine["device"]) for row in rows})
+    where = f"{' and '.join(devices)}, threads of a run: {machine['threads']}, PyTorch {machine['torch']}"
     when = " to ".join(dict.fromkeys((dates[0], dates[-1])))
     return f"{length}; {where}; commit {', '.join(commits)}; {when}; `python -m bench accuracy`."
 

@@ -96,7 +96,8 @@ def run_job(job: Job, runs: Sequence[Run], *, jobs: int, budget: float) -> Itera
             measure.write(job.origin() | {"machine": machine, "rows": []}, job.results)
         while waiting and time.time() < deadline:
             with _pool(jobs) as pool:
-                yield from _fill(pool, job, waiting, running, jobs, deadline, machine["commit"])
+                where = {"commit": machine["commit"], "device": machine["device"]}
+                yield from _fill(pool, job, waiting, running, jobs, deadline, where)
 
 
 def _fill(
@@ -106,7 +107,7 @@ def _fill(
     running: dict[concurrent.futures.Future[Row | None], Run],
     jobs: int,
     deadline: float,
-    commit: str | None,
+    where: dict[str, str | None],
 ) -> Iterator[tuple[Run, Row | Exception]]:
     """Keep a pool busy until nothing waits, the time is over, or one of its processes dies."""
     whole = True
@@ -127,7 +128,7 @@ def _fill(
                 continue
             if row is not None:
                 result = read(job.results)
-                result["rows"].append(row | {"commit": commit})
+                result["rows"].append(row | where)
                 measure.write(result, job.results)
                 checkpoint(job.folder, run).unlink(missing_ok=True)
                 yield run, row

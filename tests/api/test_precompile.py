@@ -34,8 +34,8 @@ def test_random_sizes_share_few_kernels_and_a_warm_up_knows_them_all():
     for result in results:
         assert result["missed"] == 0, result
         # Letterboxed images that want gradients are resized one by one, enlarged and reduced, all kernels being possible.
-        assert result["kernels"] <= (9 if "letterboxed" in result["schedule"] else 6), result
-        assert result["kernels"] <= result["warmed"] <= 10, result
+        assert result["kernels"] <= (9 if "letterboxed" in result["schedule"] else 7), result
+        assert result["kernels"] <= result["warmed"] <= 11, result
 
 
 AFTER_A_WARM_UP = """
@@ -140,7 +140,8 @@ def constants(launch):
     return launch.arguments["C"].values
 
 
-FORWARD, BACKWARD = {"downsize_kernel"}, {"downsize_kernel", "downsize_backward_kernel", "texture_grad_weights_kernel"}
+FORWARD = {"downsize_kernel"}
+BACKWARD = {"downsize_kernel", "downsize_backward_kernel", "texture_grad_weights_kernel", "sum_rows_kernel"}
 TO_IMAGE = {"weighted_gather_grad_image_kernel", "texture_grad_image_kernel"}
 
 
@@ -186,7 +187,8 @@ def test_the_layer_is_left_as_it_is(planned):
 def test_autocast_decides_the_dtype(planned):
     with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
         tritonds.warmup(DownsizeNet((30, 40)), (100, 100), dtype=torch.float32)
-    assert {launch.arguments["image_ptr"].dtype for launch in planned} == {torch.bfloat16}
+    dtypes = {launch.arguments["image_ptr"].dtype for launch in planned if "image_ptr" in launch.arguments}
+    assert dtypes == {torch.bfloat16}
     assert names(planned) == BACKWARD
 
 

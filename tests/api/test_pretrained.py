@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import random
+import re
 from importlib import resources
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 import tritonds
 from tritonds import DownsizeNet
+from tritonds.coefficient_weights import SHARPENING
 from tritonds.pretrained import CONFIG, FILE, KEY, SHIPPED
 
 
@@ -114,7 +116,7 @@ def test_missing_ones(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
         ValueError,
-        match=r"expected one of \('natural-k2', 'natural-k4'\), a file, a folder or a repository 'org/name', got 'natural-k3'",
+        match=rf"expected one of {re.escape(str(SHIPPED))}, a file, a folder or a repository 'org/name', got 'natural-k3'",
     ):
         DownsizeNet.from_pretrained("natural-k3")
     (tmp_path / "empty").mkdir()
@@ -317,10 +319,18 @@ class TestShipped:
         files = {file.name for file in (resources.files(tritonds) / "weights").iterdir()}
         assert {name for name in files if name.endswith(".safetensors")} == {f"{name}.safetensors" for name in SHIPPED}
 
-    @pytest.mark.parametrize(("name", "taps", "prior"), [("natural-k2", 2, "bilinear"), ("natural-k4", 4, "antialias")])
-    def test_options(self, name, taps, prior):
+    @pytest.mark.parametrize(
+        ("name", "options"),
+        [
+            ("natural-k2", {"taps": 2, "prior": "bilinear"}),
+            ("natural-k4", {"taps": 4, "prior": "antialias"}),
+            ("natural-k8", {"taps": 8, "prior": "bicubic"}),
+            ("natural-k8-lite", {"taps": 8, "prior": "bicubic", "texture_channels": 0}),
+        ],
+    )
+    def test_options(self, name, options):
         net = DownsizeNet.from_pretrained(name)
-        assert net.options() == DownsizeNet(taps=taps, prior=prior).options()
+        assert net.options() == DownsizeNet(**options).options()
         assert net.out.weight.dtype == torch.float32
 
     @pytest.mark.parametrize("name", SHIPPED)
@@ -328,10 +338,23 @@ class TestShipped:
         net = DownsizeNet.from_pretrained(name, size=(9, 11))
         image = torch.rand(2, 3, 31, 24)
         result = net(image)
-        assert 0 <= result.min() <= result.max() <= 1
+        if net.prior not in SHARPENING:
+            assert 0 <= result.min() <= result.max() <= 1
         torch.testing.assert_close(net(torch.full((1, 3, 31, 24), 0.3)), torch.full((1, 3, 9, 11), 0.3))
         pixels = (image * 255).to(torch.uint8)
         torch.testing.assert_close(net(pixels), net(pixels / 255))
+
+    @pytest.mark.parametrize("name", SHIPPED)
+    def test_those_that_sharpen_go_beyond_at_edges_and_no_others_do(self, name):
+        net = DownsizeNet.from_pretrained(name)
+        edge = (torch.arange(32) >= 15).float().expand(1, 3, 20, 32)
+        result = net(edge, (10, 16))
+        if net.prior in SHARPENING:
+            assert -0.5 < result.min() < -0.01
+            assert 1.01 < result.max() < 1.5
+        else:
+            assert result.min() >= 0
+            assert result.max() <= 1 + 1e-6
 
     @pytest.mark.parametrize("name", SHIPPED)
     def test_backends_agree(self, name, device):

@@ -32,6 +32,7 @@ KERNELS = {
     "area_pool_kernel",
     "downsize_backward_kernel",
     "downsize_kernel",
+    "sum_rows_kernel",
     "texture_grad_weights_kernel",
     "texture_grad_image_kernel",
     "weighted_gather_grad_image_kernel",

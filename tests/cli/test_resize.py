@@ -100,7 +100,7 @@ def test_resize_of_an_empty_folder_says_so(tmp_path):
         (("--size", "5x5", "--method", "natural-k4", "--weights", "natural-k2"), "with others the method is 'downsizenet'"),
         (("--size", "5x5", "--method", "downsizenet"), "needs some"),
         (("--size", "5x5", "--weights", "missing.safetensors"), "missing.safetensors"),
-        (("--size", "5x5", "--weights", "natural-k3"), "expected one of ('natural-k2', 'natural-k4')"),
+        (("--size", "5x5", "--weights", "natural-k3"), "expected one of ('natural-k2', 'natural-k4', 'natural-k8'"),
     ],
 )
 def test_resize_refuses(arguments, message, photos, tmp_path):

@@ -53,6 +53,10 @@ class _Address(int):
         address.tensor = x
         return address
 
+    def __add__(self, offset):
+        """The address of a part of the tensor, which may reach to its end."""
+        return _Address(self.tensor[offset:])
+
 
 def allocations(names, arguments):
     """The memory of all tensors among a launch's arguments: from the first to the last byte of each tensor's elements."""

@@ -24,7 +24,7 @@ def test_every_pipeline_end_to_end(tmp_path):
     assert done == {(pipeline, method) for pipeline in TRAINED for method in ("bilinear", "distance-only-k8-bicubic")}
     for row in result["rows"]:
         assert all(math.isfinite(value) for value in [*row["metrics"].values(), *row["losses"]])
-        assert row["commit"] == result["machine"]["commit"]
+        assert (row["commit"], row["device"]) == (result["machine"]["commit"], result["machine"]["device"])
         assert len(row["losses"]) == plan.PROFILES["tiny"].steps * PIPELINES[row["pipeline"]].longer
     assert "Less bilinear" in output
     before = (tmp_path / "results.json").read_bytes()

@@ -152,7 +152,9 @@ def test_detectors_take_the_test_split_where_its_labels_are(voc):
     profile = PROFILES["tiny"]
 
     def names():
-        return [split.names for split in data.load(f"voc:{voc}", "resnet-dense", profile, seed=0) if split is not None]
+        loaded = data.load(f"voc:{voc}", "resnet-dense", profile, seed=0)
+        assert loaded.validation is None
+        return [loaded.train.names, loaded.test.names]
 
     assert names() == [["a", "b"], ["b"]]
     write_text(voc / "ImageSets" / "Main" / "trainval.txt", "a\n")
