@@ -117,7 +117,7 @@ def cost(
     """
     instructions, labels = parse(sass)
     warps = arguments["num_warps"]
-    names = {"pid": 0, "num_programs": programs, "repeats_y": 1, "repeats_x": 1, **arguments}
+    names = {"pid": 0, "num_programs": programs, "repeats_y": 1, "repeats_x": 1, "border_rows": 0, **arguments}
     if "C" in arguments:  # kernels' constants, whose attributes are the compiler's
         names["C"] = SimpleNamespace(**arguments["C"].values)
     cases = (

@@ -37,7 +37,8 @@ def passes(rows: Sequence[Mapping[str, Any]]) -> dict[Pass, list[Cost]]:
     found: dict[Pass, list[Cost]] = {}
     for row in rows:
         variant = row["variant"]
-        measurable = variant["image"] in ("", "u8") and not (variant["letterbox"] or variant["tf32"] or variant["out"])
+        measurable = variant["image"] in ("", "u8") and variant["texture"]
+        measurable = measurable and not (variant["letterbox"] or variant["tf32"] or variant["out"])
         if measurable and row["operator"] in PASSES:
             kind, mode = PASSES[row["operator"]]
             which = Pass(variant["workload"], kind, variant["taps"], variant["dtype"], variant["channels_last"], mode)

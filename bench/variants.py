@@ -34,7 +34,7 @@ class Variant:
 def default_variants() -> list[Variant]:
     """The default network, with and without antialiasing prior, in both layouts; and its fastest form at other scales.
 
-    Then the same made of images: of uint8, of different sizes, and of floating point.
+    Then the same made of images: of uint8, of different sizes, and of floating point. Last, networks without texture.
     """
     networks = [(dtype, 2, "none") for dtype in ("bf16", "fp16", "fp32")]
     networks += [(dtype, 4, "antialias") for dtype in ("bf16", "fp32")]
@@ -55,7 +55,12 @@ def default_variants() -> list[Variant]:
         Variant(dtype="fp32", image="fp32"),
         Variant(dtype="bf16", image="bf16"),
     ]
-    return [*variants, *elsewhere, Variant(workload="seg768", channels_last=False), *images]
+    tabulated = [
+        Variant(texture=False, taps=4, prior="antialias", image="u8"),
+        Variant(texture=False, taps=8, prior="bicubic", image="u8"),
+        Variant(texture=False, taps=4, prior="antialias", dtype="fp32", channels_last=False),
+    ]
+    return [*variants, *elsewhere, Variant(workload="seg768", channels_last=False), *images, *tabulated]
 
 
 def covering_variants() -> list[Variant]:

@@ -100,6 +100,21 @@ class Gather(Tiled):
 
 
 @dataclass(frozen=True, repr=False, eq=False)
+class TabulatedSum(Tiled):
+    """Constants of the weighted sum by a table of coefficients."""
+
+    CHANNELS: int
+    CHANNELS_LAST: bool
+    """As in :class:`Convolution`."""
+    PIXEL: int
+    """Elements from a pixel to its right neighbour; 0 if that is not known when compiling."""
+    TAPS: int
+    FACTORS: tuple[float, ...]
+    """As in :class:`Gather`, likewise SUMMANDS."""
+    SUMMANDS: tuple[float, ...]
+
+
+@dataclass(frozen=True, repr=False, eq=False)
 class GatherGradImage(Tiled):
     """Constants of the weighted sum's gradient to the image."""
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from . import area_pool, batch, gather, launch, plan, relaunch
+from . import area_pool, batch, gather, launch, plan, relaunch, table
 from .area_pool import area_pool2d, area_pool2d_backward
 from .backward import downsize_backward_kernel
 from .convolution_backward import texture_grad_image_kernel, texture_grad_weights_kernel
@@ -30,6 +30,7 @@ __all__ = [
     "launch",
     "plan",
     "relaunch",
+    "table",
     "weighted_gather2d",
     "weighted_gather2d_backward",
 ]
@@ -149,7 +150,10 @@ def _of_images(call: Call, images: Sequence[Tensor], output: Tensor) -> Call:
 
 
 def _forward(call: Call, output: Tensor) -> None:
-    forward = plan.forward_plan(problem_of(call, output))
+    problem = problem_of(call, output)
+    if call.texture is None and not call.texture_weights and table.downsize_by_table(call, problem, output):
+        return
+    forward = plan.forward_plan(problem)
     launch.launch(downsize_kernel, forward, output.device, pointers(call) | {"output_ptr": output})
 
 

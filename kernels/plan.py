@@ -138,8 +138,8 @@ def problem_of(call: Call, output: Tensor) -> Problem:
 
 @functools.lru_cache(maxsize=1024)
 def forward_plan(problem: Problem) -> Plan:
-    values = _network_constants(problem)
-    pixels, warps = _forward_shape(values, problem.dtype)
+    values = network_constants(problem)
+    pixels, warps = forward_shape(values, problem.dtype)
     tile = tile_shape(pixels)
     columns, rows = tile_columns(problem.output.shape[0], *problem.output_size, tile)
     arguments = _image_integers(problem) | _texture_integers(problem)
@@ -148,7 +148,7 @@ def forward_plan(problem: Problem) -> Plan:
         arguments |= registers(255)
     if values["FUSED_TEXTURE"] and warps == 1:
         arguments |= _registers_from_images(problem, values)
-    return plan_of(columns, **arguments, rows=rows, C=Downsize(**values, **_tile(tile, warps)), num_warps=warps)
+    return plan_of(columns, **arguments, rows=rows, C=Downsize(**values, **tiled(tile, warps)), num_warps=warps)
 
 
 class BackwardPlan(NamedTuple):
@@ -162,7 +162,7 @@ class BackwardPlan(NamedTuple):
 @functools.lru_cache(maxsize=1024)
 def backward_plan(problem: Problem, to_image: bool, grad_texture: Layout | None, weights: int) -> BackwardPlan:
     """``weights``: how many gradients to weights there are, the convolution's not counted; 0 if they are not wanted."""
-    values = _network_constants(problem)
+    values = network_constants(problem)
     # Known columns alone are worth a kernel of their own in the forward pass only.
     values["TEXTURE"] = Pooling(**(values["TEXTURE"].values | {"BIN_W": values["TEXTURE"].values["BIN_H"]}))
     pixels, warps = _backward_shape(values, problem.dtype)
@@ -178,7 +178,7 @@ def backward_plan(problem: Problem, to_image: bool, grad_texture: Layout | None,
     values["INDEX64"] |= needs_int64([], [*written, grad_texture])
     constants = DownsizeBackward(
         **values,
-        **_tile(tile, warps),
+        **tiled(tile, warps),
         WEIGHTS=weights,
         GRAD_POOLED=pooled,
         GRAD_TEXTURE=direct,
@@ -207,7 +207,7 @@ def grad_texture_weights_plan(problem: Problem, index64: bool) -> Plan:
     pixels, warps = _texture_weights_shape(values, problem.dtype)
     tile = tile_shape(pixels)
     total_columns, rows = tile_columns(problem.output.shape[0], *problem.output_size, tile)
-    arguments = dict(total_columns=total_columns, rows=rows, C=Convolution(**values, **_tile(tile, warps)), num_warps=warps)
+    arguments = dict(total_columns=total_columns, rows=rows, C=Convolution(**values, **tiled(tile, warps)), num_warps=warps)
     return plan_of(min(total_columns, MAX_BACKWARD_PROGRAMS), **_image_integers(problem), **arguments)
 
 
@@ -230,13 +230,13 @@ def grad_image_plan(problem: Problem, grad_image: Layout, index64: bool) -> Plan
         bin_h=bin_h,
         bin_w=bin_w,
         rows=rows,
-        C=ConvolutionGradImage(**values, **_tile(tile, warps), CHANNELS_PAD=next_power_of_2(problem.channels)),
+        C=ConvolutionGradImage(**values, **tiled(tile, warps), CHANNELS_PAD=next_power_of_2(problem.channels)),
         num_warps=warps,
     )
     return plan_of(columns, **_image_integers(problem) | arguments)
 
 
-def _tile(tile: tuple[int, int], warps: int) -> dict[str, Any]:
+def tiled(tile: tuple[int, int], warps: int) -> dict[str, Any]:
     return {"BLOCK_H": tile[0], "BLOCK_W": tile[1], "WARPS": min(warps, tile[0] * tile[1] // 16)}
 
 
@@ -318,7 +318,7 @@ def _convolution_constants(problem: Problem) -> dict[str, Any]:
     )
 
 
-def _network_constants(problem: Problem) -> dict[str, Any]:
+def network_constants(problem: Problem) -> dict[str, Any]:
     """The constants of :class:`Downsize`, but for the tile."""
     weights, taps = problem.weights, problem.taps
     hidden_layers = (len(weights) - 2 - 2 * problem.distance) // 2
@@ -371,7 +371,7 @@ def _registers_from_images(problem: Problem, values: dict[str, Any]) -> dict[str
     return registers(152 if problem.bytes else 168) if problem.taps <= 4 and _is_default_size(values) else {}
 
 
-def _forward_shape(values: dict[str, Any], dtype: torch.dtype) -> tuple[int, int]:
+def forward_shape(values: dict[str, Any], dtype: torch.dtype) -> tuple[int, int]:
     """(pixels, warps) of a forward program: as many pixels as fit the registers of an sm_90 without spilling."""
     if dtype.itemsize == 2:
         return 32, 1

@@ -83,6 +83,20 @@ def arrange(x, layout):
 
 LAYOUTS = ("contiguous", "channels_last", "sliced", "sliced_channels_last", "transposed", "expanded")
 
+PERIODIC = {
+    "halved": Case(size_in=(36, 40), size_out=(18, 20), taps=8, prior="bicubic", texture=0, layout="channels_last"),
+    "by-15/8": Case(size_in=(45, 60), size_out=(24, 32), taps=4, prior="antialias", texture=0, layers=2),
+    "axes-that-differ": Case(size_in=(42, 36), size_out=(14, 24), taps=3, prior="lanczos", texture=0, layout="sliced"),
+    "no-prior": Case(size_in=(22, 33), size_out=(10, 15), texture=0, layers=0, n=3),
+    "bilinear": Case(size_in=(50, 30), size_out=(20, 25), taps=5, prior="bilinear", texture=0, c=2, layout="transposed"),
+    "enlarging": Case(size_in=(15, 20), size_out=(21, 32), taps=6, prior="bicubic", texture=0),
+    "same-size": Case(size_in=(17, 13), size_out=(17, 13), taps=2, prior="bilinear", texture=0, c=1),
+    "by-12": Case(size_in=(120, 108), size_out=(10, 9), taps=2, texture=0, n=1),
+    "half": Case(size_in=(30, 45), size_out=(20, 30), taps=4, prior="bicubic", texture=0, dtype=torch.float16),
+    "double": Case(size_in=(36, 40), size_out=(18, 20), taps=8, prior="lanczos", texture=0, dtype=torch.float64),
+}
+"""Without texture, of sizes whose target pixels fall into few classes."""
+
 _SIZES = st.tuples(st.integers(1, 12), st.integers(1, 12))
 RANDOM_CASES = st.builds(
     Case,

@@ -111,10 +111,10 @@ def hub(tmp_path, monkeypatch):
 def fresh_plans(monkeypatch):
     """Every launch is planned anew, for a test that changes what plans are made of."""
     from tritonds import repeats
-    from tritonds.kernels import area_pool, gather, plan
+    from tritonds.kernels import area_pool, gather, plan, table
 
     monkeypatch.setattr(repeats, "_key", lambda *_: None)
-    for module in (area_pool, gather, plan):
+    for module in (area_pool, gather, plan, table):
         for name in [name for name in vars(module) if name.endswith("_plan")]:
             monkeypatch.setattr(module, name, getattr(module, name).__wrapped__)
 

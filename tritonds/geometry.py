@@ -13,7 +13,8 @@ Source: half-pixel centres and the fractional bins are our reading of the method
 """
 
 import operator
-from typing import Any, TypeVar, cast
+from math import gcd
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -78,6 +79,39 @@ def windows_starting_by(i: "Index", n_in: int, n_out: int, taps: int) -> "Index"
     # first_tap(j) <= i  <=>  (2j + 1) * n_in < n_out * (2i + taps + 1)
     excess = n_out * (2 * i + taps + 1) - n_in
     return (excess * (excess > 0) + 2 * n_in - 1) // (2 * n_in)
+
+
+class Phases(NamedTuple):
+    """Where an axis's target pixels lie alike between their taps, so that these are at equal distances."""
+
+    low: int
+    """The first target pixel whose taps all lie inside the image. Each one before it lies like no other."""
+    high: int
+    """The first one behind them, likewise."""
+    period: int
+    """From ``low`` on, every so many target pixels."""
+    step: int
+    """The source pixels that a period takes."""
+
+    @property
+    def inside(self) -> int:
+        return self.high - self.low
+
+    def count(self, n_out: int) -> int:
+        """How many target pixels there are of which no two lie alike, if ``inside`` is at least a period."""
+        return n_out - self.inside + self.period
+
+
+def phases(n_in: int, n_out: int, taps: int) -> Phases:
+    """How the target pixels of an axis repeat.
+
+    >>> phases(75, 40, 4)
+    Phases(low=1, high=39, period=8, step=15)
+    """
+    shared = gcd(n_in, n_out)
+    low = min(windows_starting_by(-1, n_in, n_out, taps), n_out)
+    high = max(min(windows_starting_by(n_in - taps, n_in, n_out, taps), n_out), low)
+    return Phases(low, high, n_out // shared, n_in // shared)
 
 
 def letterbox(size_in: tuple[int, int], size_out: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:

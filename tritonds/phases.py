@@ -9,7 +9,6 @@ infinity: it serves finite pixels alone.
 """
 
 import functools
-import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -58,12 +57,9 @@ class Axis:
 
     def __init__(self, n_in: int, n_out: int, taps: int) -> None:
         self.n_in, self.n_out, self.taps = n_in, n_out, taps
-        shared = math.gcd(n_in, n_out)
-        self.step, self.period = n_in // shared, n_out // shared
-        # Target pixels low .. high - 1 have all of their taps inside the image.
-        self.low = min(geometry.windows_starting_by(-1, n_in, n_out, taps), n_out)
-        self.high = max(min(geometry.windows_starting_by(n_in - taps, n_in, n_out, taps), n_out), self.low)
-        self.is_periodic = self.period <= LONGEST_PERIOD and self.high - self.low >= self.period
+        phases = geometry.phases(n_in, n_out, taps)
+        self.low, self.high, self.period, self.step = phases
+        self.is_periodic = self.period <= LONGEST_PERIOD and phases.inside >= self.period
         self.targets = [*range(self.low + self.period), *range(self.high, n_out)]
 
     def numbers(self, targets: range) -> list[int]:

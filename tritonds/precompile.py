@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from . import checks, functional, ops
+from . import checks, functional, geometry, ops
 from .coefficient_weights import CoefficientWeights
 from .dtypes import autocasts
 from .module import DownsizeNet
@@ -149,6 +149,7 @@ def plan_layer(
     """One launch for each kernel that the layer, its parameters of dtype ``work``, needs for images of ``dtype``."""
     net = _layer_on_meta(net, work)
     parameters = list(net.parameters())
+    taps = None if net.texture_channels else net.taps
 
     def batch(image_size: Size, _: Size, size: Size) -> tuple[Tensor, list[Tensor]]:
         image = _empty((2, net.in_channels, *image_size), dtype, channels_last, image_gradient)
@@ -160,12 +161,12 @@ def plan_layer(
         return result.images if options["letterbox"] else result, [image, *parameters]
 
     if not (as_list or options["letterbox"]):
-        return plan(batch, inputs, outputs, None, backward)
-    launches = plan(images, inputs, outputs, None, backward)
+        return plan(batch, inputs, outputs, None, backward, taps)
+    launches = plan(images, inputs, outputs, None, backward, taps)
     if any(launch.arguments.get("table_ptr", True) is None for launch in launches):
         # Images are resized one by one, letterboxed ones to what they keep of the result: anything up to all of it.
         parts = [range(1, max(lengths) + 1) for lengths in outputs] if options["letterbox"] else outputs
-        launches += plan(batch, inputs, (parts[0], parts[1]), None, backward)
+        launches += plan(batch, inputs, (parts[0], parts[1]), None, backward, taps)
     return _distinct(launches)
 
 
@@ -187,14 +188,19 @@ def plan_operator(
         result = functional.downsize(image, texture, weights, size, taps=taps, prior=prior, backend="triton")
         return result, [image, *parameters, *([] if texture is None else [texture])]
 
-    return plan(given, inputs, outputs, textures, backward)
+    if not texture_channels:
+        return plan(given, inputs, outputs, None, backward, taps)
+    return plan(given, inputs, outputs, textures, backward, None)
 
 
-def plan(call: Call, inputs: Ranges, outputs: Ranges, textures: Ranges | None, backward: bool) -> list[Any]:
-    """One launch for each kernel that ``call`` needs at any sizes of the ranges, texture being of the image's size if None."""
+def plan(call: Call, inputs: Ranges, outputs: Ranges, textures: Ranges | None, backward: bool, taps: int | None) -> list[Any]:
+    """One launch for each kernel that ``call`` needs at any sizes of the ranges, texture being of the image's size if None.
+
+    ``taps`` is None if there is texture.
+    """
     sizes: Iterable[tuple[Size, Size, Size]]
     if textures is None:
-        sizes = [(size_in, size_in, size) for size_in, size in _representatives(inputs, outputs)]
+        sizes = [(size_in, size_in, size) for size_in, size in _representatives(inputs, outputs, taps)]
     else:  # beside a given texture, only the image's extremes matter
         corners = [(min(inputs[0]), min(inputs[1])), (max(inputs[0]), max(inputs[1]))]
         sizes = [(image, *pair) for image in corners for pair in _representatives(textures, outputs)]
@@ -231,17 +237,21 @@ def _distinct(launches: Iterable[Any]) -> list[Any]:
     return list({launch.key(): launch for launch in launches}.values())
 
 
-def _representatives(inputs: Ranges, outputs: Ranges) -> list[tuple[Size, Size]]:
+def _representatives(inputs: Ranges, outputs: Ranges, taps: int | None = None) -> list[tuple[Size, Size]]:
     """A few sizes of images and results. No other sizes in the ranges need another kernel.
 
-    Sizes are grouped by what launchers decide from the ratio of two sizes. Each group gives its smallest and largest sizes in
-    several respects, because large sizes and axes of one pixel need kernels of their own.
+    Sizes are grouped by what launchers decide from the ratio of two sizes, and without texture by whether there is a table of
+    coefficients. Each group gives its smallest and largest sizes in several respects, because large sizes and axes of one pixel
+    need kernels of their own.
     """
-    decisions = ops.import_kernels().area_pool.size_decisions
+    kernels = ops.import_kernels()
     alike: dict[Any, list[tuple[int, int, int, int]]] = {}
-    axes = [_pairs(*axis) for axis in zip(inputs, outputs, strict=True)]
+    axes = [_pairs(*axis, taps) for axis in zip(inputs, outputs, strict=True)]
     for (in_h, out_h), (in_w, out_w) in itertools.product(*axes):
-        alike.setdefault(decisions((in_h, in_w), (out_h, out_w)), []).append((in_h, in_w, out_h, out_w))
+        size_in, size = (in_h, in_w), (out_h, out_w)
+        tabulated = taps is not None and kernels.table.phases_of(size_in, size, taps) is not None
+        decisions = tabulated, *kernels.area_pool.size_decisions(size_in, size)
+        alike.setdefault(decisions, []).append((in_h, in_w, out_h, out_w))
     respects: list[Callable[[tuple[int, int, int, int]], int]] = [
         *(lambda sizes, axis=axis: sizes[axis] for axis in range(4)),
         lambda sizes: sizes[0] * sizes[1],
@@ -252,8 +262,11 @@ def _representatives(inputs: Ranges, outputs: Ranges) -> list[tuple[Size, Size]]
     return [((in_h, in_w), (out_h, out_w)) for in_h, in_w, out_h, out_w in dict.fromkeys(chosen)]
 
 
-def _pairs(inputs: range, outputs: range) -> list[tuple[int, int]]:
-    """A few (n_in, n_out) along one axis: of every class the smallest and the largest."""
+def _pairs(inputs: range, outputs: range, taps: int | None) -> list[tuple[int, int]]:
+    """A few (n_in, n_out) along one axis: of every class the smallest and the largest.
+
+    If ``taps`` are given, also those whose target pixels repeat most and least often.
+    """
     size_class = ops.import_kernels().area_pool.size_class
     lengths = torch.tensor(inputs, device="cpu")
     alike: dict[int, list[tuple[int, int]]] = {}
@@ -263,7 +276,16 @@ def _pairs(inputs: range, outputs: range) -> list[tuple[int, int]]:
             n_in = lengths[classes == value]
             alike.setdefault(value, []).extend([(int(n_in.min()), n_out), (int(n_in.max()), n_out)])
     respects: list[Callable[[tuple[int, int]], int]] = [lambda pair: pair[0], lambda pair: pair[1], max]
-    return list(dict.fromkeys(most(pairs, key=of) for pairs in alike.values() for of in respects for most in (min, max)))
+    chosen = [most(pairs, key=of) for pairs in alike.values() for of in respects for most in (min, max)]
+    if taps is not None:
+
+        def share(pair: tuple[int, int]) -> float:
+            """Of target pixels, how many are like no earlier one."""
+            found = geometry.phases(*pair, taps)
+            return found.count(pair[1]) / pair[1] if found.inside >= found.period else 1
+
+        chosen += [most(itertools.product(inputs, outputs), key=share) for most in (min, max)]
+    return list(dict.fromkeys(chosen))
 
 
 def compile_launches(launches: Sequence[Any], device: torch.device, workers: int | None, progress: bool) -> int:

@@ -2,8 +2,8 @@
 
 The key holds all that checks and plans depend on: of each tensor its shape, strides, dtype, device, alignment and whether it
 wants a gradient; the options and their types; PyTorch's modes. The first call of a key takes the long way, and is observed. If
-it was one launch, on nothing but the tensors that were given and the result, the next one starts that launch at once. Where
-somebody watches, or anything is unusual, every call takes the long way.
+it was launches, on nothing but the tensors that were given, the result, and what one of them wrote for the next, the next call
+starts these at once. Where somebody watches, or anything is unusual, every call takes the long way.
 """
 
 import functools
@@ -17,7 +17,7 @@ from torch.autograd import forward_ad
 
 from . import ops
 from .coefficient_weights import given
-from .gradients import Images, Passes, address, pick, traits_of
+from .gradients import Allocation, Images, Passes, address, pick, traits_of
 
 CAPACITY = 1024
 """How many calls are kept. They are all forgotten when there are more."""
@@ -28,26 +28,28 @@ _known: dict[Any, "_Repeat"] = {}
 
 
 class _Repeat(NamedTuple):
-    """A call that was one launch."""
+    """A call that was launches alone, mostly one."""
 
-    ready: Any
-    """The launch, see :class:`tritonds.kernels.relaunch.Ready`."""
-    picks: list[Callable[[list[Any]], Any]]
-    """What the launch is given in its places, of the addresses of tensors, result and table, and None."""
-    shape: tuple[int, ...]
-    stride: tuple[int, ...]
-    dtype: torch.dtype
+    launches: list[tuple[Any, list[Callable[[list[Any]], Any]]]]
+    """Each launch (:class:`tritonds.kernels.relaunch.Ready`), and what it is given in its places, of the addresses of tensors,
+    result, scratch and table, and None."""
+    result: Allocation
+    scratch: list[Allocation]
+    """What launches write for each other."""
     device: torch.device
     recorded: ops.Recorded | None
     """For the backward pass, if a gradient is wanted."""
 
     def launch(self, addresses: list[Any], rows: Any) -> tuple[Tensor, Tensor | None]:
         """The result, and the table if images are a list, whose ``rows`` these are."""
-        result = torch.empty_strided(self.shape, self.stride, dtype=self.dtype, device=self.device)
+        made = []
+        for shape, stride, dtype in (self.result, *self.scratch):
+            made.append(torch.empty_strided(shape, stride, dtype=dtype, device=self.device))
         table = None if rows is None else ops.import_kernels().batch.table(rows, self.device)
-        addresses += address(result), None if table is None else address(table), None
-        self.ready.start([pick(addresses) for pick in self.picks])
-        return result, table
+        addresses += *map(address, made), None if table is None else address(table), None
+        for ready, picks in self.launches:
+            ready.start([pick(addresses) for pick in picks])
+        return made[0], table
 
     def record(self, addresses: list[Any], rows: Any, images: Sequence[Tensor]) -> tuple[Tensor, Images | None]:
         """The result, and the list's images for the backward pass."""
@@ -99,7 +101,7 @@ def run(
     repeat = _known.get(key)
     if repeat is None:
         return _first(key, [images[0], *tensors], compute, arguments, None if place is None else place[1])
-    if not repeat.ready.fits():
+    if not all(ready.fits() for ready, _ in repeat.launches):
         return compute(*arguments)
     if repeat.recorded is None:
         return repeat.launch(addresses, rows)[0]
@@ -158,12 +160,11 @@ def _first(
         result = compute(*arguments)
     given, launches = [x for x in tensors if x is not None], observed.launches
     # Each once, since an equal call may be given two tensors where this one is given one of them twice.
-    if observed.whole and len(launches) == 1 and len(set(map(id, given))) == len(given):
-        ready, launched = launches[0]
-        known = [*tensors, result, launched.get("table_ptr"), None]
+    if observed.whole and launches and len(set(map(id, given))) == len(given):
+        known = [*tensors, result, *observed.scratch, launches[0][1].get("table_ptr"), None]
         places = {id(x): index for index, x in enumerate(known)}
         try:
-            picks = [pick(value, lambda x: places[id(x)]) for value in launched.values()]
+            repeated = [(ready, [pick(x, lambda x: places[id(x)]) for x in launched.values()]) for ready, launched in launches]
         except KeyError:  # a tensor made on the way, such as a copy
             return result
         recorded = getattr(result.grad_fn, "recorded", None)
@@ -173,5 +174,6 @@ def _first(
             recorded = recorded._replace(passes=Passes(letterboxed))
         if len(_known) >= CAPACITY:
             _known.clear()
-        _known[key] = _Repeat(ready, picks, result.shape, result.stride(), result.dtype, result.device, recorded)
+        made, *scratch = [(x.shape, x.stride(), x.dtype) for x in (result, *observed.scratch)]
+        _known[key] = _Repeat(repeated, made, scratch, result.device, recorded)
     return result

@@ -5,7 +5,7 @@ channels), logits and coefficients plane by plane (K*K, n, rows, w). What is com
 """
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -199,10 +199,13 @@ def _constrain(logits: Tensor, network: Network, strip: Strip) -> Tensor:
     if not network.prior:
         return logits.softmax(dim=0)
     q = _window(network.prior, strip)
+    # The logarithm of 0 takes many times as long as any other; what it would give is not read.
+    log_q = q.clamp_min(torch.finfo(q.dtype).tiny).log_()
     if not network.signed:
-        return torch.where(q > 0, logits + q.log(), -torch.inf).softmax(dim=0)
-    convex = torch.where(q > 0, logits[:-1] + q.log(), -torch.inf).softmax(dim=0)
-    return convex.addcmul(logits[-1:], _window(network.signed, strip) - q)
+        return torch.where(q > 0, logits + log_q, -torch.inf).softmax(dim=0)
+    logits, strength = logits.split([len(q), 1])
+    convex = torch.where(q > 0, logits + log_q, -torch.inf).softmax(dim=0)
+    return convex.addcmul(strength, _window(network.signed, strip) - q)
 
 
 def _window(axes: list[Tensor], strip: Strip) -> Tensor:
@@ -285,22 +288,68 @@ def _linear(inputs: list[Tensor], weight: Tensor, bias: Tensor) -> Tensor:
 def _planes(inputs: list[Tensor], weight: Tensor, bias: Tensor) -> Tensor:
     """As :func:`_linear`, but each channel of the result lies in a plane of its own: (channels, n, rows, w)."""
     blocks = weight.split([z.shape[-1] for z in inputs], dim=1)
-    terms = [(block @ z.flatten(0, 2).T).unflatten(1, z.shape[:3]) for z, block in zip(inputs, blocks, strict=True)]
-    *smaller, largest = terms
-    return functools.reduce(Tensor.add_, smaller, largest.add_(bias.view(-1, 1, 1, 1)))
+    terms = [block @ z.flatten(0, 2).T for z, block in zip(inputs, blocks, strict=True)]
+    terms[-1].add_(bias[:, None])  # before it is seen as planes: autograd would copy what is written through a view
+    *smaller, largest = [term.unflatten(1, z.shape[:3]) for term, z in zip(terms, inputs, strict=True)]
+    return functools.reduce(Tensor.add, smaller, largest)
 
 
 def _gather(pixels: Tensor, a: Tensor, size_in: tuple[int, int], options: Options, strip: Strip) -> Tensor:
     """Weighted sum of each target pixel's taps, with the coefficients (K*K, n, rows, w), where n, rows and w may be 1."""
-    planes, total = iter(a.unsqueeze(2).unbind(0)), None
-    for ky in range(options.taps):
-        row = _tap(pixels, ky, size_in[0], options.h, options.taps, strip.rows, strip.pixels.start, dim=2)
-        for kx in range(options.taps):
-            tap = _tap(row, kx, size_in[1], options.w, options.taps, range(options.w), 0, dim=3)
-            plane = next(planes)
-            total = plane * tap if total is None else total.addcmul_(plane, tap)
+    # Single pixels are slow to fetch, whole rows are not: so columns come first, for the rows of all taps at once.
+    source = pixels if size_in[1] % options.w == 0 else _columns(pixels, size_in[1], options.w, options.taps)
+    if pixels.requires_grad:
+        return _weighted_sum(_taps(source, size_in, options, strip), a)
+    a = a.expand(-1, len(pixels), len(strip.rows), options.w)
+    result: Tensor = _WeightedSum.apply(source, a, size_in, options, strip)
+    return result
+
+
+def _weighted_sum(taps: Iterable[Tensor], a: Tensor) -> Tensor:
+    total = None
+    for plane, tap in zip(a.unsqueeze(2).unbind(0), taps, strict=True):
+        total = plane * tap if total is None else total.addcmul_(plane, tap)
     assert total is not None
     return total
+
+
+class _WeightedSum(torch.autograd.Function):
+    """The same of taps that need no gradient. Its backward pass adds up channels without a tensor of each product."""
+
+    @staticmethod
+    def forward(ctx: Any, source: Tensor, a: Tensor, *call: Any) -> Tensor:
+        ctx.save_for_backward(source)
+        ctx.call = call
+        return _weighted_sum(_taps(source, *call), a)
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> Any:
+        (source,) = ctx.saved_tensors
+        first, *others = range(grad_output.shape[1])
+        grad = source.new_empty(ctx.call[1].taps ** 2, len(source), *grad_output.shape[2:])
+        for plane, tap in zip(grad, _taps(source, *ctx.call), strict=True):
+            torch.mul(grad_output[:, first], tap[:, first], out=plane)
+            for c in others:
+                plane.addcmul_(grad_output[:, c], tap[:, c])
+        return None, grad, None, None, None
+
+
+def _taps(source: Tensor, size_in: tuple[int, int], options: Options, strip: Strip) -> Iterator[Tensor]:
+    """Tap after tap (n, C, rows, w) of all target pixels, of pixels or of :func:`_columns`."""
+    (image_h, image_w), (h, w), taps = size_in, (options.h, options.w), options.taps
+    for ky in range(taps):
+        row = _tap(source, ky, image_h, h, taps, strip.rows, strip.pixels.start, dim=2)
+        if image_w % w == 0:
+            yield from (_tap(row, kx, image_w, w, taps, range(w), 0, dim=3) for kx in range(taps))
+        else:
+            yield from row.unflatten(3, (taps, w)).unbind(3)
+
+
+def _columns(x: Tensor, n_in: int, n_out: int, taps: int) -> Tensor:
+    """Every tap's column of ``x`` (n, C, rows, W) for every target: (n, C, rows, K * w)."""
+    begin = geometry.first_tap(torch.arange(n_out, device=x.device), n_in, n_out, taps)
+    indices = begin + torch.arange(taps, device=x.device)[:, None]
+    return x.index_select(3, indices.clamp_(0, n_in - 1).flatten())
 
 
 def _tap(x: Tensor, k: int, n_in: int, n_out: int, taps: int, targets: range, first: int, dim: int) -> Tensor:

@@ -79,7 +79,7 @@ class Scenes:
 
 
 class Photographs:
-    """``count`` crops of ``size`` x ``size`` pixels, without labels.
+    """``count`` crops of ``size`` x ``size`` pixels, without labels, cut when they are first asked for.
 
     Raises:
         ValueError: an unknown split; a size below :data:`SMALLEST`.
@@ -89,18 +89,23 @@ class Photographs:
 
     def __init__(self, split: str, size: int, count: int, seed: int = 0) -> None:
         _check(split, size)
-        self._split, self._size, self._count = split, size, count
+        self._split, self._size = split, size
         self._seed = [VERSION, 2 + SPLITS.index(split), size, seed]
+        self._samples: list[Sample | None] = [None] * count
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._samples)
 
     def __getitem__(self, index: int) -> Sample:
-        if not 0 <= index < self._count:
+        if not 0 <= index < len(self):
             raise IndexError(index)
-        crop = _crop(self._split, self._size, np.random.default_rng([*self._seed, index]))
-        mask = torch.zeros(self._size, self._size, dtype=torch.uint8)
-        return Sample(_to_image(crop), torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), mask)
+        sample = self._samples[index]
+        if sample is None:
+            crop = _crop(self._split, self._size, np.random.default_rng([*self._seed, index]))
+            mask = torch.zeros(self._size, self._size, dtype=torch.uint8)
+            sample = Sample(_to_image(crop), torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), mask)
+            self._samples[index] = sample
+        return sample
 
 
 def _check(split: str, size: int) -> None:

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from cases import (
     MEAN,
+    PERIODIC,
     STD,
     Case,
     arrange,
@@ -24,19 +25,7 @@ import tritonds
 from bench.cpu import peak_bytes
 from tritonds import DownsizeNet, geometry, phases, strip, strips
 
-CASES = {
-    "halved": Case(size_in=(36, 40), size_out=(18, 20), taps=8, prior="bicubic", texture=0, layout="channels_last"),
-    "by-15/8": Case(size_in=(45, 60), size_out=(24, 32), taps=4, prior="antialias", texture=0, layers=2),
-    "axes-that-differ": Case(size_in=(42, 36), size_out=(14, 24), taps=3, prior="lanczos", texture=0, layout="sliced"),
-    "no-prior": Case(size_in=(22, 33), size_out=(10, 15), texture=0, layers=0, n=3),
-    "bilinear": Case(size_in=(50, 30), size_out=(20, 25), taps=5, prior="bilinear", texture=0, c=2, layout="transposed"),
-    "enlarging": Case(size_in=(15, 20), size_out=(21, 32), taps=6, prior="bicubic", texture=0),
-    "same-size": Case(size_in=(17, 13), size_out=(17, 13), taps=2, prior="bilinear", texture=0, c=1),
-    "by-12": Case(size_in=(120, 108), size_out=(10, 9), taps=2, texture=0, n=1),
-    "half": Case(size_in=(30, 45), size_out=(20, 30), taps=4, prior="bicubic", texture=0, dtype=torch.float16),
-    "double": Case(size_in=(36, 40), size_out=(18, 20), taps=8, prior="lanczos", texture=0, dtype=torch.float64),
-}
-each_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+each_case = pytest.mark.parametrize("case", PERIODIC.values(), ids=PERIODIC)
 
 
 def axes_of(case):
@@ -77,7 +66,7 @@ def frozen_image(function):
 
 @pytest.mark.parametrize("name", ["halved", "axes-that-differ"])
 def test_uint8(name, low, sums, device):
-    assert_matches_oracle(from_uint8, oracle_from_uint8, CASES[name], device, make=make_uint8, backend="torch")
+    assert_matches_oracle(from_uint8, oracle_from_uint8, PERIODIC[name], device, make=make_uint8, backend="torch")
     assert sums
 
 
@@ -118,7 +107,7 @@ def test_not_where_there_are_about_as_many_classes_as_pixels(sizes):
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), 3e38])
 def test_bad_pixels_reach_what_they_reach_in_the_reference(bad, low, device, monkeypatch):
     """3e38 is finite, and its sum with itself is not."""
-    case = CASES["by-15/8"]
+    case = PERIODIC["by-15/8"]
     image, _, weights = make_image(case, device)
     for y, x in [(0, 0), (20, 31), (case.size_in[0] - 1, 1)]:
         spoilt = image.clone()
@@ -133,7 +122,7 @@ def test_bad_pixels_reach_what_they_reach_in_the_reference(bad, low, device, mon
 
 def test_bad_gradients_stay_with_their_class(device):
     """A target pixel on an edge has coefficients of its own; what it says is not what the others say."""
-    y, x = axes_of(CASES["halved"])
+    y, x = axes_of(PERIODIC["halved"])
     table = torch.rand(64, 1, len(y.targets), len(x.targets), requires_grad=True)
     image = arrange(torch.rand(1, 1, 36, 40), "contiguous")
     result = phases.WeightedSum.apply(image, 0, (y, x), range(18), *phases.filters(table, y, x))
@@ -191,12 +180,3 @@ def test_trains_after_inference_of_the_same_size():
     result = net(image)
     result.sum().backward()
     torch.testing.assert_close(result.detach(), expected, rtol=0, atol=0)
-
-
-def test_beside_another_default_device():
-    phases.axes_of.cache_clear()
-    net, image = DownsizeNet((24, 32), taps=4, texture_channels=0, backend="torch"), torch.rand(1, 3, 45, 60)
-    expected = net(image)
-    phases.axes_of.cache_clear()
-    with torch.device("meta"):
-        assert torch.equal(net(image), expected)

@@ -142,6 +142,7 @@ def constants(launch):
 
 FORWARD = {"downsize_kernel"}
 BACKWARD = {"downsize_kernel", "downsize_backward_kernel", "texture_grad_weights_kernel", "sum_rows_kernel"}
+TABLE = {"coefficient_table_kernel", "tabulated_sum_kernel"}
 TO_IMAGE = {"weighted_gather_grad_image_kernel", "texture_grad_image_kernel"}
 
 
@@ -205,6 +206,24 @@ def test_the_operator_of_given_texture(texture_channels, planned):
             assert constants(launch)["PRIOR"] == "bilinear"
             assert constants(launch)["CHANNELS"] == 4
     assert ("area_pool_kernel" in names(planned)) == (texture_channels > 0)
+
+
+@pytest.mark.parametrize(
+    ("image_size", "expected"),
+    [
+        ((90, 120), TABLE),
+        ((89, 121), {"downsize_kernel"}),
+        ((range(83, 96), range(113, 128)), TABLE | {"downsize_kernel"}),
+    ],
+)
+def test_without_texture_sizes_may_have_a_table_of_coefficients(image_size, expected, planned):
+    """Among the many sizes of ranges few do, and neither the smallest nor the largest."""
+    net = DownsizeNet((60, 80), texture_channels=0)
+    tritonds.warmup(net, image_size, backward=False)
+    assert names(planned) == expected
+    planned.clear()
+    tritonds.warmup(net.weights(), image_size, net.size, texture_size=(5, 7), backward=False)
+    assert names(planned) == expected
 
 
 def test_nothing_is_compiled_on_a_cpu():

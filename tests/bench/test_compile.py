@@ -28,7 +28,8 @@ def compiled(*arguments):
     return rows
 
 
-KERNELS = {
+TABLE = {"coefficient_table_kernel", "tabulated_sum_kernel"}
+KERNELS = TABLE | {
     "area_pool_kernel",
     "downsize_backward_kernel",
     "downsize_kernel",
@@ -58,10 +59,11 @@ import bench.compile as c
 found = {}
 for prior in ("antialias", "bicubic", "lanczos"):
     variant = c.Variant(taps=4, prior=prior, image="u8", texture=False)
-    launch = c.launches_of(variant, False)[0]
-    binary = c.compile_launch(launch, "sm_90", True)
-    cost, functions = c._cost(launch, variant, binary), re.findall(r"MUFU[.]([A-Z0-9]+)", binary.sass)
-    found[prior] = cost.bytes_per_pixel * 8 * 540 * 960, cost.instructions_per_pixel, functions
+    table, sums = c.launches_of(variant, False)[:2]
+    binary = c.compile_launch(table, "sm_90", True)
+    cost, functions = c._cost(table, variant, binary), re.findall(r"MUFU[.]([A-Z0-9]+)", binary.sass)
+    moved = cost.bytes_per_pixel + c._cost(sums, variant, c.compile_launch(sums, "sm_90", True)).bytes_per_pixel
+    found[prior] = moved * 8 * 540 * 960, cost.instructions_per_pixel, functions
 print(json.dumps(found))
 """
 
@@ -74,10 +76,11 @@ def test_cost_of_priors_that_sharpen(tmp_path):
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)
     images = 8 * 3 * 1080 * 1920 + 2 * 8 * 3 * 540 * 960
+    table = 4 * 3 * 3 * 16  # on edges, and between
     for prior, outputs in (("antialias", 16), ("bicubic", 17), ("lanczos", 17)):
         moved, instructions, functions = found[prior]
         weights = 16 * (8 + 1) + 16 * (16 + 1) + outputs * (16 + 1)
-        assert moved == pytest.approx(images + 2 * weights, rel=0, abs=0.01)
+        assert moved == pytest.approx(images + 2 * weights + 2 * table, rel=0, abs=0.01)
         assert set(functions) == {"EX2", "RCP"}
         assert functions.count("EX2") == 16
         assert (instructions > found["antialias"][1]) == (prior != "antialias")
@@ -156,12 +159,13 @@ def test_the_default_network_neither_spills_nor_loads_narrowly_nor_is_slower_tha
     for row in rows:
         variant = row["variant"]
         edge = (row["operator"], variant["dtype"], variant["taps"], variant["channels_last"]) == EDGE
-        assert row["stack_bytes"] <= (24 if edge and metadata.version("triton").startswith("3.6.") else 0), row
+        if (row["name"], variant["taps"]) != ("downsize_backward_kernel", 8):  # whose 64 coefficients a pixel never fit
+            assert row["stack_bytes"] <= (24 if edge and metadata.version("triton").startswith("3.6.") else 0), row
         fastest = variant["dtype"] in ("fp16", "bf16") and variant["channels_last"]
         if fastest and not variant["image"] and row["name"].startswith("downsize"):
             # A program's tile of texture, 16 channels of 2 bytes a pixel, in loads of 16 bytes by each of its threads.
             assert row["wide_loads"] >= 32 * 16 * 2 // (16 * 32 * row["warps"]), row
-        if row["operator"] == "downsize_image":
+        if row["operator"] == "downsize_image" and row["name"] != "coefficient_table_kernel":
             # What the cost model takes for moved: all images, also those that the launch has in a table alone.
             workload = dataclasses.replace(NAMED[variant["workload"]], dtype=variant["dtype"])
             moved = row["cost"]["bytes_per_pixel"] * workload.batch * workload.size[0] * workload.size[1]
@@ -178,7 +182,8 @@ def test_every_pair_of_choices_compiles_for_sm_90(part):
     }
 
 
-# The first part has a table of images, the second an image's gradient. One process for two targets: starting takes seconds.
+# The first part has a table of images, the second an image's gradient and tables of coefficients. One process for two targets:
+# starting takes seconds.
 @pytest.mark.long
 @pytest.mark.parametrize(("part", "targets"), [("0/18", {"sm_80", "gfx942"}), ("9/18", {"sm_100", "gfx942"})])
 def test_some_of_each_kernel_compile_elsewhere(part, targets):
@@ -186,5 +191,6 @@ def test_some_of_each_kernel_compile_elsewhere(part, targets):
     assert {row["target"] for row in rows} == targets
     for target in targets:
         names = {row["name"] for row in rows if row["target"] == target}
-        assert names >= KERNELS - {"texture_grad_image_kernel"}
-        assert ("texture_grad_image_kernel" in names) == (part == "9/18")
+        rare = TABLE | {"texture_grad_image_kernel"}
+        assert names >= KERNELS - rare
+        assert names & rare == (rare if part == "9/18" else set())
