@@ -22,6 +22,8 @@ TASKS: dict[str, tuple[Task, ...]] = {
 """What each kind of data has labels for."""
 TEST_SEED = 0
 """All runs are measured on the same test images."""
+NATURAL_TEST = 4
+"""Times as many natural test images as a profile says: a few objects make many, and rendering them is quick."""
 
 
 def pipelines_of(name: str) -> list[str]:
@@ -71,7 +73,8 @@ def load(name: str, pipeline: str, profile: Profile, seed: int) -> Data:
 def _natural(folder: pathlib.Path, task: str, size: int, profile: Profile, seed: int) -> Data:
     kinds: dict[str, Callable[..., natural.Made]] = {"reconstruction": natural.Photographs, "classification": natural.Objects}
     kind = kinds.get(task, natural.Scenes)
-    counts = {"train": (profile.train, seed), "validation": (profile.test, TEST_SEED), "test": (profile.test, TEST_SEED)}
+    held_out = (NATURAL_TEST * profile.test, TEST_SEED)
+    counts = {"train": (profile.train, seed), "validation": held_out, "test": held_out}
     return Data(**{split: _rendered(kind, split, size, *counts[split], folder) for split in collection.SPLITS})
 
 

@@ -118,8 +118,11 @@ def origin(result: dict[str, Any]) -> str:
     dates = sorted({row["date"][:10] for row in rows})
     commits = sorted({row["commit"] or "unknown" for row in rows})
     what = result["data"]
-    if what == data.SCENES:  # of other data, all images are taken
+    if what == data.SCENES:
         what += f", version {result['scenes']}, {settings['train']} images to train, {settings['test']} to test"
+    elif what == data.NATURAL:  # of other data, all images are taken
+        tested = data.NATURAL_TEST * settings["test"]
+        what += f", version {result['natural']}, {settings['train']} images to train, {tested} to test"
     times = {name: PIPELINES[name].longer for name in MAIN}
     longer = "".join(f", {name} {n * settings['steps']}" for name, n in times.items() if n > 1)
     length = f"{what}; {settings['steps']} steps of {settings['batch']}{longer}"
