@@ -228,10 +228,13 @@ def _draw_coefficients(canvas: Canvas, coefficients: Tensor, left: int, top: int
     framed = torch.nn.functional.pad(tiles, (0, 1, 0, 1), value=torch.nan)
     mosaic = framed.permute(0, 2, 1, 3).flatten(2).flatten(0, 1)[:-1, :-1]
     zoom = PANEL // max(mosaic.shape)
-    largest_one = float(tiles.max())
-    axes = canvas.panel(left, top, zoom * mosaic.shape[1], zoom * mosaic.shape[0], f"0 to {largest_one:.2f}")
+    low, high = float(tiles.min().clamp(max=0)), float(tiles.max())
+    title = f"{low:.2f} to {high:.2f}" if low else f"0 to {high:.2f}"
+    axes = canvas.panel(left, top, zoom * mosaic.shape[1], zoom * mosaic.shape[0], title)
     axes.set_axis_off()
-    axes.imshow(mosaic.numpy(), vmin=0, vmax=largest_one, cmap="magma", aspect="auto", interpolation="nearest")
+    # Coefficients that sharpen are negative in part: those in blue, and 0 in white.
+    start, shades = (-high, "RdBu_r") if low else (0, "magma")
+    axes.imshow(mosaic.numpy(), vmin=start, vmax=high, cmap=shades, aspect="auto", interpolation="nearest")
 
 
 def draw_batch(images: list[Tensor], result: Letterboxed, title: str) -> Canvas:

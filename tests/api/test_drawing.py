@@ -1,9 +1,11 @@
 """What the pictures of the command line show."""
 
+import re
+
 import numpy as np
 import torch
 
-from tritonds import drawing, methods
+from tritonds import DownsizeNet, drawing, methods
 
 
 def test_largest_finds_where_methods_differ_and_then_elsewhere():
@@ -41,3 +43,20 @@ def test_a_magnified_pixel_is_a_square_of_whole_pixels():
         magnified = np.kron(drawing.to_pixels(result), np.ones((6, 6, 1), dtype=np.uint8))
         inside = slice(6, -6)  # the frame lies on the edge
         assert np.array_equal(panel[inside, inside], magnified[inside, inside])
+
+
+def test_negative_coefficients_are_told_from_zeros():
+    """A layer that sharpens: its tiles say how far below zero they go, and show it in another colour than zero's."""
+    net = methods.UNTRAINED["distance-only"]()
+    image = torch.rand(1, 3, 30, 40)
+    results = {name: methods.get(name)(image, (12, 16)) for name in ("area", "bilinear")}
+    sharpening = DownsizeNet(taps=8, prior="bicubic", texture_channels=0, mean=None, std=None)
+    own, convex = (layer.coefficients(image, (12, 16)).detach() for layer in (sharpening, net))
+    prior = torch.full_like(own, 1 / 64)
+    for coefficients, start in ((own, prior), (convex, torch.zeros_like(convex))):
+        canvas = drawing.draw_comparison(image, results, {n: n for n in results} | {"x": "x"}, {"x": (coefficients, start)})
+        (shown,) = (x for axes in canvas.figure.axes for x in axes.get_images() if np.ma.is_masked(x.get_array()))
+        lowest, zero = (shown.to_rgba(np.array([value])) for value in (float(coefficients.min()), 0.0))
+        texts = [text.get_text() for text in canvas.figure.texts]
+        assert any(re.fullmatch(r"-0\.\d+ to 0\.\d+", text) for text in texts) == bool((coefficients < 0).any())
+        assert np.array_equal(lowest, zero) == (float(coefficients.min()) == 0)
