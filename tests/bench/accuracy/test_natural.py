@@ -256,7 +256,8 @@ def test_each_task_has_its_kind_of_samples_in_three_splits(folder, monkeypatch):
 
 @pytest.mark.usefixtures("in_this_process")
 def test_networks_are_trained_on_them(folder, tmp_path):
-    invoke("--tiny", "--data", f"natural:{folder}", "--method", "bilinear", "--pipeline", "resnet-classifier", "--out", tmp_path)
+    chosen = "--pipeline", "resnet-classifier", "--method", "bilinear"
+    invoke("--tiny", "--data", f"natural:{folder}", *chosen, "--out", tmp_path)
     result = runner.read(tmp_path / "results.json")
     assert result["data"] == f"natural:{folder}"
     assert len(result["rows"]) == 1
