@@ -83,16 +83,19 @@ def readme(document: str, results: pathlib.Path) -> str:
 
 
 def with_model_card(document: str, results: pathlib.Path) -> str:
-    """The text of the model card with its section ``accuracy:shipped`` written anew.
+    """The text of the model card with its section ``accuracy:shipped`` written anew, of what was done on a CPU.
 
     Raises:
-        ValueError: the section is missing; results of other data than scenes.
+        ValueError: the section is missing; results of other data than their folder's name says.
     """
-    path = results / "cpu" / "results.json"
-    result = _read(path, data.SCENES) if _has_rows(path) else None
-    header, lines = shipped(scores(result["rows"] if result else []))
-    text = f"{markdown(header, lines)}\n\n{origin(result)}" if result and lines else NOT_MEASURED
-    return with_section(document, "accuracy:shipped", text)
+    parts = []
+    for folder, name in FOLDERS.items():
+        path = results / folder / "results.json"
+        if folder.endswith("cpu") and _has_rows(path):
+            result = _read(path, name)
+            header, lines = shipped(scores(result["rows"]))
+            parts += [markdown(header, lines), origin(result)] if lines else []
+    return with_section(document, "accuracy:shipped", "\n\n".join(parts) or NOT_MEASURED)
 
 
 def _has_rows(path: pathlib.Path) -> bool:

@@ -8,7 +8,7 @@ from scipy import stats
 from training import CPU, append, rows_of
 
 from bench import measure
-from bench.accuracy import plan, report, runner, scenes, scores, timing
+from bench.accuracy import natural, plan, report, runner, scenes, scores, timing
 
 
 def test_differences_and_intervals_are_students():
@@ -184,8 +184,13 @@ def test_the_model_card_has_the_shipped_weights_alone(tmp_path):
     values = {("reconstruction", "natural-k2"): [31.0, 33.0], ("reconstruction", "bilinear"): [30.0, 31.0]}
     for row in rows_of(values | {("segformer", "area"): [1.0, 1.0]}):
         append(job, row, "2026-11-22 10:00")
+    job = runner.Job(plan.PROFILES["cpu"], "natural", tmp_path / "natural-cpu", CPU, 1)
+    for row in rows_of({("resnet-classifier", "natural-k4"): [25.0], ("resnet-classifier", "bilinear-aa"): [20.0]}):
+        append(job, row, "2026-11-23 10:00")
     text = report.with_model_card(document, tmp_path)
     assert "| reconstruction, PSNR | natural-k2 | 32.00 ± 1.41 | +1.50 ± 6.35 |  | +1.50 ± 6.35, bilinear |" in text
+    assert "| resnet-classifier, accuracy | natural-k4 | 25.00 |  | +5.00 | +5.00, bilinear-aa |" in text
+    assert f"natural, version {natural.VERSION}, 3000 images to train, 1200 to test; 1000 steps" in text
     assert "area" not in text
 
 
