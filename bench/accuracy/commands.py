@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import json
 import os
 import pathlib
 from collections.abc import Iterator
@@ -146,13 +147,18 @@ def show_pretrained(
     out: Folder = None,
     pictures: Annotated[int, typer.Option(min=2, help="of each kind")] = 100,
 ) -> None:
-    """Ask pretrained networks about pictures behind every method, and behind layers that are trained for them."""
-    folder = out or RESULTS / f"natural-{_profile(tiny=False)}"
+    """Ask pretrained networks about pictures behind every method, and behind layers that are trained for them.
+
+    What was done stays: the same command goes on with the tests that are left.
+    """
+    path = (out or RESULTS / f"natural-{_profile(tiny=False)}") / "pretrained.json"
+    result = before = json.loads(path.read_text()) if path.exists() else None
     with _told():
-        result = pretrained.run(pictures, pretrained.Training())
-    measure.write(result, folder / "pretrained.json")
+        for result in pretrained.run(pictures, pretrained.Training(), before):
+            measure.write(result, path)
+    assert result is not None
     console.print(report.rich_table("Divergence, its difference to bilinear-aa, agreement", *pretrained.lines(result)))
-    console.print(f"wrote {folder / 'pretrained.json'}", markup=False, soft_wrap=True)
+    console.print(f"wrote {path}", markup=False, soft_wrap=True)
 
 
 @contextlib.contextmanager

@@ -10,13 +10,14 @@ import importlib.metadata
 import itertools
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
+from rich.progress import track
 from skimage import data as installed
 from torch import Tensor, nn
 
@@ -166,34 +167,46 @@ def _synthetic_text(count: int) -> list[Tensor]:
     return results
 
 
-def run(count: int, training: Training) -> dict[str, Any]:
-    """Ask every network about every picture behind every method, and behind layers trained for it."""
-    rows = []
-    answered = {name: network() for name, network in NETWORKS.items()}
+def run(count: int, training: Training, before: dict[str, Any] | None = None) -> Iterator[dict[str, Any]]:
+    """Ask every network about every picture behind every method, and behind layers trained for it.
+
+    Args:
+        count: pictures of each test that are made.
+        training: of the layers.
+        before: a result of the same, whose tests are not done again.
+
+    Yields:
+        The result, after each further test.
+    """
+    settings = {"training": training._asdict(), "pictures": count}
+    rows = list(before["rows"]) if before and all(before.get(name) == value for name, value in settings.items()) else []
+    done = {(row["network"], row["pictures"], row["scale"]) for row in rows}
     for test in tests(count):
-        network, images = answered[test.network], test.images()
-        full = [_answer(network, image / 255) for image in images]
-        layers: list[tuple[str, int, nn.Module]] = [(name, 0, _build(name)) for name in METHODS]
-        if isinstance(network, Classifier):
-            layers += [
-                (name, seed, train(name, seed, network, test.scale, training))
-                for name, seed in itertools.product(TRAINED, range(training.seeds))
-            ]
-        for name, seed, layer in layers:
-            rows.append(
-                {"network": test.network, "pictures": test.pictures, "scale": test.scale, "method": name, "seed": seed}
-                | {"trained": name in TRAINED}
-                | _compare(network, layer, images, full, test.scale)
-            )
-    date = f"{datetime.datetime.now():%Y-%m-%d %H:%M}"
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
-    return {
-        "machine": measure.machine(torch.device("cpu")),
-        "date": date,
-        "packages": versions,
-        "training": training._asdict(),
-        "rows": rows,
-    }
+        if (test.network, test.pictures, test.scale) not in done:
+            rows += _ask(test, training)
+            versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+            date = f"{datetime.datetime.now():%Y-%m-%d %H:%M}"
+            machine = measure.machine(torch.device("cpu"))
+            yield settings | {"machine": machine, "date": date, "packages": versions, "rows": list(rows)}
+
+
+def _ask(test: Test, training: Training) -> list[dict[str, Any]]:
+    network, images = NETWORKS[test.network](), test.images()
+    full = [_answer(network, image / 255) for image in images]
+    layers: list[tuple[str, int, Callable[[], nn.Module]]] = [(name, 0, functools.partial(_build, name)) for name in METHODS]
+    if isinstance(network, Classifier):
+        pictures = torch.cat(_photographs("train", training.images))
+        answers = torch.cat([_answer(network, part / 255) for part in pictures.split(training.batch)])
+        layers += [
+            (name, seed, functools.partial(train, name, seed, network, test.scale, training, pictures, answers))
+            for name, seed in itertools.product(TRAINED, range(training.seeds))
+        ]
+    return [
+        {"network": test.network, "pictures": test.pictures, "scale": test.scale, "method": name, "seed": seed}
+        | {"trained": name in TRAINED}
+        | _compare(network, layer(), images, full, test.scale)
+        for name, seed, layer in track(layers, f"{test.network}, {test.pictures}, by {test.scale:g}")
+    ]
 
 
 def _build(name: str) -> nn.Module:
@@ -229,17 +242,18 @@ def size_of(image: Tensor, scale: float) -> tuple[int, int]:
     return round(image.shape[2] / scale), round(image.shape[3] / scale)
 
 
-def train(name: str, seed: int, network: Classifier, scale: float, training: Training) -> nn.Module:
-    """A layer whose results bring the network's answers nearest to those for the source images, of training photographs."""
+def train(
+    name: str, seed: int, network: Classifier, scale: float, training: Training, images: Tensor, answers: Tensor
+) -> nn.Module:
+    """A layer whose results bring the network's answers nearest to ``answers``, those for the source ``images``."""
     torch.manual_seed(seed)
     layer = downsizers.build(name).train()
-    images = torch.cat(_photographs("train", training.images))
     groups = [{"params": list(layer.parameters()), "peak": training.lr, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups)
     for step in range(training.steps):
-        part = images[torch.randint(len(images), (training.batch,))]
-        full = _answer(network, part / 255)
-        loss = network.divergence(full, network(layer(part, size_of(part, scale)))).mean()
+        chosen = torch.randint(len(images), (training.batch,))
+        small = layer(images[chosen], size_of(images, scale))
+        loss = network.divergence(answers[chosen], network(small)).mean()
         descend(optimizer, loss, (step + 1) / training.steps, training.warmup)
     return layer
 

@@ -37,7 +37,13 @@ def result(monkeypatch):
     monkeypatch.setattr(pretrained, "_photographs", lambda split, count: pictures * 4)
     monkeypatch.setattr(pretrained, "PACKAGES", ("torch",))
     monkeypatch.setattr(pretrained, "TRAINED", ("distance-only-k4", "distance-only-k8-bicubic"))
-    return pretrained.run(3, pretrained.Training(steps=40, batch=3, seeds=2))
+    training = pretrained.Training(steps=40, batch=3, seeds=2)
+    first, second = pretrained.run(3, training)
+    (again,) = pretrained.run(3, training, first)
+    assert first["rows"] == second["rows"][: len(first["rows"])] == again["rows"][: len(first["rows"])]
+    assert list(pretrained.run(3, training, second)) == []
+    assert len(list(pretrained.run(4, training, second))) == 2
+    return second
 
 
 def test_every_method_is_asked_and_layers_learn(result):
