@@ -70,8 +70,10 @@ gpu:  ## on a machine with a GPU, in under eight minutes: parity, benchmark and 
 	$(PYTHON) -m bench.gpu --out $(RESULTS) $(REHEARSE)
 
 ACCURACY_SECONDS ?= 540
+DATA ?= natural
 accuracy: $(VENV)/ready  ## train networks, each behind many downsizers, on the GPU if there is one; call it until it exits with 0
-	$(BIN)/python -m bench accuracy --budget $(ACCURACY_SECONDS); status=$$?; \
+	[ $(DATA) != natural ] || $(BIN)/python -m bench accuracy fetch
+	$(BIN)/python -m bench accuracy --data $(DATA) --budget $(ACCURACY_SECONDS); status=$$?; \
 	$(BIN)/python -m bench accuracy tables && exit $$status
 
 # Not compiled while it is installed, which takes as long as all else: Python compiles what is imported.

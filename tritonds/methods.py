@@ -5,9 +5,8 @@ Interpolations learn nothing. The networks that the package holds are called lik
 poster's ablations, ``texture-only`` and ``distance-only``, are untrained unless weights are given. They have four taps and the
 antialiasing prior, so up to a scale of 2 the untrained ones equal bilinear-aa.
 
-Architectures are networks to be trained. Their names say kind, taps, and what differs. They have a prior unless "plain", a
-convex one unless they name it; two layers, a hidden one and the output, unless "layers" says how many; one convolution unless
-"texture" says how many; and 16 channels unless "wide".
+Architectures are networks to be trained. Their names say kind, taps, and the prior where it sharpens. They have one convolution
+or none, one hidden layer, and 16 channels.
 """
 
 from collections.abc import Callable
@@ -36,29 +35,15 @@ INTERPOLATIONS: dict[str, Resize] = {
 PEERS: dict[str, Resize] = {"nearest": lambda image, size: F.interpolate(image, size, mode="nearest-exact")}
 """Methods for comparison alone, which :func:`get` does not offer."""
 
-_K2 = partial(DownsizeNet, taps=2, prior="bilinear")
 _K4 = partial(DownsizeNet, taps=4, prior="antialias")
 _K8 = partial(DownsizeNet, taps=8, prior="bicubic")
 ARCHITECTURES: dict[str, Callable[..., DownsizeNet]] = {
-    "texture-only-k2": partial(_K2, distance_channels=0),
-    "texture-only-k2-plain": partial(_K2, distance_channels=0, prior=None),
-    "distance-only-k2": partial(_K2, texture_channels=0),
-    "downsizenet-k2": _K2,
-    "downsizenet-k2-plain": partial(_K2, prior=None),
     "texture-only-k4": partial(_K4, distance_channels=0),
-    "texture-only-k4-plain": partial(_K4, distance_channels=0, prior=None),
     "distance-only-k4": partial(_K4, texture_channels=0),
+    "downsizenet-k2": partial(DownsizeNet, taps=2, prior="bilinear"),
     "downsizenet-k4": _K4,
-    "downsizenet-k4-plain": partial(_K4, prior=None),
-    "downsizenet-k2-layers1": partial(_K2, hidden_layers=0),
-    "downsizenet-k2-layers3": partial(_K2, hidden_layers=2),
-    "downsizenet-k2-layers4": partial(_K2, hidden_layers=3),
-    "downsizenet-k2-texture2": partial(_K2, texture_layers=2),
-    "downsizenet-k2-texture3": partial(_K2, texture_layers=3),
-    "downsizenet-k4-texture2": partial(_K4, texture_layers=2),
-    "downsizenet-k2-wide": partial(_K2, texture_channels=32, distance_channels=32, hidden_channels=32),
-    "downsizenet-k6": partial(DownsizeNet, taps=6, prior="antialias"),
     "distance-only-k8-bicubic": partial(_K8, texture_channels=0),
+    "distance-only-k8-lanczos": partial(_K8, prior="lanczos", texture_channels=0),
     "downsizenet-k8-bicubic": _K8,
 }
 UNTRAINED = {"texture-only": ARCHITECTURES["texture-only-k4"], "distance-only": ARCHITECTURES["distance-only-k4"]}

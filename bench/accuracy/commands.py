@@ -1,8 +1,11 @@
 """The command line ``python -m bench accuracy``."""
 
+import contextlib
 import functools
+import json
 import os
 import pathlib
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import torch
@@ -22,17 +25,19 @@ from rich.progress import (
 from bench import measure
 from bench.options import known
 
-from . import collection, data, learned, packages, plan, report, runner, timing, train, weights
+from . import collection, data, learned, packages, plan, pretrained, report, runner, timing, train, weights
 from .pipelines import PIPELINES
 
 RESULTS = measure.ROOT / "bench" / "results" / "accuracy"
+FOLDERS = {data.SCENES: "", data.NATURAL: "natural-"}
+"""Data whose results are committed, and how the names of their folders begin."""
 COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
 console = Console()
 app = typer.Typer(add_completion=False, help="Train networks behind many downsizers, and compare; without a command: run.")
 
 Folder = Annotated[
     pathlib.Path | None,
-    typer.Option(file_okay=False, help="folder of the results; bench/results/accuracy/PROFILE if not given"),
+    typer.Option(file_okay=False, help="folder of the results; in bench/results/accuracy if not given"),
 ]
 
 
@@ -46,6 +51,7 @@ def run(
     method: Annotated[list[str] | None, typer.Option(help="may be repeated: " + ", ".join(plan.METHODS))] = None,
     seed: Annotated[list[int] | None, typer.Option(min=0, help="may be repeated; all of the profile's if not given")] = None,
     data_name: Annotated[str, typer.Option("--data", help=", ".join(data.NAMES))] = data.SCENES,
+    validate: Annotated[bool, typer.Option("--validate", help="measure on the validation split, to choose settings")] = False,
     out: Folder = None,
     budget: Annotated[float, typer.Option(min=0, help="seconds until runs are saved, to go on at the next call")] = 24 * 3600,
     jobs: Annotated[int, typer.Option(min=1, help="runs at once, which share the cores")] = os.cpu_count() or 1,
@@ -57,9 +63,10 @@ def run(
     if ctx.invoked_subcommand is not None:
         _refuse_options(ctx)
         return
-    if data_name != data.SCENES and out is None:
-        raise typer.BadParameter("expected a folder for results of other data than scenes", param_hint="--out")
-    job = _job(tiny, data_name, out, jobs)
+    if (data_name not in FOLDERS or validate) and out is None:
+        what = "of the validation split" if validate else f"of other data than {' and '.join(FOLDERS)}"
+        raise typer.BadParameter(f"expected a folder for results {what}", param_hint="--out")
+    job = _job(tiny, data_name, out, jobs, validate)
     try:
         possible = data.pipelines_of(data_name)
         pipelines = known("pipeline", pipeline, possible) or possible
@@ -81,9 +88,6 @@ def run(
     left = runner.remaining(job, chosen)
     if left:
         console.print(f"{len(left)} runs are left: the same command goes on.")
-        sources = [source for run in left if (source := plan.source(run)) is not None and source not in chosen]
-        for source in runner.remaining(job, sources):
-            console.print(f"{source.key} has to be trained before, to be taken frozen.")
         raise typer.Exit(1)
 
 
@@ -136,6 +140,34 @@ def time(out: Folder = None) -> None:
     measure.write(result, folder / "time.json")
     console.print(report.rich_table("Time", *timing.lines(result)))
     console.print(f"wrote {folder / 'time.json'}", markup=False, soft_wrap=True)
+
+
+@app.command(name="pretrained")
+def show_pretrained(
+    out: Folder = None,
+    pictures: Annotated[int, typer.Option(min=2, help="of each kind")] = 100,
+) -> None:
+    """Ask pretrained networks about pictures behind every method, and behind layers that are trained for them.
+
+    What was done stays: the same command goes on with the tests that are left.
+    """
+    path = (out or RESULTS / f"natural-{_profile(tiny=False)}") / "pretrained.json"
+    result = before = json.loads(path.read_text()) if path.exists() else None
+    with _told():
+        for result in pretrained.run(pictures, pretrained.Training(), before):
+            measure.write(result, path)
+    assert result is not None
+    console.print(report.rich_table("Divergence, its difference to bilinear-aa, agreement", *pretrained.lines(result)))
+    console.print(f"wrote {path}", markup=False, soft_wrap=True)
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """Say what is missing instead of where it was missed."""
+    try:
+        yield
+    except (ImportError, OSError, ValueError) as error:
+        raise typer.BadParameter(f"{error}; it needs {', '.join(pretrained.PACKAGES)}") from error
 
 
 @app.command(name="learned")
@@ -221,10 +253,11 @@ def _results(folder: pathlib.Path) -> dict[str, Any]:
         raise typer.BadParameter(str(error)) from error
 
 
-def _job(tiny: bool, data_name: str, out: pathlib.Path | None, jobs: int) -> runner.Job:
+def _job(tiny: bool, data_name: str, out: pathlib.Path | None, jobs: int, validate: bool) -> runner.Job:
     name = _profile(tiny)
     threads = max(1, (os.cpu_count() or 1) // jobs)
-    return runner.Job(plan.PROFILES[name], data_name, out or RESULTS / name, _device(), threads)
+    folder = out or RESULTS / f"{FOLDERS[data_name]}{name}"
+    return runner.Job(plan.PROFILES[name], data_name, folder, _device(), threads, validate)
 
 
 def _profile(tiny: bool) -> str:

@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Callable
 
 from . import collection, folders, natural, packages, scenes
-from .pipelines import PIPELINES
+from .pipelines import PIPELINES, Task
 from .plan import Profile
 from .samples import Dataset
 from .train import Data
@@ -13,8 +13,17 @@ from .train import Data
 SCENES = "scenes"
 NATURAL = "natural"
 NAMES = (SCENES, NATURAL, f"{NATURAL}:FOLDER", "voc:FOLDER", "cityscapes:FOLDER")
+TASKS: dict[str, tuple[Task, ...]] = {
+    SCENES: ("detection", "segmentation", "reconstruction"),
+    NATURAL: ("detection", "segmentation", "classification"),
+    "voc": ("detection", "segmentation", "reconstruction"),
+    "cityscapes": ("segmentation", "reconstruction"),
+}
+"""What each kind of data has labels for."""
 TEST_SEED = 0
 """All runs are measured on the same test images."""
+NATURAL_TEST = 4
+"""Times as many natural test images as a profile says: a few objects make many, and rendering them is quick."""
 
 
 def pipelines_of(name: str) -> list[str]:
@@ -29,7 +38,7 @@ def pipelines_of(name: str) -> list[str]:
         raise ValueError(f"data: expected one of {', '.join(NAMES)}, got {name!r}")
     if folder and kind != NATURAL and not pathlib.Path(folder).is_dir():
         raise FileNotFoundError(f"data: {folder} is no folder")
-    return [pipeline for pipeline, spec in PIPELINES.items() if kind != "cityscapes" or spec.task != "detection"]
+    return [pipeline for pipeline, spec in PIPELINES.items() if spec.task in TASKS[kind]]
 
 
 def load(name: str, pipeline: str, profile: Profile, seed: int) -> Data:
@@ -64,7 +73,8 @@ def load(name: str, pipeline: str, profile: Profile, seed: int) -> Data:
 def _natural(folder: pathlib.Path, task: str, size: int, profile: Profile, seed: int) -> Data:
     kinds: dict[str, Callable[..., natural.Made]] = {"reconstruction": natural.Photographs, "classification": natural.Objects}
     kind = kinds.get(task, natural.Scenes)
-    counts = {"train": (profile.train, seed), "validation": (profile.test, TEST_SEED), "test": (profile.test, TEST_SEED)}
+    held_out = (NATURAL_TEST * profile.test, TEST_SEED)
+    counts = {"train": (profile.train, seed), "validation": held_out, "test": held_out}
     return Data(**{split: _rendered(kind, split, size, *counts[split], folder) for split in collection.SPLITS})
 
 

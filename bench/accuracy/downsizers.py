@@ -68,9 +68,6 @@ INTERPOLATIONS = methods.PEERS | methods.INTERPOLATIONS | SHARPENING
 FIXED = tuple(INTERPOLATIONS)
 """Methods that learn nothing. Learned coefficients that choose one pixel, whatever it shows, come close to "nearest"."""
 LEARNED = methods.ARCHITECTURES
-CORE = tuple(methods.PEERS | methods.INTERPOLATIONS)
-CORE += ("texture-only-k2-plain", "distance-only-k2", "downsizenet-k2", "downsizenet-k4")
-"""What the headline tables hold: the poster's methods, and DownsizeNet with two and four taps."""
 NAMES = (*FIXED, *LEARNED)
 
 

@@ -1,5 +1,6 @@
-"""What trained downsizers learned: how far their coefficients choose one pixel, and how far the image has a say in them."""
+"""What trained downsizers learned: how far they choose one pixel or sharpen, and how far the image has a say in it."""
 
+import copy
 import dataclasses
 import datetime
 import itertools
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from bench import measure
 from tritonds import DownsizeNet
+from tritonds.coefficient_weights import SHARPENING
 
 from . import data, downsizers
 from .pipelines import PIPELINES
@@ -20,9 +22,14 @@ from .plan import PROFILES, Run
 from .samples import batches
 from .train import trained
 
-METHODS = ("downsizenet-k2", "downsizenet-k4", "downsizenet-k2-texture2", "downsizenet-k4-texture2")
-NUMBERS = {"largest": "trained: largest coefficient", "by_image": "deviation over images"}
-"""Numbers that describe coefficients, with their titles."""
+NUMBERS = {
+    "largest": "largest coefficient",
+    "by_image": "its deviation over images",
+    "strength": "g",
+    "strength_by_image": "its deviation over images",
+    "strength_by_place": "and over places",
+}
+"""Numbers that describe coefficients, with their titles; the last three of layers that sharpen."""
 IMAGES = 32
 """Images of the test split for which coefficients are inferred."""
 
@@ -33,25 +40,51 @@ def summarize(result: dict[str, Any], folder: pathlib.Path) -> dict[str, Any]:
     rows = []
     for row in result["rows"]:
         run = Run(row["pipeline"], row["method"], row["seed"])
-        if run.method in METHODS and trained(folder, run).exists():
-            images, size = _images(result, run.pipeline)
-            net = DownsizeNet.from_pretrained(trained(folder, run))
-            prior = describe(downsizers.LEARNED[run.method]().coefficients(images, size))["largest"]
-            numbers = {"prior": prior} | describe(net.coefficients(images, size))
+        if run.method in downsizers.LEARNED and trained(folder, run).exists():
+            net = DownsizeNet.from_pretrained(trained(folder, run)).float().eval()
+            numbers = describe(net, *_images(result, run.pipeline))
             rows.append({"pipeline": run.pipeline, "method": run.method, "seed": run.seed} | numbers)
     machine = measure.machine(torch.device("cpu"))
     return {"machine": machine, "date": f"{datetime.datetime.now():%Y-%m-%d %H:%M}", "images": IMAGES, "rows": rows}
 
 
-def describe(coefficients: Tensor) -> dict[str, float]:
-    """:data:`NUMBERS` about coefficients (N, K*K, h, w) of N images, each the mean over all places.
+def describe(net: DownsizeNet, images: Tensor, size: tuple[int, int]) -> dict[str, float]:
+    """:data:`NUMBERS` about the coefficients of N images, each the mean over all places.
 
     - ``largest``: the largest coefficient of a place; 1 where one pixel is taken as it is.
     - ``by_image``: the standard deviation over images of the coefficient that varies most; 0 where the image has no say.
+    - ``strength``: g; ``strength_by_image``: its standard deviation over images at a place; ``strength_by_place``: that over
+      places of its mean over images.
     """
-    largest = coefficients.amax(dim=1).mean()
-    by_image = coefficients.std(dim=0, correction=0).amax(dim=0).mean()
-    return {"largest": largest.item(), "by_image": by_image.item()}
+    coefficients = net.coefficients(images, size)
+    numbers = {
+        "largest": coefficients.amax(dim=1).mean(),
+        "by_image": coefficients.std(dim=0, correction=0).amax(dim=0).mean(),
+    }
+    if net.prior in SHARPENING:
+        g = strength(net, images, size)
+        over_images = g.std(dim=0, correction=0).mean()
+        numbers |= {
+            "strength": g.mean(),
+            "strength_by_image": over_images,
+            "strength_by_place": g.mean(dim=0).std(correction=0),
+        }
+    return {name: value.item() for name, value in numbers.items()}
+
+
+def strength(net: DownsizeNet, images: Tensor, size: tuple[int, int]) -> Tensor:
+    """g of every place, (N, h, w): how often the coefficients hold what those of strength 1 have beyond those of strength 0."""
+    found = [_with_strength(net, g).coefficients(images, size).double() for g in (0.0, 1.0)]
+    whole, convex, unit = net.coefficients(images, size).double(), found[0], found[1] - found[0]
+    return ((whole - convex) * unit).sum(dim=1) / unit.square().sum(dim=1)
+
+
+def _with_strength(net: DownsizeNet, g: float) -> DownsizeNet:
+    """A copy whose strength is ``g`` everywhere."""
+    fixed = copy.deepcopy(net)
+    fixed.out.weight[-1] = 0
+    fixed.out.bias[-1] = g
+    return fixed
 
 
 def _images(result: dict[str, Any], pipeline: str) -> tuple[Tensor, tuple[int, int]]:
@@ -68,17 +101,18 @@ def lines(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     for row in result["rows"]:
         found.setdefault((row["pipeline"], row["method"]), []).append(row)
     rows = []
-    for pipeline, method in itertools.product(PIPELINES, METHODS):
+    for pipeline, method in itertools.product(PIPELINES, downsizers.LEARNED):
         seeds = found.get((pipeline, method))
         if seeds:
-            trained_to = [_mean([row[name] for row in seeds]) for name in NUMBERS]
-            rows.append([pipeline, method, f"{seeds[0]['prior']:.3f}", *trained_to])
-    return ["pipeline", "downsizer", "untrained: largest coefficient", *NUMBERS.values()], rows
+            rows.append([pipeline, method, *(_mean([row[name] for row in seeds if name in row]) for name in NUMBERS)])
+    return ["pipeline", "downsizer", *NUMBERS.values()], rows
 
 
 def _mean(values: Sequence[float]) -> str:
-    spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):.3f}{spread}"
+    if not values:
+        return ""
+    spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.2f}{spread}"
 
 
 def origin(result: dict[str, Any]) -> str:

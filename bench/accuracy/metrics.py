@@ -11,11 +11,16 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 
 from .pipelines import Detection, Prediction, Task
-from .samples import IGNORED, Batch
+from .samples import IGNORED, Batch, only
 
-HEADLINE: dict[Task, str] = {"detection": "mAP", "segmentation": "mIoU", "reconstruction": "PSNR"}
-"""The metric by which methods are compared; mAP and mIoU in percent, PSNR in dB. More is better."""
-SECONDARY: dict[Task, str] = {"detection": "mAP50", "segmentation": "accuracy", "reconstruction": "SSIM"}
+HEADLINE: dict[Task, str] = {"detection": "mAP", "segmentation": "mIoU", "classification": "accuracy", "reconstruction": "PSNR"}
+"""The metric by which methods are compared; PSNR in dB, the others in percent. More is better."""
+SECONDARY: dict[Task, str] = {
+    "detection": "mAP50",
+    "segmentation": "accuracy",
+    "classification": "balanced accuracy",
+    "reconstruction": "SSIM",
+}
 """The other metric of each task; SSIM in 0..1."""
 
 
@@ -28,7 +33,12 @@ class Metrics:
     """
 
     def __init__(self, task: Task, classes: int) -> None:
-        kinds: dict[Task, Any] = {"detection": _Boxes, "segmentation": _Pixels, "reconstruction": _Pictures}
+        kinds: dict[Task, Any] = {
+            "detection": _Boxes,
+            "segmentation": _Pixels,
+            "classification": _Labels,
+            "reconstruction": _Pictures,
+        }
         self._score = kinds[task](classes)
 
     def update(self, predictions: Prediction, batch: Batch) -> None:
@@ -95,6 +105,23 @@ class _Pixels:
 
     def compute(self) -> dict[str, float]:
         return {"mIoU": 100 * self._iou.compute().item(), "accuracy": 100 * self._accuracy.compute().item()}
+
+
+class _Labels:
+    """The share of images whose class is right; balanced, the mean of that over the classes that there are."""
+
+    def __init__(self, classes: int) -> None:
+        self._right: dict[int, list[bool]] = {}
+
+    def update(self, predictions: Tensor, batch: Batch) -> None:
+        for predicted, labels in zip(predictions.tolist(), batch.labels, strict=True):
+            label = int(only(labels))
+            self._right.setdefault(label, []).append(predicted == label)
+
+    def compute(self) -> dict[str, float]:
+        every = [right for part in self._right.values() for right in part]
+        by_class = [float(np.mean(part)) for part in self._right.values()]
+        return {"accuracy": 100 * float(np.mean(every)), "balanced accuracy": 100 * float(np.mean(by_class))}
 
 
 class _Pictures:

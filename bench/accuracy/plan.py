@@ -10,31 +10,18 @@ from tritonds import methods
 from . import downsizers
 from .pipelines import PIPELINES, Width
 
-FROZEN = "frozen:"
-"""A method's name: DownsizeNet as it was trained in the pipeline named after this, and not trained further."""
-FROZEN_METHOD = "downsizenet-k2"
-FROZEN_FROM = ("segformer", "resnet-dense", "reconstruction")
-FROZEN_IN = "mobilenetv2-deeplabv3plus"
-"""The pipelines of the generalisation table, and the one that none of their downsizers has seen; the poster has DeepLabv3+."""
-
 SHIPPED = methods.SHIPPED
 """Methods: the weights that tritonds ships, not trained further; and the architecture of each."""
-SHIPPED_IN = ("reconstruction", "mobilenetv2-deeplabv3plus", "rtdetr")
-"""The last two were not among the networks that they were trained in front of."""
 
-VARIANTS_IN = ("segformer", "reconstruction")
-"""Pipelines in which methods outside the main table are trained: one of scenes, one of photographs."""
-
-
-SHARPENING_IN = ("reconstruction-1.5", "reconstruction", "reconstruction-2.5", "reconstruction-3.3")
-SHARPENING = (
-    *("bilinear", "bilinear-aa", "area", "bicubic-aa", *downsizers.SHARPENING),
+RECONSTRUCTED = (
+    *(name for name in downsizers.FIXED if name != "nearest"),
     *("distance-only-k8-bicubic", "downsizenet-k8-bicubic"),
 )
-"""Fixed kernels that sharpen, against layers that learn how much to, by scale."""
+"""What photographs are reconstructed behind: kernels that are fixed, and layers that learn how much to sharpen."""
 
-MAIN = tuple(name for name in PIPELINES if name not in SHARPENING_IN or name == "reconstruction")
-"""The pipelines of the main tables."""
+
+RECONSTRUCTION_SEEDS = 3
+"""At most: a reconstruction hardly differs between seeds."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +45,8 @@ class Profile:
 
 PROFILES = {
     "tiny": Profile("tiny", steps=3, batch=2, train=8, test=4, seeds=1),
-    "cpu": Profile("small", steps=1000, batch=16, train=3000, test=300, seeds=3),
-    "gpu": Profile("full", steps=400, batch=16, train=400, test=100, seeds=3),
+    "cpu": Profile("small", steps=1000, batch=16, train=3000, test=300, seeds=5),
+    "gpu": Profile("full", steps=400, batch=16, train=400, test=100, seeds=5),
 }
 """Profiles by name: for the tests; for a night on a few cores; for 25 minutes, by estimate, of a GPU beside 16 cores."""
 
@@ -77,45 +64,35 @@ class Run:
         return f"{self.pipeline}/{self.method}/{self.seed}"
 
 
-def source(run: Run) -> Run | None:
-    """The run whose downsizer this one takes frozen, if it does."""
-    name = run.method.removeprefix(FROZEN)
-    return None if name == run.method else Run(name, FROZEN_METHOD, run.seed)
-
-
 def runs(profile: Profile, pipelines: Sequence[str], methods: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[Run]:
     """Every run of a profile in these pipelines, or those of the methods and seeds given.
 
-    The headline's methods come first, in all pipelines, one seed after the other, so that what is cut short has told most.
+    One seed comes after the other, so that what is cut short has told most.
 
     Raises:
         ValueError: no run is of all that was given.
     """
-    every = _all(list(dict.fromkeys(seeds)) or range(profile.seeds))
+    every = _all(profile, list(dict.fromkeys(seeds)))
     chosen = [run for run in every if run.pipeline in pipelines and (not methods or run.method in methods)]
     if not chosen:
         raise ValueError(f"methods: expected some that are trained in {', '.join(pipelines)}, got {', '.join(methods)}")
     return chosen
 
 
-def _all(seeds: Sequence[int]) -> Iterator[Run]:
-    for seed, pipeline, method in itertools.product(seeds, MAIN, downsizers.CORE):
-        yield Run(pipeline, method, seed)
-    for seed, source in itertools.product(seeds, FROZEN_FROM):
-        yield Run(FROZEN_IN, FROZEN + source, seed)
-    for seed, pipeline, method in itertools.product(seeds, SHIPPED_IN, SHIPPED):
-        yield Run(pipeline, method, seed)
-    done = {(pipeline, method) for pipeline in MAIN for method in downsizers.CORE}
-    for seed, pipeline, method in itertools.product(seeds, SHARPENING_IN, SHARPENING):
-        if (pipeline, method) not in done:
-            yield Run(pipeline, method, seed)
-    rest = [name for name in downsizers.LEARNED if name not in downsizers.CORE]
-    for seed, pipeline, method in itertools.product(seeds, VARIANTS_IN, rest):
-        if pipeline not in SHARPENING_IN or method not in SHARPENING:
-            yield Run(pipeline, method, seed)
+def _all(profile: Profile, seeds: Sequence[int]) -> Iterator[Run]:
+    for seed, pipeline in itertools.product(seeds or range(profile.seeds), PIPELINES):
+        if seeds or PIPELINES[pipeline].task != "reconstruction" or seed < RECONSTRUCTION_SEEDS:
+            yield from (Run(pipeline, method, seed) for method in methods_of(pipeline))
 
 
-METHODS = (*downsizers.NAMES, *(FROZEN + source for source in FROZEN_FROM), *SHIPPED)
+def methods_of(pipeline: str) -> tuple[str, ...]:
+    """What is compared in a pipeline."""
+    if PIPELINES[pipeline].task != "reconstruction":
+        return METHODS
+    return (*RECONSTRUCTED, *SHIPPED) if pipeline == "reconstruction" else RECONSTRUCTED
+
+
+METHODS = (*downsizers.NAMES, *SHIPPED)
 
 
 def settings(profile: Profile) -> dict[str, object]:

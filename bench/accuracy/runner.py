@@ -17,9 +17,9 @@ import torch
 
 from bench import measure, report
 
-from . import data, plan, scenes
+from . import data, natural, scenes
 from .plan import Profile, Run, settings
-from .train import Row, checkpoint, train, trained
+from .train import Row, checkpoint, train
 
 SCHEMA = 1
 
@@ -36,6 +36,8 @@ class Job:
     device: torch.device
     threads: int
     """Threads of the CPU for each run."""
+    validation: bool = False
+    """Whether to measure on the validation split, where settings are chosen, and not on the test split."""
 
     @property
     def results(self) -> pathlib.Path:
@@ -43,7 +45,9 @@ class Job:
 
     def origin(self) -> dict[str, Any]:
         """What results have to have in common."""
-        return {"schema": SCHEMA, "data": self.data, "scenes": scenes.VERSION, "settings": settings(self.profile)}
+        origin = {"schema": SCHEMA, "data": self.data, "scenes": scenes.VERSION, "settings": settings(self.profile)}
+        origin |= {"natural": natural.VERSION} if self.data.startswith(data.NATURAL) else {}
+        return origin | {"split": "validation" if self.validation else "test"}
 
 
 def read(path: pathlib.Path) -> dict[str, Any]:
@@ -63,7 +67,7 @@ def remaining(job: Job, runs: Sequence[Run]) -> list[Run]:
     """
     if not job.results.exists():
         return list(runs)
-    result = read(job.results)
+    result = {"split": "test"} | read(job.results)  # older ones do not say it
     for name, value in job.origin().items():
         if result.get(name) != value:
             raise ValueError(f"{job.results} is of other {name}: {result.get(name)!r}, not {value!r}; choose another folder")
@@ -75,7 +79,7 @@ def run_job(job: Job, runs: Sequence[Run], *, jobs: int, budget: float) -> Itera
     """Train, ``jobs`` at once in processes of their own, for ``budget`` seconds; yield each row after it was written.
 
     Where a run fails, the exception takes the place of its row, and the others go on. What was begun when the time is over is
-    saved, and goes on at the next call. A run whose frozen downsizer was not trained is left out.
+    saved, and goes on at the next call.
 
     Raises:
         BlockingIOError: another process works in the same folder.
@@ -94,8 +98,6 @@ def run_job(job: Job, runs: Sequence[Run], *, jobs: int, budget: float) -> Itera
             with _pool(jobs) as pool:
                 where = {"commit": machine["commit"], "device": machine["device"]}
                 yield from _fill(pool, job, waiting, running, jobs, deadline, where)
-            if _next(list(waiting), job) is None:
-                return
 
 
 def _fill(
@@ -110,7 +112,8 @@ def _fill(
     """Keep a pool busy until nothing waits, the time is over, or one of its processes dies."""
     whole = True
     while True:
-        while whole and len(running) < jobs and time.time() < deadline and (run := _next(waiting, job)) is not None:
+        while whole and len(running) < jobs and time.time() < deadline and waiting:
+            run = waiting.pop(0)
             running[pool.submit(_work, job, run, deadline)] = run
         if not running:
             return
@@ -131,22 +134,14 @@ def _fill(
                 yield run, row
 
 
-def _next(waiting: list[Run], job: Job) -> Run | None:
-    """Take the first run that can begin: a frozen downsizer has to be trained first, under the settings of the results."""
-    for run in waiting:
-        source = plan.source(run)
-        if source is None or (not remaining(job, [source]) and trained(job.folder, source).exists()):
-            waiting.remove(run)
-            return run
-    return None
-
-
 def _work(job: Job, run: Run, deadline: float) -> Row | None:
     """A run, in a process of its own."""
     torch.set_num_threads(job.threads)
     if job.device.type == "cuda":
         torch.set_float32_matmul_precision("high")
     content = data.load(job.data, run.pipeline, job.profile, run.seed)
+    if job.validation:
+        content = content.for_validation()
     peers = (row for row in read(job.results)["rows"] if (row["pipeline"], row["seed"]) == (run.pipeline, run.seed))
     peer = next((row["start"] for row in peers if "start" in row), None)
     row = train(run, job.profile, content, job.folder, job.device, deadline=deadline, peer=peer)

@@ -66,6 +66,17 @@ def collate(samples: Sequence[Sample], size: tuple[int, int]) -> Batch:
     )
 
 
+def only(labels: Tensor) -> Tensor:
+    """The label of an image's one object.
+
+    Raises:
+        ValueError: there are more, or none.
+    """
+    if len(labels) != 1:
+        raise ValueError(f"labels: expected one object in each image, got {len(labels)}")
+    return labels[0]
+
+
 def batches(dataset: Dataset, size: tuple[int, int], batch: int) -> Iterator[Batch]:
     """The whole of a data set, in its order."""
     for start in range(0, len(dataset), batch):

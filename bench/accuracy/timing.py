@@ -1,7 +1,9 @@
 """Time a frame, by how many layers infer the coefficients: the poster's table."""
 
 import datetime
+import functools
 import statistics
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,18 +11,21 @@ from torch import nn
 from torch.utils import benchmark
 
 from bench import measure
+from tritonds import methods
 
 from . import downsizers, pipelines
 
 PIPELINE = "resnet-dense"
 CLASSES = 21
 """VOC's, the background included."""
-METHODS = {
-    "bilinear": "bilinear",
-    "downsizenet-k2, 1 layer": "downsizenet-k2-layers1",
-    "downsizenet-k2, 2 layers": "downsizenet-k2",
-    "downsizenet-k2, 3 layers": "downsizenet-k2-layers3",
-    "downsizenet-k2, 4 layers": "downsizenet-k2-layers4",
+METHODS: dict[str, Callable[[], nn.Module]] = {
+    "bilinear": functools.partial(downsizers.build, "bilinear"),
+    **{
+        f"downsizenet-k2, {hidden + 1} layer{'s' * (hidden > 0)}": functools.partial(
+            methods.ARCHITECTURES["downsizenet-k2"], hidden_layers=hidden
+        )
+        for hidden in range(4)
+    },
 }
 ROUNDS = 7
 SECONDS = 0.7
@@ -32,9 +37,9 @@ def time(device: torch.device) -> dict[str, Any]:
     """Milliseconds a frame, median over rounds: downsizer and network, one uint8 image at a time of 300x300 to 160x160."""
     size = pipelines.PIPELINES[PIPELINE].sizes["full"]
     torch.manual_seed(0)
-    network = pipelines.build(PIPELINE, CLASSES, size.network, "full").to(device).eval()
+    network = pipelines.build(PIPELINE, CLASSES, "full").to(device).eval()
     image = torch.randint(256, (1, 3, *size.source), dtype=torch.uint8, device=device)
-    parts = {name: downsizers.build(method).to(device).eval() for name, method in METHODS.items()}
+    parts = {name: build().to(device).eval() for name, build in METHODS.items()}
     frames = {name: _Frame(downsizer, network) for name, downsizer in parts.items()}
     times: dict[tuple[str, str], list[float]] = {}
     for _ in range(ROUNDS):  # one after the other, so that a machine that slows down slows all

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tritonds import DownsizeNet
 
-from . import downsizers, pipelines, plan
+from . import downsizers, pipelines
 from .metrics import Metrics
 from .plan import SHIPPED, Profile, Run, settings
 from .samples import Batch, Dataset, batches, collate
@@ -33,13 +33,21 @@ class Data(NamedTuple):
     test: Dataset
     validation: Dataset | None = None
 
+    def for_validation(self) -> "Data":
+        """The same with the validation split in place of the test split.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if self.validation is None:
+            raise ValueError("data: expected some with a validation split")
+        return self._replace(test=self.validation, validation=None)
+
 
 class _State:
     """Network and downsizer, their optimizer, and how far they are."""
 
-    def __init__(
-        self, run: Run, profile: Profile, data: Data, folder: pathlib.Path, backend: str, device: torch.device
-    ) -> None:
+    def __init__(self, run: Run, profile: Profile, data: Data, backend: str, device: torch.device) -> None:
         spec = pipelines.PIPELINES[run.pipeline]
         self.profile = profile
         self.steps = profile.steps * spec.longer
@@ -50,10 +58,10 @@ class _State:
         self.losses: list[Tensor] = []
         # The same numbers for network and training, some of which draw more, whatever the downsizer drew.
         torch.manual_seed(run.seed)
-        self.network = pipelines.build(run.pipeline, len(data.train.classes), self.size, profile.width).to(device)
+        self.network = pipelines.build(run.pipeline, len(data.train.classes), profile.width).to(device)
         lr = spec.lr(profile.width)
         self.start = _digest(self.network, lr, self.steps, spec.sizes[profile.width], len(data.train), len(data.test))
-        self.downsizer = _downsizer(run, folder, backend).to(device)
+        self.downsizer = _downsizer(run, backend).to(device)
         torch.manual_seed(run.seed)
         learned = [parameter for parameter in self.downsizer.parameters() if parameter.requires_grad]
         groups = [{"params": list(self.network.parameters()), "weight_decay": 0.01, "peak": lr}]
@@ -139,7 +147,7 @@ def train(
     Raises:
         ValueError: those rows are of another network, or one trained otherwise or on more or fewer images.
     """
-    state = _State(run, profile, data, folder, backend, device)
+    state = _State(run, profile, data, backend, device)
     if peer not in (None, state.start):
         raise ValueError(f"{run.pipeline}: the results are of other settings of this network, or other data; remove its rows")
     path = checkpoint(folder, run)
@@ -211,10 +219,7 @@ def trained(folder: pathlib.Path, run: Run) -> pathlib.Path:
     return folder / "downsizers" / run.key
 
 
-def _downsizer(run: Run, folder: pathlib.Path, backend: str) -> nn.Module:
-    source = plan.source(run)
-    if source is not None:
-        return DownsizeNet.from_pretrained(trained(folder, source), backend=backend).requires_grad_(False)
+def _downsizer(run: Run, backend: str) -> nn.Module:
     if run.method in SHIPPED:
         return DownsizeNet.from_pretrained(run.method, backend=backend).requires_grad_(False)
     return downsizers.build(run.method, backend)

@@ -42,8 +42,7 @@ def make(name: str, training: Training, device: torch.device, report: Callable[[
     torch.manual_seed(training.seed)
     downsizer = downsizers.LEARNED[SHIPPED[name]]().to(device)
     data = {task: _data(task, training) for task in TASKS}
-    size = (_side(training, 2.0),) * 2
-    networks = nn.ModuleDict({task: pipelines.build(task, len(data[task].classes), size, "small") for task in TASKS}).to(device)
+    networks = nn.ModuleDict({task: pipelines.build(task, len(data[task].classes), "small") for task in TASKS}).to(device)
     optimizer = torch.optim.AdamW(
         [
             {"params": list(networks.parameters()), "peak": training.lr, "weight_decay": 0.01},

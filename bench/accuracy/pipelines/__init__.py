@@ -3,16 +3,13 @@
 All start from random numbers: nothing is downloaded, nothing was trained before. Dropout is 0 throughout, so that a run is
 determined by its seed.
 
-Every network takes images of any size. Those that cut an image into patches get it enlarged by zeros, at the bottom and on
-the right, to a multiple of the patch; what they say about the margin is cut away again.
-
-Batch normalisation over pooled features (the DeepLabs') needs at least two images in training: drop a batch of one.
+Every network takes images of any size.
 """
 
 from collections.abc import Callable
 from typing import NamedTuple
 
-from . import detection, reconstruction, segmentation
+from . import classification, detection, reconstruction, segmentation
 from .base import Detection, Pipeline, Prediction, Task, Width
 
 __all__ = ["PIPELINES", "Detection", "Pipeline", "Prediction", "Size", "Spec", "Task", "Width", "build"]
@@ -29,7 +26,7 @@ class Spec(NamedTuple):
     """A pipeline that can be built, and what to train it with."""
 
     task: Task
-    builder: Callable[[int, tuple[int, int], Width], Pipeline]
+    builder: Callable[[int, Width], Pipeline]
     sizes: dict[Width, Size]
     full_lr: float = 1e-3
     """Learning rate for AdamW at width "full": of its authors' order for a transformer, and not tuned."""
@@ -43,16 +40,15 @@ class Spec(NamedTuple):
         return self.full_lr if width == "full" else self.small_lr
 
 
-def build(name: str, classes: int, size: tuple[int, int], width: Width) -> Pipeline:
+def build(name: str, classes: int, width: Width) -> Pipeline:
     """A pipeline with random weights, from PyTorch's generator.
 
     Args:
         name: a key of :data:`PIPELINES`.
         classes: how many there are, the background included; nothing to "reconstruction".
-        size: (h, w) of the network's usual input: learned positions are laid out for it. Other sizes work as well.
         width: "tiny" for tests, "small" for training on a CPU, "full" for a GPU.
     """
-    return PIPELINES[name].builder(classes, size, width)
+    return PIPELINES[name].builder(classes, width)
 
 
 def _sizes(tiny: tuple[int, int], small: tuple[int, int], full: tuple[int, int]) -> dict[Width, Size]:
@@ -66,16 +62,12 @@ def _reconstruction(sizes: dict[Width, Size]) -> Spec:
 
 
 _BY_1_875 = _sizes((24, 13), (75, 40), (300, 160))
-_BY_2_87 = _sizes((37, 13), (86, 30), (513, 179))
 _BY_3_34 = _sizes((43, 13), (100, 30), (768, 230))
 
 PIPELINES: dict[str, Spec] = {
-    "rtdetr": Spec("detection", detection.rtdetr, _sizes((24, 13), (80, 44), (300, 165)), full_lr=3e-4),
     "resnet-dense": Spec("detection", detection.resnet_dense, _BY_1_875),
     "segformer": Spec("segmentation", segmentation.segformer, _BY_3_34, full_lr=3e-4),
-    "mobilenetv2-deeplabv3plus": Spec("segmentation", segmentation.mobilenetv2, _BY_2_87, small_lr=4e-3),
-    "mobilevit-deeplabv3": Spec("segmentation", segmentation.mobilevit, _BY_2_87),
-    "dpt": Spec("segmentation", segmentation.dpt, _BY_3_34, full_lr=3e-4),
+    "resnet-classifier": Spec("classification", classification.resnet_classifier, _BY_1_875),
     "reconstruction": _reconstruction(_BY_1_875),
     "reconstruction-1.5": _reconstruction(_sizes((24, 16), (75, 50), (300, 200))),
     "reconstruction-2.5": _reconstruction(_sizes((25, 10), (75, 30), (300, 120))),

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..samples import Batch
 
-Task = Literal["detection", "segmentation", "reconstruction"]
+Task = Literal["detection", "segmentation", "classification", "reconstruction"]
 Width = Literal["tiny", "small", "full"]
 
 
@@ -25,7 +25,7 @@ class Detection(NamedTuple):
 
 
 Prediction = list[Detection] | Tensor
-"""A :class:`Detection` per image; (N, h, w) int64 classes; or (N, 3, H, W) images in 0..1: by the pipeline's task."""
+"""By task: a :class:`Detection` per image; (N, h, w) or (N,) int64 classes; (N, 3, H, W) images in 0..1."""
 
 
 class Pipeline(nn.Module, ABC):
@@ -47,11 +47,10 @@ def normalise(images: Tensor) -> Tensor:
     return (images - 0.45) / 0.25
 
 
-def pad(images: Tensor, multiple: int, *, square: bool = False) -> Tensor:
-    """Images, enlarged by zeros below and on the right until ``multiple`` divides both sides; and to squares, if asked for."""
+def pad(images: Tensor, multiple: int) -> Tensor:
+    """Images, enlarged by zeros below and on the right until ``multiple`` divides both sides."""
     h, w = images.shape[-2:]
-    high, wide = (max(h, w), max(h, w)) if square else (h, w)
-    return F.pad(images, (0, wide - w + -wide % multiple, 0, high - h + -high % multiple))
+    return F.pad(images, (0, -w % multiple, 0, -h % multiple))
 
 
 def enlarge(x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -64,10 +63,3 @@ def enlarge(x: Tensor, size: tuple[int, int]) -> Tensor:
         for n, m in zip(x.shape[-2:], size, strict=True)
     )  # [h, H], [w, W]
     return rows.mT @ (x @ columns)
-
-
-def reset_batch_norms(network: nn.Module) -> None:
-    """Let batch normalisation scale by 1: transformers initialises some by numbers near 0, which hardly train."""
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.ones_(module.weight)

@@ -9,27 +9,10 @@ DETECTIONS = 100
 """Detections kept per image, as in COCO's evaluation."""
 
 
-def sides(images: Tensor) -> Tensor:
-    """(4,): width, height, width, height of images."""
-    h, w = images.shape[-2:]
-    return torch.tensor((w, h, w, h), dtype=torch.float32, device=images.device)
-
-
 def clip(boxes: Tensor, images: Tensor) -> Tensor:
     """Boxes, (..., 4), as far as they are within the images."""
-    return boxes.clamp(min=0).minimum(sides(images))
-
-
-def to_centres(boxes: Tensor) -> Tensor:
-    """(..., 4), x1, y1, x2, y2 to x, y of the middle, width, height."""
-    low, high = boxes[..., :2], boxes[..., 2:]
-    return torch.cat(((low + high) / 2, high - low), dim=-1)
-
-
-def to_corners(boxes: Tensor) -> Tensor:
-    """The way back from :func:`to_centres`."""
-    middle, half = boxes[..., :2], boxes[..., 2:] / 2
-    return torch.cat((middle - half, middle + half), dim=-1)
+    h, w = images.shape[-2:]
+    return boxes.clamp(min=0).minimum(boxes.new_tensor((w, h, w, h)))
 
 
 def generalised_iou(a: Tensor, b: Tensor) -> Tensor:

@@ -1,97 +1,13 @@
 """Networks that detect objects."""
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..samples import Batch
-from .base import Detection, Pipeline, Width, normalise, pad, reset_batch_norms
-from .boxes import best_detections, clip, generalised_iou, sides, suppress, to_centres, to_corners
-
-
-class SetDetector(Pipeline):
-    """A transformer that gives a set of boxes, which its own loss matches with the true ones, one to one.
-
-    A batch without any box has the loss 0: there is nothing to match.
-
-    Args:
-        network: of transformers, for object detection.
-        multiple: what divides the sides of its input.
-    """
-
-    task = "detection"
-
-    def __init__(self, network: nn.Module, multiple: int) -> None:
-        super().__init__()
-        self.network = network
-        self.multiple = multiple
-
-    def loss(self, images: Tensor, batch: Batch) -> Tensor:
-        padded = pad(normalise(images), self.multiple)
-        if not any(map(len, batch.boxes)):
-            return self.network(padded).logits.sum() * 0
-        unit = 1 / sides(padded)
-        targets = [
-            {"class_labels": labels - 1, "boxes": to_centres(boxes * unit)}
-            for boxes, labels in zip(batch.boxes, batch.labels, strict=True)
-        ]
-        loss: Tensor = self.network(padded, labels=targets).loss
-        return loss
-
-    @torch.no_grad()
-    def predict(self, images: Tensor, source: tuple[int, int]) -> list[Detection]:
-        padded = pad(normalise(images), self.multiple)
-        found = self.network(padded)
-        boxes = clip(to_corners(found.pred_boxes) * sides(padded), images)
-        return [best_detections(*each) for each in zip(found.logits.sigmoid(), boxes, strict=True)]
-
-
-def rtdetr(classes: int, size: tuple[int, int], width: Width) -> Pipeline:
-    """RT-DETR on its ResNet-18 at "full", on two levels of a smaller one else."""
-    from transformers import RTDetrConfig, RTDetrForObjectDetection, RTDetrResNetConfig
-
-    sizes: dict[Width, tuple[int, list[int], list[int], int, int]] = {  # stem, stages, their depths, hidden, queries
-        "tiny": (8, [8, 8, 16], [1, 1, 1], 16, 8),
-        "small": (16, [16, 24, 32], [1, 1, 1], 32, 12),
-        "full": (64, [64, 128, 256, 512], [2, 2, 2, 2], 256, 100),
-    }
-    stem, channels, depths, hidden, queries = sizes[width]
-    levels = len(channels) - 1
-    first = 8 if width == "full" else 4  # the finest level's stride
-    backbone = RTDetrResNetConfig(
-        embedding_size=stem,
-        hidden_sizes=channels,
-        depths=depths,
-        layer_type="basic",
-        out_features=[f"stage{i + 2}" for i in range(levels)],
-    )
-    config = RTDetrConfig(
-        num_labels=classes - 1,
-        backbone_config=backbone,
-        freeze_backbone_batch_norms=False,
-        encoder_hidden_dim=hidden,
-        encoder_in_channels=channels[1:],
-        feat_strides=[first * 2**i for i in range(levels)],
-        encode_proj_layers=[levels - 1],
-        encoder_ffn_dim=2 * hidden,
-        encoder_attention_heads=max(2, hidden // 32 if width == "full" else hidden // 16),
-        hidden_expansion=0.5,
-        d_model=hidden,
-        num_queries=queries,
-        decoder_in_channels=[hidden] * levels,
-        decoder_ffn_dim=2 * hidden,
-        num_feature_levels=levels,
-        decoder_layers=3 if width == "full" else 2,
-        decoder_attention_heads=max(2, hidden // 32 if width == "full" else hidden // 16),
-        num_denoising=queries,
-    )
-    network = RTDetrForObjectDetection(config)
-    reset_batch_norms(network)
-    if width != "full":
-        network.model.backbone.model.embedder.pooler = nn.Identity()
-    return SetDetector(network, first * 2 ** (levels - 1))
+from .base import Detection, Pipeline, Width, normalise, pad
+from .boxes import best_detections, clip, generalised_iou, suppress
+from .resnet import resnet
 
 
 class DenseDetector(Pipeline):
@@ -190,31 +106,8 @@ def focal_loss(logits: Tensor, wanted: Tensor) -> Tensor:
     return (share * miss**2 * F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")).sum()
 
 
-def resnet_dense(classes: int, size: tuple[int, int], width: Width) -> Pipeline:
+def resnet_dense(classes: int, width: Width) -> Pipeline:
     """A :class:`DenseDetector` on ResNet-18 at "full", on smaller ones else."""
-    backbone = _resnet(width)
+    backbone = resnet(width)
     hidden: dict[Width, int] = {"tiny": 16, "small": 48, "full": 128}
     return DenseDetector(backbone, backbone.channels, hidden[width], classes)
-
-
-def _resnet(width: Width) -> Any:
-    """Transformers' ResNet-18 at "full"; else the last two of three stages with half the strides, for objects of 8 pixels."""
-    from transformers import ResNetBackbone, ResNetConfig
-
-    sizes: dict[Width, tuple[int, list[int], list[int]]] = {  # stem, stages' channels, their depths
-        "tiny": (8, [8, 8, 16], [1, 1, 1]),
-        "small": (16, [16, 32, 64], [1, 1, 1]),
-        "full": (64, [64, 128, 256, 512], [2, 2, 2, 2]),
-    }
-    stem, channels, depths = sizes[width]
-    config = ResNetConfig(
-        embedding_size=stem,
-        hidden_sizes=channels,
-        depths=depths,
-        layer_type="basic",
-        out_features=["stage1", "stage2", "stage3", "stage4"] if width == "full" else ["stage2", "stage3"],
-    )
-    backbone = ResNetBackbone(config)
-    if width != "full":
-        backbone.embedder.pooler = nn.Identity()
-    return backbone

@@ -42,7 +42,7 @@ class Reconstruction(Pipeline):
         return self(images, source).clamp(0, 1)
 
 
-def reconstruction(classes: int, size: tuple[int, int], width: Width) -> Pipeline:
+def reconstruction(classes: int, width: Width) -> Pipeline:
     sizes: dict[Width, tuple[int, int]] = {"tiny": (8, 2), "small": (16, 4), "full": (64, 8)}
     hidden, depth = sizes[width]
     network: Any = Reconstruction(hidden, depth)  # mypy does not know that modules have memory formats

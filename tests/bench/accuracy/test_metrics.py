@@ -71,3 +71,11 @@ def test_psnr_of_a_known_error():
     same = Metrics("reconstruction", 1)
     same.update(images / 255 + 1e-6, batch)
     assert same.compute()["SSIM"] == pytest.approx(1, abs=1e-4)
+
+
+def test_accuracy_of_classes():
+    labels = tuple(torch.tensor([label]) for label in (1, 1, 1, 2))
+    batch = Batch(torch.zeros(4, 3, 8, 8), (torch.zeros(1, 4),) * 4, labels, torch.zeros(4, 8, 8).long())
+    metrics = Metrics("classification", 4)
+    metrics.update(torch.tensor([1, 1, 2, 2]), batch)
+    assert metrics.compute() == {"accuracy": 75, "balanced accuracy": pytest.approx(100 * (2 / 3 + 1) / 2)}

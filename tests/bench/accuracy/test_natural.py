@@ -244,7 +244,7 @@ def test_each_task_has_its_kind_of_samples_in_three_splits(folder, monkeypatch):
     expected = {"resnet-dense": natural.Scenes, "segformer": natural.Scenes, "classifier": natural.Objects}
     for name, kind in (expected | {"reconstruction": natural.Photographs}).items():
         parts = data.load(f"natural:{folder}", name, profile, seed=2)
-        for split, count in (("train", profile.train), ("validation", profile.test), ("test", profile.test)):
+        for split, count in (("train", profile.train), ("validation", 4 * profile.test), ("test", 4 * profile.test)):
             part = getattr(parts, split)
             seed = 2 if split == "train" else data.TEST_SEED
             size = PIPELINES[name].sizes[profile.width].source[0]
@@ -256,7 +256,8 @@ def test_each_task_has_its_kind_of_samples_in_three_splits(folder, monkeypatch):
 
 @pytest.mark.usefixtures("in_this_process")
 def test_networks_are_trained_on_them(folder, tmp_path):
-    invoke("--tiny", "--data", f"natural:{folder}", "--method", "bilinear", "--pipeline", "reconstruction", "--out", tmp_path)
+    chosen = "--pipeline", "resnet-classifier", "--method", "bilinear"
+    invoke("--tiny", "--data", f"natural:{folder}", *chosen, "--out", tmp_path)
     result = runner.read(tmp_path / "results.json")
     assert result["data"] == f"natural:{folder}"
     assert len(result["rows"]) == 1

@@ -8,9 +8,8 @@ import sys
 import pytest
 from training import CPU, TINY, run_one, started
 
-import tritonds
 from bench import measure
-from bench.accuracy import downsizers, plan, runner, train
+from bench.accuracy import plan, runner
 from bench.accuracy.pipelines import PIPELINES
 from bench.accuracy.plan import Run
 
@@ -83,29 +82,14 @@ def test_one_process_a_folder(tmp_path):
     assert list(runner.run_job(job, [], jobs=1, budget=1)) == []
 
 
-def test_a_frozen_run_waits_for_its_source(tmp_path):
-    job = runner.Job(TINY, "scenes", tmp_path, CPU, 1)
-    waiting = [Run(plan.FROZEN_IN, plan.FROZEN + "segformer", 0), Run("segformer", "bilinear", 0)]
-    measure.write(job.origin() | {"rows": []}, job.results)
-    assert runner._next(waiting, job) == Run("segformer", "bilinear", 0)
-    assert runner._next(waiting, job) is None
-    tritonds.DownsizeNet().save_pretrained(train.trained(tmp_path, Run("segformer", plan.FROZEN_METHOD, 0)))
-    assert runner._next(waiting, job) is None  # the file is of other settings, whose rows were removed
-    row = {"pipeline": "segformer", "method": plan.FROZEN_METHOD, "seed": 0}
-    measure.write(job.origin() | {"rows": [row]}, job.results)
-    assert runner._next(waiting, job) == Run(plan.FROZEN_IN, plan.FROZEN + "segformer", 0)
-
-
-def test_plan_has_the_headline_first_and_everything_once():
+def test_plan_has_one_seed_after_the_other_and_everything_once():
     profile = plan.PROFILES["cpu"]
     runs = plan.runs(profile, tuple(PIPELINES))
     assert len(runs) == len(set(runs))
     assert {run.method for run in runs} == set(plan.METHODS)
-    headline = len(plan.MAIN) * len(downsizers.CORE) * profile.seeds
-    assert {run.method for run in runs[:headline]} == set(downsizers.CORE)
-    for frozen in (run for run in runs if run.method.startswith(plan.FROZEN)):
-        assert runs.index(plan.source(frozen)) < runs.index(frozen)
-        assert plan.source(frozen).pipeline != frozen.pipeline
-    assert plan.source(Run("dpt", "frozen:segformer", 7)) == Run("segformer", "downsizenet-k2", 7)
-    assert plan.source(Run("dpt", "area", 7)) is None
-    assert plan.runs(profile, ["dpt"], ["area"], [7, 7]) == [Run("dpt", "area", 7)]
+    assert [run.seed for run in runs] == sorted(run.seed for run in runs)
+    assert {run.seed for run in runs} == set(range(profile.seeds))
+    of_photographs = [run for run in runs if PIPELINES[run.pipeline].task == "reconstruction"]
+    assert {run.seed for run in of_photographs} == set(range(plan.RECONSTRUCTION_SEEDS))
+    assert {run.method for run in of_photographs} == {*plan.RECONSTRUCTED, *plan.SHIPPED}
+    assert plan.runs(profile, ["segformer"], ["area"], [7, 7]) == [Run("segformer", "area", 7)]

@@ -8,22 +8,21 @@ import torch
 from training import CPU, TINY, run_one
 
 import tritonds
-from bench.accuracy import data, pipelines, plan, scenes, train, weights
+from bench import measure
+from bench.accuracy import data, pipelines, plan, runner, scenes, train, weights
 from bench.accuracy.pipelines import PIPELINES
 from bench.accuracy.plan import Run
 from bench.accuracy.samples import collate
 
 
-@pytest.mark.parametrize("pipeline", ["segformer", "rtdetr"])
+@pytest.mark.parametrize("pipeline", ["segformer", "resnet-dense"])
 def test_every_method_starts_from_the_same_network_and_data(pipeline, tmp_path):
-    """With a prior, an untrained DownsizeNet is bilinear: so is the first loss, and it trains from there.
-
-    RT-DETR draws random numbers in training.
-    """
-    methods = ("bilinear", "downsizenet-k2", "distance-only-k2", "area")
+    """With a prior, an untrained DownsizeNet is an interpolation: so is the first loss, and it trains from there."""
+    methods = ("bilinear", "downsizenet-k2", "bicubic-aa", "distance-only-k8-bicubic", "area")
     first = {method: run_one(tmp_path, method, pipeline, plan.PROFILES["tiny"])["losses"] for method in methods}
     assert first["downsizenet-k2"][0] == pytest.approx(first["bilinear"][0], rel=1e-5)
-    assert first["distance-only-k2"][0] == pytest.approx(first["bilinear"][0], rel=1e-5)
+    if pipeline == "resnet-dense":  # at a scale for which eight taps hold the whole kernel
+        assert first["distance-only-k8-bicubic"][0] == pytest.approx(first["bicubic-aa"][0], rel=1e-5)
     assert first["area"][0] != pytest.approx(first["bilinear"][0], rel=1e-5)
     assert first["downsizenet-k2"][-1] != pytest.approx(first["bilinear"][-1], rel=1e-7)
 
@@ -53,7 +52,7 @@ def asked(monkeypatch):
     return calls
 
 
-SOURCES = [("segformer", "Scenes"), ("rtdetr", "Scenes"), ("reconstruction", "Photographs")]
+SOURCES = [("segformer", "Scenes"), ("resnet-dense", "Scenes"), ("reconstruction", "Photographs")]
 
 
 @pytest.mark.parametrize(("pipeline", "kind"), SOURCES)
@@ -98,6 +97,21 @@ def test_trained_on_one_split_and_measured_on_the_other(tmp_path):
     assert taken["bilinear", 1] == taken["downsizenet-k2", 1] != taken["bilinear", 2]
 
 
+@pytest.mark.parametrize("validation", [False, True])
+def test_settings_are_chosen_on_the_validation_split(validation, tmp_path, monkeypatch):
+    job = runner.Job(TINY, "scenes", tmp_path, CPU, 1, validation)
+    measure.write(job.origin() | {"rows": []}, job.results)
+    asked = []
+    monkeypatch.setattr(data, "load", lambda *arguments: train.Data("train", "test", "validation"))
+    monkeypatch.setattr(runner, "train", lambda run, profile, content, *rest, **options: asked.append(content))
+    runner._work(job, Run("segformer", "area", 1), 0)
+    assert [content.test for content in asked] == ["validation" if validation else "test"]
+    with pytest.raises(ValueError, match="is of other split"):
+        runner.remaining(dataclasses.replace(job, validation=not validation), [])
+    with pytest.raises(ValueError, match="expected some with a validation split"):
+        train.Data("train", "test").for_validation()
+
+
 def test_every_image_is_taken_once_before_any_is_again():
     order = train._order(5, 18, seed=1)
     rounds = [part.tolist() for part in order.split(5)]
@@ -113,7 +127,7 @@ def test_every_image_is_taken_once_before_any_is_again():
 def test_network_and_downsizer_learn_at_their_own_rates(width, tmp_path):
     profile = dataclasses.replace(TINY, width=width, downsizer_lr=0.7)
     content = data.load("scenes", "segformer", profile, 1)
-    state = train._State(Run("segformer", "downsizenet-k2", 1), profile, content, tmp_path, "auto", CPU)
+    state = train._State(Run("segformer", "downsizenet-k2", 1), profile, content, "auto", CPU)
     expected = {id(parameter): PIPELINES["segformer"].lr(width) for parameter in state.network.parameters()}
     expected |= {id(parameter): 0.7 for parameter in state.downsizer.parameters()}
     groups = state.optimizer.param_groups
@@ -136,14 +150,14 @@ def test_layers_know_whether_they_are_trained(tmp_path, monkeypatch):
         return call(*arguments)
 
     monkeypatch.setattr(pipelines, "build", watched)
-    run_one(tmp_path, pipeline="mobilenetv2-deeplabv3plus")
+    run_one(tmp_path, pipeline="resnet-dense")
     assert modes == [("loss", {True})] * TINY.steps + [("predict", {False})] * (TINY.test // TINY.batch)
 
 
 def test_learning_rates_fall_to_zero_over_the_whole_of_a_longer_training(tmp_path):
     profile = plan.PROFILES["tiny"]
     content = data.load("scenes", "reconstruction", profile, 0)
-    state = train._State(Run("reconstruction", "downsizenet-k2", 0), profile, content, tmp_path, "auto", CPU)
+    state = train._State(Run("reconstruction", "downsizenet-k2", 0), profile, content, "auto", CPU)
     batch = collate([content.train[i] for i in range(2)], state.size)
     rates = []
     for _ in range(PIPELINES["reconstruction"].longer * profile.steps):
@@ -153,15 +167,11 @@ def test_learning_rates_fall_to_zero_over_the_whole_of_a_longer_training(tmp_pat
     assert rates[-1] == pytest.approx([0, 0], abs=1e-9)
 
 
-def test_frozen_downsizers_are_those_trained_elsewhere_and_stay(tmp_path):
-    source = Run(plan.FROZEN_FROM[0], plan.FROZEN_METHOD, 1)
-    net = tritonds.DownsizeNet(taps=2, prior="bilinear")
-    torch.nn.init.normal_(net.out.weight)
-    net.save_pretrained(train.trained(tmp_path, source))
-    frozen = train._downsizer(Run(plan.FROZEN_IN, plan.FROZEN + source.pipeline, 1), tmp_path, "auto")
-    for mine, theirs in zip(frozen.parameters(), net.parameters(), strict=True):
+def test_shipped_weights_stay(tmp_path):
+    net = train._downsizer(Run("segformer", "natural-k2", 1), "auto")
+    expected = tritonds.DownsizeNet.from_pretrained("natural-k2")
+    for mine, theirs in zip(net.parameters(), expected.parameters(), strict=True):
         assert torch.equal(mine, theirs)
         assert not mine.requires_grad
-    row = run_one(tmp_path, plan.FROZEN + source.pipeline, plan.FROZEN_IN)
-    assert row["metrics"]
-    assert [path.name for path in (tmp_path / "downsizers").rglob("*") if path.is_dir()].count("1") == 1
+    assert run_one(tmp_path, "natural-k2")["metrics"]
+    assert not (tmp_path / "downsizers").exists()

@@ -35,7 +35,7 @@ def started(tmp_path, runs):
 
 def rows_of(values):
     """Rows from {(pipeline, method): values by seed}."""
-    metric = {"detection": "mAP", "segmentation": "mIoU", "reconstruction": "PSNR"}
+    metric = {"detection": "mAP", "segmentation": "mIoU", "classification": "accuracy", "reconstruction": "PSNR"}
     return [
         {
             "pipeline": pipeline,
