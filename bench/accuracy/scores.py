@@ -16,7 +16,13 @@ from .plan import METHODS, RECONSTRUCTED, SHIPPED
 from .train import Row
 
 CONFIDENCE = 0.95
-RECONSTRUCTIONS = tuple(name for name, spec in PIPELINES.items() if spec.task == "reconstruction")
+SCALES = {
+    name: spec.sizes["small"].source[0] / spec.sizes["small"].network[0]
+    for name, spec in PIPELINES.items()
+    if spec.task == "reconstruction"
+}
+"""Source over network size of each reconstruction."""
+RECONSTRUCTIONS = tuple(sorted(SCALES, key=SCALES.__getitem__))
 MAIN = tuple(name for name in PIPELINES if name not in RECONSTRUCTIONS or name == "reconstruction")
 """The pipelines of the main tables."""
 PEERS = ("bilinear", "bilinear-aa")
@@ -111,14 +117,15 @@ def tables(result: dict[str, Any]) -> dict[str, tuple[list[str], list[list[str]]
 
 
 BEST = "the best that is fixed"
-"""Of all kernels that learn nothing, the one with the highest mean in a pipeline, of those with as many seeds as any."""
+"""Of all kernels that learn nothing, the one with the highest mean in a pipeline, over the seeds of what it is compared with."""
 
 
-def best_fixed(found: Scores, pipeline: str) -> str:
-    """:data:`BEST`; empty if there is none."""
-    rivals = {name: values for name in downsizers.FIXED if (values := found.get((pipeline, name)))}
-    most = max(map(len, rivals.values()), default=0)
-    means = {name: statistics.fmean(values.values()) for name, values in rivals.items() if len(values) == most}
+def best_fixed(found: Scores, pipeline: str, method: str) -> str:
+    """:data:`BEST` of those that have most of the method's seeds; empty if there is none."""
+    own = found.get((pipeline, method), {}).keys()
+    rivals = {name: [v for seed, v in found.get((pipeline, name), {}).items() if seed in own] for name in downsizers.FIXED}
+    most = max(map(len, rivals.values()))
+    means = {name: statistics.fmean(values) for name, values in rivals.items() if values and len(values) == most}
     return max(means, key=means.__getitem__, default="")
 
 
@@ -142,7 +149,7 @@ class Differences:
         return ["", *(titles or [*pipelines, "mean of networks"])], lines
 
     def cell(self, pipeline: str, method: str, peer: str) -> str:
-        rival = best_fixed(self.found, pipeline) if peer == BEST else peer
+        rival = best_fixed(self.found, pipeline, method) if peer == BEST else peer
         value = difference(self.found, pipeline, method, rival)
         named = f", {rival}" if peer == BEST else ""
         return f"{value}{named}{_count(value.seeds, self.usual)}" if value.seeds else ""
@@ -150,7 +157,7 @@ class Differences:
     def over_networks(self, method: str, peer: str) -> str:
         """Over all networks but reconstructions, in points alike; of two at least, and only where all of them have both."""
         networks = [name for name in MAIN if PIPELINES[name].task != "reconstruction"]
-        rivals = {name: best_fixed(self.found, name) if peer == BEST else peer for name in networks}
+        rivals = {name: best_fixed(self.found, name, method) if peer == BEST else peer for name in networks}
         shared = [name for name in networks if (name, method) in self.found and (name, rivals[name]) in self.found]
         measured = {name for name, _ in self.found} & set(networks)
         if len(shared) < max(2, len(measured)):
@@ -189,9 +196,7 @@ def _by_scale(found: Scores) -> tuple[list[str], list[list[str]]]:
 
 
 def _scales() -> list[str]:
-    """Source over network size of each reconstruction."""
-    sizes = [PIPELINES[name].sizes["small"] for name in RECONSTRUCTIONS]
-    return [f"{size.source[0] / size.network[0]:.4g}" for size in sizes]
+    return [f"{SCALES[name]:.4g}" for name in RECONSTRUCTIONS]
 
 
 def mean(values: Mapping[int, float], usual: int, digits: int = 2) -> str:

@@ -195,9 +195,9 @@ def test_the_model_card_has_the_shipped_weights_alone(tmp_path):
 
 
 def test_learned_kernels_against_the_best_that_is_fixed():
-    """The best of all that have as many seeds as any: here not the one that has one."""
+    """The best over the seeds of what learned: neither the one with one of these, nor worse for having more."""
     values = {
-        ("reconstruction-1.5", "bilinear"): [30, 31, 32],
+        ("reconstruction-1.5", "bilinear"): [30, 31, 32, 33],
         ("reconstruction-1.5", "lanczos-g2"): [34, 35, 36],
         ("reconstruction-1.5", "lanczos-g3"): [99],
         ("reconstruction-1.5", "distance-only-k8-bicubic"): [35, 36, 37.3],
@@ -209,7 +209,7 @@ def test_learned_kernels_against_the_best_that_is_fixed():
     }
     rows = rows_of(values)
     assert lines_of(rows, "Photographs by scale, PSNR")["bilinear"] == {
-        "": "bilinear", "1.875": "", "1.5": "31.00 ± 1.00", "2.5": "", "3.304": "30.00 (1)",
+        "": "bilinear", "1.5": "31.50 ± 1.29 (4)", "1.875": "", "2.5": "", "3.304": "30.00 (1)",
     }  # fmt: skip
     lines = lines_of(rows, "Photographs by scale: learned")
     assert lines["distance-only-k8-bicubic - the best that is fixed"]["1.5"] == "**+1.10 ± 0.43**, lanczos-g2"
