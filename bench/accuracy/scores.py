@@ -117,7 +117,7 @@ def tables(result: dict[str, Any]) -> dict[str, tuple[list[str], list[list[str]]
 
 
 BEST = "the best that is fixed"
-"""Of all kernels that learn nothing, the one with the highest mean in a pipeline, over the seeds of what it is compared with."""
+"""Of all that learns nothing, the method with the highest mean in a pipeline, over the seeds of what it is compared with."""
 
 
 def best_fixed(found: Scores, pipeline: str, method: str) -> str:
