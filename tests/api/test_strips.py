@@ -100,6 +100,18 @@ def test_bad_pixels_reach_what_they_reach_in_the_reference(sizes, bad, low, devi
         assert 3 <= (~given.isfinite()).sum() < given.numel()
 
 
+@pytest.mark.parametrize("prior", ["antialias", "bicubic"])
+@torch.no_grad()
+def test_what_the_prior_leaves_out_stays_out(prior, low):
+    """Whatever the network says of it: here of the window's corner, whose prior is 0 everywhere."""
+    net = tritonds.DownsizeNet((7, 9), taps=8, prior=prior, backend="torch")
+    torch.nn.init.normal_(net.out.weight)
+    image = torch.rand(1, 3, 12, 16)
+    expected = net(image)
+    net.out.bias[0] = 200
+    assert torch.equal(net(image), expected)
+
+
 @pytest.mark.parametrize("size", [(2, 2), (3, 2)], ids=["fractional", "halved"])
 def test_second_derivatives(size, low, device):
     """Also where one argument is made of another one."""
