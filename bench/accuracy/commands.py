@@ -174,12 +174,14 @@ def _told() -> Iterator[None]:
 def show_learned(out: Folder = None) -> None:
     """Say what trained downsizers learned: how far each chooses one pixel, and how far the image has a say."""
     folder = out or RESULTS / _profile(tiny=False)
-    result = learned.summarize(_results(folder), folder)
+    path = folder / "learned.json"
+    earlier = json.loads(path.read_text())["rows"] if path.exists() else []
+    result = learned.summarize(_results(folder), folder, earlier)
     if not result["rows"]:
         raise typer.BadParameter(f"{folder} holds no trained downsizers: they are where the runs were done")
-    measure.write(result, folder / "learned.json")
+    measure.write(result, path)
     console.print(report.rich_table("Coefficients", *learned.lines(result)))
-    console.print(f"wrote {folder / 'learned.json'}", markup=False, soft_wrap=True)
+    console.print(f"wrote {path}", markup=False, soft_wrap=True)
 
 
 @app.command(name="weights")

@@ -35,17 +35,26 @@ IMAGES = 32
 
 
 @torch.no_grad()
-def summarize(result: dict[str, Any], folder: pathlib.Path) -> dict[str, Any]:
-    """Describe the coefficients of every downsizer that was trained into the folder of a result, and is still there."""
+def summarize(result: dict[str, Any], folder: pathlib.Path, earlier: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+    """Describe the coefficients of every downsizer of a result that was trained into the folder, and is still there.
+
+    Of those that are there no more, rows of an ``earlier`` summary are kept.
+    """
+    machine = measure.machine(torch.device("cpu"))
+    where = {"device": machine["device"], "commit": machine["commit"], "date": f"{datetime.datetime.now():%Y-%m-%d %H:%M}"}
+    kept = {_run(row): row for row in earlier}
     rows = []
-    for row in result["rows"]:
-        run = Run(row["pipeline"], row["method"], row["seed"])
+    for run in map(_run, result["rows"]):
         if run.method in downsizers.LEARNED and trained(folder, run).exists():
             net = DownsizeNet.from_pretrained(trained(folder, run)).float().eval()
-            numbers = describe(net, *_images(result, run.pipeline))
-            rows.append({"pipeline": run.pipeline, "method": run.method, "seed": run.seed} | numbers)
-    machine = measure.machine(torch.device("cpu"))
-    return {"machine": machine, "date": f"{datetime.datetime.now():%Y-%m-%d %H:%M}", "images": IMAGES, "rows": rows}
+            rows.append(dataclasses.asdict(run) | describe(net, *_images(result, run.pipeline)) | where)
+        elif run in kept:
+            rows.append(kept[run])
+    return {"machine": machine, "images": IMAGES, "rows": rows}
+
+
+def _run(row: dict[str, Any]) -> Run:
+    return Run(row["pipeline"], row["method"], row["seed"])
 
 
 def describe(net: DownsizeNet, images: Tensor, size: tuple[int, int]) -> dict[str, float]:
@@ -117,6 +126,10 @@ def _mean(values: Sequence[float]) -> str:
 
 def origin(result: dict[str, Any]) -> str:
     """What a result is of, and where and when it was made."""
-    machine = result["machine"]
-    what = f"{result['images']} test images; CPU: {machine['device']}, PyTorch {machine['torch']}"
-    return f"{what}; commit {machine['commit']}; {result['date'][:10]}; `python -m bench accuracy learned`."
+    devices, commits, days = (
+        sorted({row[name] or "unknown" for row in result["rows"]}) for name in ("device", "commit", "date")
+    )
+    days = list(dict.fromkeys((days[0][:10], days[-1][:10])))
+    where = f"CPU: {' and '.join(devices)}, PyTorch {result['machine']['torch']}"
+    what = f"{result['images']} test images; {where}"
+    return f"{what}; commit {', '.join(commits)}; {' to '.join(days)}; `python -m bench accuracy learned`."

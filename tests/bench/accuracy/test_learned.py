@@ -1,6 +1,7 @@
 """What the trained downsizers learned, and the weights that are shipped."""
 
 import math
+import shutil
 
 import pytest
 import torch
@@ -66,6 +67,10 @@ def test_what_was_learned_is_told_apart_from_the_prior(tmp_path, in_this_process
     assert k2["by_image"] == pytest.approx(0, abs=1e-6)
     assert k4["by_image"] > 0
     assert k4["largest"] < 0.5
+    shutil.rmtree(train.trained(tmp_path, runs[1]))  # as in another checkout, where the study goes on
+    gone = [k2 | {"largest": 0.5}, k2 | {"seed": 2}, k4 | {"largest": 0.25}]
+    again = learned.summarize(runner.read(job.results), tmp_path, gone)["rows"]
+    assert again == [k2 | {"largest": 0.5}, k4 | {"date": again[1]["date"]}]
 
 
 def test_weights_are_trained_and_written(tmp_path):

@@ -159,11 +159,13 @@ def test_tables_go_into_documents(tmp_path):
     times = {"pipeline": "resnet-dense", "size": [[4, 4], [2, 2]], "machine": measure.machine(CPU), "date": "2026-11-24 10:00"}
     rows = [{"method": "bilinear", "frame_ms": 3.0, "downsizer_ms": 0.5}, {"method": "x", "frame_ms": 4.5, "downsizer_ms": 2.0}]
     measure.write(times | {"rows": rows}, tmp_path / "cpu" / "time.json")
+    run, where = {"pipeline": "segformer", "method": "downsizenet-k2"}, {"device": "A", "commit": None}
     rows = [
-        {"pipeline": "segformer", "method": "downsizenet-k2", "seed": seed, "largest": largest, "by_image": 0.25}
+        run | where | {"seed": seed, "largest": largest, "by_image": 0.25, "date": f"2026-11-2{seed} 10:00"}
         for seed, largest in enumerate((0.75, 0.85))
     ]
-    measure.write({k: times[k] for k in ("machine", "date")} | {"images": 7, "rows": rows}, tmp_path / "cpu" / "learned.json")
+    rows[1] |= {"device": "B", "commit": "c"}
+    measure.write({"machine": times["machine"], "images": 7, "rows": rows}, tmp_path / "cpu" / "learned.json")
     text = report.readme(document, tmp_path)
     assert "| x | 4.50 | +1.50 | 2.00 |" in text
     assert "| downsizenet-k2 | 61.50 |" in text
@@ -171,6 +173,8 @@ def test_tables_go_into_documents(tmp_path):
     assert "2026-11-22 to 2026-11-23" in text
     assert f"scenes, version {scenes.VERSION}, 3000 images to train, 300 to test; 1000 steps of 16, reconstruction 4000" in text
     assert "| segformer | downsizenet-k2 | 0.80 ± 0.07 | 0.25 ± 0.00 |  |  |  |" in text
+    assert "7 test images; CPU: A and B, PyTorch " in text
+    assert "; commit c, unknown; 2026-11-20 to 2026-11-21; `python -m bench accuracy learned`." in text
     assert text.count("OUTDATED") == 0
     assert text.count("not measured yet") == count - 3
     with pytest.raises(ValueError, match="expected a section between <!-- accuracy:natural-cpu -->"):
