@@ -126,7 +126,8 @@ def origin(result: dict[str, Any]) -> str:
     elif what == data.NATURAL:  # of other data, all images are taken
         tested = data.NATURAL_TEST * settings["test"]
         what += f", version {result['natural']}, {settings['train']} images to train, {tested} to test"
-    times = {name: PIPELINES[name].longer for name in MAIN}
+    trained = {row["pipeline"] for row in rows}
+    times = {name: PIPELINES[name].longer for name in MAIN if name in trained}
     longer = "".join(f", {name} {n * settings['steps']}" for name, n in times.items() if n > 1)
     length = f"{what}; {settings['steps']} steps of {settings['batch']}{longer}"
     devices = sorted({row.get("device", machine["device"]) for row in rows})

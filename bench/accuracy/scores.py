@@ -140,7 +140,10 @@ class Differences:
     def of(
         self, pairs: Sequence[tuple[str, str, str]], pipelines: Sequence[str] = MAIN, titles: Sequence[str] = ()
     ) -> tuple[list[str], list[list[str]]]:
-        """Of (name of the line, method, peer); with the mean over networks where these are the columns."""
+        """Of (name of the line, method, peer), in pipelines that have results; and their mean where these are networks."""
+        measured = {name for name, _ in self.found}
+        titles = [title for name, title in zip(pipelines, titles, strict=False) if name in measured]
+        pipelines = [name for name in pipelines if name in measured]
         lines = []
         for name, method, peer in pairs:
             cells = [self.cell(pipeline, method, peer) for pipeline in pipelines]
