@@ -1,6 +1,6 @@
 """Triton's interpreter, spared what comes to nothing and what it does anew for every operation, which is most of its time.
 
-What it computes stays the same, but for products of float32, whose bits no longer depend on the CPU.
+What it computes stays the same, but for products that are added in float32: their bits do not depend on the CPU.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ def _add_products_in_float64():
     original = builder.create_dot
 
     def create_dot(self, a, b, d, *rest):
-        if d.data.dtype != np.float32 or a.data.dtype != np.float32 or b.data.dtype != np.float32:
+        if d.data.dtype != np.float32 or {a.data.dtype.type, b.data.dtype.type} - {np.float16, np.float32}:
             return original(self, a, b, d, *rest)
         product = np.matmul(a.data, b.data, dtype=np.float64)
         return interpreter.TensorHandle((product + d.data).astype(np.float32), d.dtype.scalar)
