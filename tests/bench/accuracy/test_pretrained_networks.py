@@ -34,7 +34,7 @@ def result(monkeypatch):
     monkeypatch.setattr(pretrained, "NETWORKS", {"a": Sharp, "b": Bright})
     tests = [pretrained.Test("a", "noise", 1.9, lambda: pictures), pretrained.Test("b", "noise", 2.5, lambda: pictures)]
     monkeypatch.setattr(pretrained, "tests", lambda count: tests)
-    monkeypatch.setattr(pretrained, "_photographs", lambda split, count: pictures * 4)
+    monkeypatch.setattr(pretrained, "_photographs", lambda split, count, side: pictures * 4)
     monkeypatch.setattr(pretrained, "PACKAGES", ("torch",))
     monkeypatch.setattr(pretrained, "TRAINED", ("distance-only-k4", "distance-only-k8-bicubic"))
     training = pretrained.Training(steps=40, batch=3, seeds=2)
