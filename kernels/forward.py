@@ -17,7 +17,7 @@ from .groups import Activations, Batch, Elements, Target
 from .network import first_distance, layer, linear, load_network, position, relu, softmax
 from .prior import convex, convex_and_signed
 from .strength import strength
-from .tile import channel_stride, gather, plane_at, tap_offsets, target_pixels, tile_column, walked_pixels
+from .tile import channel_stride, existing_taps, gather, plane_at, tap_offsets, target_pixels, tile_column, walked_pixels
 
 INTEGERS = [
     "image_stride_n", "image_stride_c", "image_stride_h", "image_stride_w",
@@ -123,13 +123,12 @@ def downsize_kernel(
             inside = pixels.mask
         activations, walk = infer(network, tiles, columns, walk, n, pixels, image, textures, target, C)
         coefficients = activations.coefficients
-        k = tl.arange(0, C.TAPS_PAD)
-        tap_mask = output.mask[None, :] & (k < C.TAPS * C.TAPS)[:, None]
         if C.CHANNELS == 0:
+            k = tl.arange(0, C.TAPS_PAD)[:, None]
+            tap_mask = output.mask[None, :] & (k < C.TAPS * C.TAPS)
             if C.INDEX64:
                 k = k.to(tl.int64)
-            pointers = output_ptr + output.offsets[None, :] + k[:, None] * output_stride_c
-            tl.store(pointers, coefficients, mask=tap_mask)
+            tl.store(output_ptr + output.offsets[None, :] + k * output_stride_c, coefficients, mask=tap_mask)
         else:
-            taps = Elements(image.ptr, tap_offsets(pixels, image, target, C), tap_mask, channel_stride(image, C))
+            taps = Elements(image.ptr, tap_offsets(pixels, image, target, C), existing_taps(C), channel_stride(image, C))
             gather(taps, coefficients, output, inside, C)
