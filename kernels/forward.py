@@ -79,6 +79,9 @@ def infer(network, tiles, columns, walk, n, pixels, image, textures, target, C: 
             hidden_2 = relu(layer(last, network.hidden_2, network.hidden_2_bias, C.PRECISION)).to(C.OPERAND)
             last = hidden_2
         logits = layer(last, network.out, network.out_bias, C.PRECISION)
+    g = 0.0
+    if C.LOGITS > C.TAPS * C.TAPS:  # before the taps' values fill the registers
+        g = strength(network.strength, last, pooled, C)[None, :]
     logits = tl.trans(logits)
     q = logits
     signed = logits
@@ -89,7 +92,7 @@ def infer(network, tiles, columns, walk, n, pixels, image, textures, target, C: 
     softmaxed = softmax(logits, q, C)
     coefficients = softmaxed
     if C.LOGITS > C.TAPS * C.TAPS:
-        coefficients += strength(network.strength, last, pooled, C)[None, :] * signed
+        coefficients += g * signed
     return Activations(where, encoding, pooled, hidden_0, hidden_1, hidden_2, softmaxed, signed, coefficients), walk
 
 

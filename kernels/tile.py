@@ -137,11 +137,11 @@ def existing_taps(C: tl.constexpr):
 
     It does not depend on pixels: those past an end repeat the last one, whose taps can be loaded as well.
     """
-    if C.TAPS_PAD == C.TAPS * C.TAPS:
-        return None
-    else:
+    mask = None
+    if C.TAPS_PAD > C.TAPS * C.TAPS:
         is_tap = (tl.arange(0, C.TAPS_PAD) < C.TAPS * C.TAPS)[:, None]
-        return tl.broadcast_to(is_tap, [C.TAPS_PAD, C.BLOCK_H * C.BLOCK_W])
+        mask = tl.broadcast_to(is_tap, [C.TAPS_PAD, C.BLOCK_H * C.BLOCK_W])
+    return mask
 
 
 PIXELS_FIRST = tl.constexpr(tuple(int(part) for part in triton.__version__.split(".")[:2]) < (3, 7))
