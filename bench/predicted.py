@@ -47,7 +47,7 @@ def passes(rows: Sequence[Mapping[str, Any]]) -> dict[Pass, list[Cost]]:
         measurable = measurable and not (variant["letterbox"] or variant["tf32"] or variant["out"])
         if measurable and row["operator"] in PASSES:
             kind, mode = PASSES[row["operator"]]
-            form = (variant[name] for name in ("taps", "prior", "dtype", "channels_last"))
+            form = variant["taps"], variant["prior"], variant["dtype"], variant["channels_last"]
             which = Pass(variant["workload"], kind, *form, mode)
             found.setdefault(which, []).append(Cost(**row["cost"]))
     return found

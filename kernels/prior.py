@@ -45,7 +45,7 @@ def _support(n_in, n_out, C: tl.constexpr):
 
 @triton.jit
 def prior(i, j, n_in, n_out, C: tl.constexpr):
-    """max(0, support - |d|) of source pixel ``i`` as an integer; the support: a source pixel or, antialiased, a target pixel."""
+    """max(0, support - |d|) of source pixel ``i``, an integer. The support: a source pixel or, antialiased, a target pixel."""
     q = tl.maximum(_support(n_in, n_out, C) - tl.abs(distance_numerator(i, j, n_in, n_out)), 0)
     return q if C.PRIOR == "bilinear" else tl.where((i >= 0) & (i < n_in), q, 0)
 
