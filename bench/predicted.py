@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from tritonds.coefficient_weights import SHARPENING
+
 from .cost import Cost
 from .latency import LATENCIES
 
@@ -22,6 +24,8 @@ class Pass(NamedTuple):
     workload: str
     kind: str
     taps: int
+    prior: str
+    """"none" if there is none."""
     dtype: str
     channels_last: bool
     mode: str
@@ -29,7 +33,9 @@ class Pass(NamedTuple):
 
     @property
     def name(self) -> str:
-        return f"{self.workload}{', uint8 images' if self.kind == 'image' else ''}, K={self.taps}, {self.mode}"
+        images = ", uint8 images" if self.kind == "image" else ""
+        sharpening = f", {self.prior}" if self.prior in SHARPENING else ""
+        return f"{self.workload}{images}, K={self.taps}{sharpening}, {self.mode}"
 
 
 def passes(rows: Sequence[Mapping[str, Any]]) -> dict[Pass, list[Cost]]:
@@ -41,7 +47,8 @@ def passes(rows: Sequence[Mapping[str, Any]]) -> dict[Pass, list[Cost]]:
         measurable = measurable and not (variant["letterbox"] or variant["tf32"] or variant["out"])
         if measurable and row["operator"] in PASSES:
             kind, mode = PASSES[row["operator"]]
-            which = Pass(variant["workload"], kind, variant["taps"], variant["dtype"], variant["channels_last"], mode)
+            form = variant["taps"], variant["prior"], variant["dtype"], variant["channels_last"]
+            which = Pass(variant["workload"], kind, *form, mode)
             found.setdefault(which, []).append(Cost(**row["cost"]))
     return found
 
@@ -52,7 +59,8 @@ def measured(rows: Sequence[Mapping[str, Any]]) -> dict[Pass, float]:
     for row in rows:
         if row["provider"] in FUSED and row["status"] == "measured":
             w = row["workload"]
-            which = Pass(w["name"], FUSED[row["provider"]], w["taps"], w["dtype"], w["channels_last"], "forward")
+            form = w["taps"], w["prior"] or "none", w["dtype"], w["channels_last"]
+            which = Pass(w["name"], FUSED[row["provider"]], *form, "forward")
             both.setdefault(which, {})[row["mode"]] = 1000 * row["median_ms"]
     found: dict[Pass, float] = {}
     for which, times in both.items():

@@ -34,7 +34,8 @@ class Variant:
 def default_variants() -> list[Variant]:
     """The default network, with and without antialiasing prior, in both layouts; and its fastest form at other scales.
 
-    Then the same made of images: of uint8, of different sizes, and of floating point. Last, networks without texture.
+    Then the same made of images: of uint8, also with priors that sharpen; of different sizes; and of floating point. Last,
+    networks without texture.
     """
     networks = [(dtype, 2, "none") for dtype in ("bf16", "fp16", "fp32")]
     networks += [(dtype, 4, "antialias") for dtype in ("bf16", "fp32")]
@@ -48,6 +49,8 @@ def default_variants() -> list[Variant]:
     images = [
         decoded,
         dataclasses.replace(decoded, taps=4, prior="antialias"),
+        dataclasses.replace(decoded, taps=4, prior="bicubic"),
+        dataclasses.replace(decoded, taps=8, prior="bicubic"),
         dataclasses.replace(decoded, workload="seg768"),
         dataclasses.replace(decoded, workload="ragged32"),
         dataclasses.replace(decoded, workload="ragged32", letterbox=True),

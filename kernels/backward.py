@@ -26,6 +26,7 @@ from .network import (
 from .strength import outer, store_strength
 from .tile import (
     channel_stride,
+    existing_taps,
     forget_loads,
     gather_backward,
     is_narrower,
@@ -185,8 +186,7 @@ def downsize_backward_kernel(
                     pointers = grad_output_ptr + n * output_stride_n + offsets
                     grad_coefficients = tl.load(pointers, mask=tap_mask, other=0.0).to(C.ACC)
                 else:
-                    # Pixels past the image's end repeat the last one, whose taps can be loaded as well. In float32 that spills.
-                    mask = None if HALF and C.TAPS_PAD == C.TAPS * C.TAPS else tap_mask
+                    mask = existing_taps(C) if HALF else tap_mask  # in float32, registers do not suffice without masks
                     taps = Elements(image.ptr, tap_offsets(pixels, image, target, C), mask, channel_stride(image, C))
                     grad_output = Elements(
                         grad_output_ptr + n * output_stride_n, grad_output_offsets, pixel_mask, output_stride_c

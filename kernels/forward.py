@@ -17,7 +17,7 @@ from .groups import Activations, Batch, Elements, Target
 from .network import first_distance, layer, linear, load_network, position, relu, softmax
 from .prior import convex, convex_and_signed
 from .strength import strength
-from .tile import channel_stride, gather, plane_at, tap_offsets, target_pixels, tile_column, walked_pixels
+from .tile import channel_stride, existing_taps, gather, plane_at, tap_offsets, target_pixels, tile_column, walked_pixels
 
 INTEGERS = [
     "image_stride_n", "image_stride_c", "image_stride_h", "image_stride_w",
@@ -79,6 +79,9 @@ def infer(network, tiles, columns, walk, n, pixels, image, textures, target, C: 
             hidden_2 = relu(layer(last, network.hidden_2, network.hidden_2_bias, C.PRECISION)).to(C.OPERAND)
             last = hidden_2
         logits = layer(last, network.out, network.out_bias, C.PRECISION)
+    g = 0.0
+    if C.LOGITS > C.TAPS * C.TAPS:  # before the taps' values fill the registers
+        g = strength(network.strength, last, pooled, C)[None, :]
     logits = tl.trans(logits)
     q = logits
     signed = logits
@@ -89,7 +92,7 @@ def infer(network, tiles, columns, walk, n, pixels, image, textures, target, C: 
     softmaxed = softmax(logits, q, C)
     coefficients = softmaxed
     if C.LOGITS > C.TAPS * C.TAPS:
-        coefficients += strength(network.strength, last, pooled, C)[None, :] * signed
+        coefficients += g * signed
     return Activations(where, encoding, pooled, hidden_0, hidden_1, hidden_2, softmaxed, signed, coefficients), walk
 
 
@@ -123,13 +126,12 @@ def downsize_kernel(
             inside = pixels.mask
         activations, walk = infer(network, tiles, columns, walk, n, pixels, image, textures, target, C)
         coefficients = activations.coefficients
-        k = tl.arange(0, C.TAPS_PAD)
-        tap_mask = output.mask[None, :] & (k < C.TAPS * C.TAPS)[:, None]
         if C.CHANNELS == 0:
+            k = tl.arange(0, C.TAPS_PAD)[:, None]
+            tap_mask = output.mask[None, :] & (k < C.TAPS * C.TAPS)
             if C.INDEX64:
                 k = k.to(tl.int64)
-            pointers = output_ptr + output.offsets[None, :] + k[:, None] * output_stride_c
-            tl.store(pointers, coefficients, mask=tap_mask)
+            tl.store(output_ptr + output.offsets[None, :] + k * output_stride_c, coefficients, mask=tap_mask)
         else:
-            taps = Elements(image.ptr, tap_offsets(pixels, image, target, C), tap_mask, channel_stride(image, C))
+            taps = Elements(image.ptr, tap_offsets(pixels, image, target, C), existing_taps(C), channel_stride(image, C))
             gather(taps, coefficients, output, inside, C)

@@ -28,7 +28,17 @@ from .launch import (
     tile_columns,
     tile_shape,
 )
-from .tile import first_tap, gather, gather_backward, plane_at, tap_offsets, tile_column, tile_pixels, windows_starting_by
+from .tile import (
+    existing_taps,
+    first_tap,
+    gather,
+    gather_backward,
+    plane_at,
+    tap_offsets,
+    tile_column,
+    tile_pixels,
+    windows_starting_by,
+)  # fmt: skip
 
 
 @triton.jit(
@@ -61,7 +71,7 @@ def weighted_gather_kernel(
     for step in range(rows):
         pixels = tile_pixels(tile_y + step, tile_x, out_h, out_w, C)
         mask = pixels.mask[None, :] & (k < C.TAPS * C.TAPS)
-        taps = Elements(image.ptr, tap_offsets(pixels, image, target, C), mask, image.stride_c)
+        taps = Elements(image.ptr, tap_offsets(pixels, image, target, C), existing_taps(C), image.stride_c)
         coefficient_offsets = pixels.y * coefficients_stride_h + pixels.x * coefficients_stride_w
         coefficient_ptrs = coefficients_ptr + (coefficient_offsets[None, :] + k * coefficients_stride_k)
         output_offsets = pixels.y * output_stride_h + pixels.x * output_stride_w

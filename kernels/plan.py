@@ -354,16 +354,19 @@ def _is_light(problem: Problem) -> bool:
 
 
 def _is_default_size(values: dict[str, Any]) -> bool:
-    """Whether the network is no wider or deeper than the default one, and needs no padding; and has no strength."""
+    """Whether the network is no wider or deeper than the default one, and needs no padding."""
     widths = {values["TEXTURE"].values["CHANNELS"], values["DISTANCE_CHANNELS"], values["HIDDEN_CHANNELS"]}
-    return widths <= {0, 16} and values["HIDDEN_LAYERS"] <= 1 and values["LOGITS"] == values["TAPS"] ** 2
+    return widths <= {0, 16} and values["HIDDEN_LAYERS"] <= 1
 
 
 def _registers_from_images(problem: Problem, values: dict[str, Any]) -> dict[str, int]:
     """What forward programs may take that make their texture. They would take more, and few warps wait long for their loads."""
+    if problem.taps > 4:
+        return {}
     if not values["TEXTURE"].values["BINS_WHOLE"]:
         return registers(176 if values["LETTERBOX"] else 184) if problem.bytes else {}  # eleven warps
-    return registers(152 if problem.bytes else 168) if problem.taps <= 4 and _is_default_size(values) else {}
+    plain = problem.taps <= 2 and problem.prior == "none"
+    return registers((152 if plain else 168) + (0 if problem.bytes else 16)) if _is_default_size(values) else {}
 
 
 def forward_shape(values: dict[str, Any], dtype: torch.dtype) -> tuple[int, int]:
@@ -388,7 +391,7 @@ def _backward_shape(values: dict[str, Any], dtype: torch.dtype) -> tuple[int, in
 def _backward_residents(problem: Problem, values: dict[str, Any]) -> tuple[int, int]:
     """(Backward programs that fit a processor, registers that let them). Of those compiled, no others did without spills."""
     light = problem.dtype.itemsize == 2 and problem.texture is not None and problem.taps <= 4
-    few = light and values["TEXTURE"].values["BINS_WHOLE"] and _is_default_size(values)
+    few = light and values["TEXTURE"].values["BINS_WHOLE"] and _is_default_size(values) and values["LOGITS"] == problem.taps**2
     return (8, 255) if not few else (12, 168) if problem.taps <= 2 else (9, 224)
 
 

@@ -39,37 +39,36 @@ LANCZOS64 = _constant(
 
 
 @triton.jit
+def _support(n_in, n_out, C: tl.constexpr):
+    return 2 * n_out if C.PRIOR == "bilinear" else 2 * tl.maximum(n_in, n_out)
+
+
+@triton.jit
 def prior(i, j, n_in, n_out, C: tl.constexpr):
-    """max(0, 1 - |d| / support) of source pixel ``i``, the support being a source pixel or, antialiased, a target pixel."""
-    distance = tl.abs(distance_numerator(i, j, n_in, n_out))
-    if C.PRIOR == "bilinear":
-        support = 2 * n_out
-        q = tl.maximum(support - distance, 0)
-    else:
-        support = 2 * tl.maximum(n_in, n_out)
-        q = tl.where((i >= 0) & (i < n_in), tl.maximum(support - distance, 0), 0)
-    return q.to(C.ACC) / support.to(C.ACC)
+    """max(0, support - |d|) of source pixel ``i``, an integer. The support: a source pixel or, antialiased, a target pixel."""
+    q = tl.maximum(_support(n_in, n_out, C) - tl.abs(distance_numerator(i, j, n_in, n_out)), 0)
+    return q if C.PRIOR == "bilinear" else tl.where((i >= 0) & (i < n_in), q, 0)
 
 
 @triton.jit
 def signed_kernel(i, j, n_in, n_out, C: tl.constexpr):
-    """The bicubic kernel at source pixel ``i``, or 324 times the Lanczos kernel. Zeros are exact.
+    """The bicubic or the Lanczos kernel at source pixel ``i``, up to a factor that depends on the sizes. Zeros are exact.
 
     Bicubic: (1 - t) (1 + t - 3/2 t^2) for t < 1, 1/2 (1 - t) (2 - t)^2 for 1 <= t < 2. Lanczos: its zeros at 1, 2 and 3 as
     factors, and a polynomial for the rest, which has none.
     """
     distance = tl.abs(distance_numerator(i, j, n_in, n_out))
     unit = 2 * tl.maximum(n_in, n_out)
-    inverse = 1.0 / unit.to(C.ACC)
-    t = distance.to(C.ACC) * inverse
-    to_one = (unit - distance).to(C.ACC) * inverse
-    to_two = (2 * unit - distance).to(C.ACC) * inverse
+    d = distance.to(C.ACC)
+    to_one = (unit - distance).to(C.ACC)
+    to_two = (2 * unit - distance).to(C.ACC)
     if C.PRIOR == "bicubic":
-        b = to_one * tl.where(distance < unit, 1.0 + t * (1.0 - 1.5 * t), 0.5 * to_two * to_two)
+        one = unit.to(C.ACC)
+        b = to_one * tl.where(distance < unit, one * one + d * (one - 1.5 * d), 0.5 * to_two * to_two)
         reach = 2 * unit
     else:
-        to_three = (3 * unit - distance).to(C.ACC) * inverse
-        ends = to_three * (3.0 + t)
+        t = d * (1.0 / unit.to(C.ACC))
+        ends = (3 * unit - distance).to(C.ACC) * (3.0 + t)
         zeros = (to_one * (1.0 + t)) * (to_two * (2.0 + t)) * (ends * ends)
         POWERS: tl.constexpr = LANCZOS64 if tl.float64 == C.ACC else LANCZOS
         b = zeros * _polynomial(t * t - 4.5, POWERS)
@@ -91,8 +90,9 @@ def convex(pixels, image, target, C: tl.constexpr):
     k = tl.arange(0, C.TAPS_PAD)
     row = first_tap(pixels.y, image.h, target.h, C.TAPS)[None, :] + (k // C.TAPS)[:, None]
     column = first_tap(pixels.x, image.w, target.w, C.TAPS)[None, :] + (k % C.TAPS)[:, None]
-    q_y = prior(row, pixels.y[None, :], image.h, target.h, C)
-    q_x = prior(column, pixels.x[None, :], image.w, target.w, C)
+    # In units of the support. Without that the compiler computes columns anew at every row of a tile.
+    q_y = prior(row, pixels.y[None, :], image.h, target.h, C).to(C.ACC) / _support(image.h, target.h, C).to(C.ACC)
+    q_x = prior(column, pixels.x[None, :], image.w, target.w, C).to(C.ACC) / _support(image.w, target.w, C).to(C.ACC)
     return tl.where((k < C.TAPS * C.TAPS)[:, None], q_y * q_x, 0.0)
 
 
@@ -113,9 +113,10 @@ def _axis(k, j, n_in, n_out, C: tl.constexpr):
     first = first_tap(j, n_in, n_out, C.TAPS)[None, :]
     j = j[None, :]
     i = first + k[:, None]
-    q_sum = prior(first, j, n_in, n_out, C)
+    q = prior(i, j, n_in, n_out, C).to(C.ACC)
+    q_sum = prior(first, j, n_in, n_out, C).to(C.ACC)
     b_sum = signed_kernel(first, j, n_in, n_out, C)
     for tap in tl.static_range(1, C.TAPS):
-        q_sum += prior(first + tap, j, n_in, n_out, C)
+        q_sum += prior(first + tap, j, n_in, n_out, C).to(C.ACC)
         b_sum += signed_kernel(first + tap, j, n_in, n_out, C)
-    return prior(i, j, n_in, n_out, C) * (1.0 / q_sum), signed_kernel(i, j, n_in, n_out, C) * (1.0 / b_sum)
+    return q * (1.0 / q_sum), signed_kernel(i, j, n_in, n_out, C) * (1.0 / b_sum)

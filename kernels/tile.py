@@ -131,6 +131,19 @@ def tap_offsets(pixels, image, target, C: tl.constexpr):
     return row * image.stride_h + column * image.stride_w
 
 
+@triton.jit
+def existing_taps(C: tl.constexpr):
+    """The mask for loads of taps: [TAPS_PAD, BLOCK], or None where K² is a power of two.
+
+    It does not depend on pixels: those past an end repeat the last one, whose taps can be loaded as well.
+    """
+    mask = None
+    if C.TAPS_PAD > C.TAPS * C.TAPS:
+        is_tap = (tl.arange(0, C.TAPS_PAD) < C.TAPS * C.TAPS)[:, None]
+        mask = tl.broadcast_to(is_tap, [C.TAPS_PAD, C.BLOCK_H * C.BLOCK_W])
+    return mask
+
+
 PIXELS_FIRST = tl.constexpr(tuple(int(part) for part in triton.__version__.split(".")[:2]) < (3, 7))
 """Whether Triton puts the first axis of a load along threads where both are alike to it, instead of the last."""
 

@@ -28,7 +28,9 @@ def rows_of(predicted, scale):
     for which, forward in times.items():
         if which.mode == "forward":
             both = forward + times[which._replace(mode="backward")]
-            workload = {"name": which.workload, "taps": which.taps, "dtype": which.dtype, "channels_last": which.channels_last}
+            prior = None if which.prior == "none" else which.prior
+            workload = {"name": which.workload, "taps": which.taps, "prior": prior}
+            workload |= {"dtype": which.dtype, "channels_last": which.channels_last}
             row = {"workload": workload, "provider": "image-fused" if which.kind == "image" else "fused", "status": "measured"}
             yield row | {"mode": "forward", "median_ms": forward}
             yield row | {"mode": "forward+backward", "median_ms": both}

@@ -81,7 +81,7 @@ def test_predicted_passes_are_sums_of_their_kernels(results):
             "way": {"issue": 1980.0, "memory": 0, "L1": 0, "shared": 0, "special": 0, "operands": 0}, "rounds": 4.0,
         }  # fmt: skip
         fastest = {"dtype": "bf16", "channels_last": True, "workload": "poster160", "taps": 2, "image": "", "out": ""}
-        fastest |= {"letterbox": False, "tf32": False, "texture": True}
+        fastest |= {"prior": "none", "letterbox": False, "tf32": False, "texture": True}
         return {"operator": operator, "name": name, "variant": fastest | variant, "cost": cost}
 
     rows = [
@@ -94,6 +94,7 @@ def test_predicted_passes_are_sums_of_their_kernels(results):
         row("downsize_image", "downsize_kernel", 6.0, 1.0, image="u8"),
         row("downsize_image_backward", "downsize_backward_kernel", 7.0, 2.0, image="u8"),
         row("downsize_image_backward", "texture_grad_weights_kernel", 4.0, 2.0, image="u8"),
+        row("downsize_image", "downsize_kernel", 6.5, 1.5, image="u8", prior="bicubic"),
         row("downsize_image", "downsize_kernel", 100.0, 100.0, image="u8", letterbox=True),
         row("downsize_image", "tabulated_sum_kernel", 100.0, 100.0, image="u8", texture=False),
         row("downsize_image", "downsize_kernel", 100.0, 100.0, image="bf16", letterbox=False),
@@ -108,9 +109,10 @@ def test_predicted_passes_are_sums_of_their_kernels(results):
     forward = ("12", "10.0", "3.00", "1.00", "5.00", "4.00", f"{one:.2f}")
     backward = ("12, 12", "20.0", "11.0", "2.00", "8.00", "8.00", f"{two:.1f}")
     text = report.with_tables(PAGE, results)
-    assert text.partition("speed:predicted")[2].count("| poster160, ") == 4
+    assert text.partition("speed:predicted")[2].count("| poster160, ") == 5
     assert line(", K=2, forward", *forward, "") not in text  # it was measured
     assert line(", uint8 images, K=2, forward", "12", "10.0", "6.00", "1.00", "1.00", "4.00", "6.55", "") in text
+    assert line(", uint8 images, K=2, bicubic, forward", "12", "10.0", "6.50", "1.00", "1.50", "4.00", "6.99", "") in text
     assert "Triton 9.9, sm_90, 2030-01-02" in text
     times = {mode: 1000 * row["median_ms"] for mode, row in fused(results).items()}
     assert line(", K=2, forward", *forward, report.digits(times["forward"])) in text
