@@ -11,6 +11,7 @@ import importlib.metadata
 import json
 import os
 import pathlib
+import re
 import platform
 import shutil
 import statistics
@@ -142,10 +143,11 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def write(result: dict[str, Any], path: pathlib.Path) -> None:
-    """Replace ``path`` at once, so that it is never half written."""
+    """Replace ``path`` at once, so that it is never half written. Lists of numbers take a line each."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".part")
-    temporary.write_text(json.dumps(result, indent=1) + "\n")
+    text = re.sub(r"\[\n([-+.\w\s,]+)\]", lambda of: f"[{' '.join(of[1].split())}]", json.dumps(result, indent=1))
+    temporary.write_text(text + "\n")
     temporary.replace(path)
 
 

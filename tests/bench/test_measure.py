@@ -85,6 +85,14 @@ def test_what_the_budget_cuts_is_recorded(tmp_path):
     assert {row["reason"] for row in rows_of(tmp_path / "r.json").values()} == {"time budget"}
 
 
+def test_lists_of_numbers_take_a_line_each_and_texts_stay_as_they_are(tmp_path):
+    result = {"losses": [1.5, -2e-7, float("inf")], "rows": [{"name": "[1,  2]\n[3,   4]"}, [[1, 2], []]]}
+    measure.write(result, tmp_path / "result.json")
+    text = (tmp_path / "result.json").read_text()
+    assert json.loads(text) == result
+    assert '"losses": [1.5, -2e-07, Infinity]' in text
+
+
 def test_the_file_is_whole_after_every_row(tmp_path):
     cases = [Case(TINY, mode, name) for mode in workloads.MODES for name in ("bilinear", "copy")]
     out = tmp_path / "below" / "r.json"
