@@ -11,8 +11,8 @@ import importlib.metadata
 import json
 import os
 import pathlib
-import re
 import platform
+import re
 import shutil
 import statistics
 import subprocess

@@ -1,6 +1,7 @@
 """What is timed and what is not, and that nothing measured is lost. Sizes are tiny, times irrelevant."""
 
 import dataclasses
+import json
 import math
 
 import pytest
