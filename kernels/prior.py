@@ -40,7 +40,8 @@ LANCZOS64 = _constant(
 
 @triton.jit
 def _support(n_in, n_out, C: tl.constexpr):
-    return 2 * n_out if C.PRIOR == "bilinear" else 2 * tl.maximum(n_in, n_out)
+    n = n_out if C.PRIOR == "bilinear" else tl.maximum(n_in, n_out)
+    return 2 * n.to(tl.int64) if C.INDEX64 else 2 * n
 
 
 @triton.jit
@@ -58,7 +59,7 @@ def signed_kernel(i, j, n_in, n_out, C: tl.constexpr):
     factors, and a polynomial for the rest, which has none.
     """
     distance = tl.abs(distance_numerator(i, j, n_in, n_out))
-    unit = 2 * tl.maximum(n_in, n_out)
+    unit = _support(n_in, n_out, C)
     d = distance.to(C.ACC)
     to_one = (unit - distance).to(C.ACC)
     to_two = (2 * unit - distance).to(C.ACC)
@@ -67,8 +68,9 @@ def signed_kernel(i, j, n_in, n_out, C: tl.constexpr):
         b = to_one * tl.where(distance < unit, one * one + d * (one - 1.5 * d), 0.5 * to_two * to_two)
         reach = 2 * unit
     else:
-        t = d * (1.0 / unit.to(C.ACC))
-        ends = (3 * unit - distance).to(C.ACC) * (3.0 + t)
+        inverse = 1.0 / unit.to(C.ACC)  # without it, the fourth power of long axes would be infinite in float32
+        t = d * inverse
+        ends = (3 * unit - distance).to(C.ACC) * inverse * (3.0 + t)
         zeros = (to_one * (1.0 + t)) * (to_two * (2.0 + t)) * (ends * ends)
         POWERS: tl.constexpr = LANCZOS64 if tl.float64 == C.ACC else LANCZOS
         b = zeros * _polynomial(t * t - 4.5, POWERS)

@@ -320,15 +320,17 @@ def test_crops_at_odd_offsets(draw, device):
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
-def test_sizes_that_need_64_bits(device):
+@pytest.mark.parametrize("draw", covering(prior=[None, "lanczos", "bicubic", "antialias", "bilinear"], taps=[2, 4]))
+def test_sizes_that_need_64_bits(draw, device):
     from tritonds.kernels import launchers as kernels
 
     size_in, size_out = (1, 2), (1, 23_300)
     assert kernels.launch.needs_int64([*zip(size_in, size_out, strict=True)], [])
-    inputs = make(Case(n=1, c=1, size_in=size_in, texture=2, distance=2, hidden=2), device)
-    grad_output = torch.randn(1, 1, *size_out, device=device)
-    got = run(tritonds.downsize, leaves(inputs), size_out, grad_output, backend="triton")
-    expected = run(tritonds.downsize, leaves(inputs, torch.float64), size_out, grad_output, backend="torch")
+    case = Case(n=1, c=1, size_in=size_in, texture=2, distance=2, hidden=2, **draw)
+    inputs = make(case, device)
+    grad_output = torch.rand(1, 1, *size_out, device=device)  # of one sign: thousands of them are summed for each source pixel
+    got = run(tritonds.downsize, leaves(inputs), size_out, grad_output, backend="triton", **case.options)
+    expected = run(tritonds.downsize, leaves(inputs, torch.float64), size_out, grad_output, backend="torch", **case.options)
     for x, y in zip(got, expected, strict=True):
         assert error(x, y) < 1e-5
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from cases import BACKENDS, Case, each_backend, flatten, leaves, make, run
+from cases import BACKENDS, PRIORS, Case, each_backend, flatten, leaves, make, run
 
 import tritonds
 
@@ -114,6 +114,22 @@ def test_bad_pixels_stay_local(bad, backend, device):
 
 
 @each_backend
+@pytest.mark.parametrize("taps", [3, 5, 6, 7])
+def test_a_bad_pixel_below_the_window_reaches_nothing(taps, backend, device):
+    """Where a kernel's taps are padded to a power of two, the padding's would lie there."""
+    image = torch.ones(1, 1, taps + 2, taps, device=device)
+    image[..., -1, :] = float("nan")
+    a = torch.full((1, taps**2, 1, 1), 1 / taps**2, device=device)
+    torch.testing.assert_close(tritonds.weighted_gather2d(image, a, (1, 1), taps=taps, backend=backend), image[..., :1, :1])
+    for prior in (None, "bicubic"):
+        net = tritonds.DownsizeNet((1, 1), taps=taps, prior=prior, texture_channels=0, in_channels=1, backend=backend)
+        y = net.to(device)(image)
+        torch.testing.assert_close(y, image[..., :1, :1])
+        (grad,) = torch.autograd.grad(y.sum(), net.out.bias)
+        assert grad.isfinite().all()
+
+
+@each_backend
 def test_bad_texture_stays_local(backend, device):
     case = Case(n=2, size_in=(24, 20), size_out=(11, 9))
     image, texture, weights = make(case, device)
@@ -130,6 +146,15 @@ def test_bad_texture_stays_local(backend, device):
 def test_large_values_stay_finite(backend, device):
     x = torch.full((1, 1, 60, 60), 3e35, device=device)
     torch.testing.assert_close(tritonds.area_pool2d(x, (7, 7), backend=backend), torch.full((1, 1, 7, 7), 3e35, device=device))
+
+
+@pytest.mark.parametrize(("prior", "length"), [("lanczos", 310_000_000), *((prior, 1_200_000_000) for prior in PRIORS)])
+@pytest.mark.parametrize("taps", [2, 8])
+def test_axes_of_a_billion_pixels(taps, prior, length, device):
+    """Of one pixel in memory. Neither 32 bits of an integer nor float32's range may end there."""
+    image = torch.ones(1, 1, 1, 1, device=device).expand(1, 1, 1, length)
+    net = tritonds.DownsizeNet((1, 2), taps=taps, prior=prior, texture_channels=0, in_channels=1, backend="triton").to(device)
+    torch.testing.assert_close(net(image), torch.ones(1, 1, 1, 2, device=device))
 
 
 @each_backend
