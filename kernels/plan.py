@@ -141,7 +141,8 @@ def forward_plan(problem: Problem) -> Plan:
     columns, rows = tile_columns(problem.output.shape[0], *problem.output_size, tile)
     arguments = _image_integers(problem) | _texture_integers(problem)
     # Where all of a row's texture can be loaded at once, saving registers would load it bit by bit.
-    if _is_light(problem) and values["TEXTURE"].values["BIN_W"] > 0:
+    light = problem.dtype.itemsize == 2 and problem.texture is not None and problem.taps <= 2
+    if light and values["TEXTURE"].values["BIN_W"] > 0:
         arguments |= registers(255)
     if values["FUSED_TEXTURE"] and warps == 1:
         arguments |= _registers_from_images(problem, values)
@@ -346,11 +347,6 @@ def _widest(values: dict[str, Any]) -> int:
     """Channels of the widest tile that a program holds."""
     names = ("DISTANCE_CHANNELS_PAD", "HIDDEN_CHANNELS_PAD", "TAPS_PAD")
     return int(max(16, values["TEXTURE"].values["CHANNELS_PAD"], *(values[name] for name in names)))
-
-
-def _is_light(problem: Problem) -> bool:
-    """Whether a program needs few registers for its network: in half precision, given the texture, with few taps."""
-    return problem.dtype.itemsize == 2 and problem.texture is not None and problem.taps <= 2
 
 
 def _is_default_size(values: dict[str, Any]) -> bool:
