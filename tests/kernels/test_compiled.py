@@ -320,6 +320,22 @@ def test_crops_at_odd_offsets(draw, device):
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
+@pytest.mark.parametrize("prior", [None, "bicubic"])
+@pytest.mark.parametrize("logit", [90, 1e20])
+def test_the_largest_logit_takes_all_however_large(logit, prior, device):
+    """Tap 5 of a window inside the image. What is rounded off large logits must not reach coefficients."""
+    case = Case(taps=4, prior=prior, size_in=(16, 16), size_out=(8, 8))
+    image, texture, weights = make(case, device)
+    out_bias = torch.zeros_like(weights.out_bias)
+    out_bias[:16] = -logit
+    out_bias[5] = logit
+    weights = weights._replace(out_weight=torch.zeros_like(weights.out_weight), out_bias=out_bias)
+    a = tritonds.coefficients(image, texture, weights, case.size_out, backend="triton", **case.options)
+    expected = torch.zeros_like(a)
+    expected[:, 5] = 1
+    assert torch.equal(a[..., 2:6, 2:6], expected[..., 2:6, 2:6])
+
+
 FAR = [
     pytest.param({"prior": prior}, id=f"{number}-{prior}")
     for number, prior in enumerate([None, "lanczos", "antialias", "bicubic"])

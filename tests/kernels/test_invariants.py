@@ -167,23 +167,6 @@ def test_an_infinite_logit_under_a_prior_of_zero_counts_for_nothing(backend, dev
     assert y.isfinite().all()
 
 
-@each_backend
-@pytest.mark.parametrize("prior", [None, "antialias", "bicubic"])
-@pytest.mark.parametrize("logit", [90, 3e4, 1e20])
-def test_the_largest_logit_takes_all_however_large(logit, prior, backend, device):
-    """Tap 5 of a window inside the image. What is rounded off logits and powers of two must not reach coefficients."""
-    case = Case(taps=4, prior=prior, size_in=(16, 16), size_out=(8, 8))
-    image, texture, weights = make(case, device)
-    out_bias = torch.zeros_like(weights.out_bias)
-    out_bias[:16] = -logit
-    out_bias[5] = logit
-    weights = weights._replace(out_weight=torch.zeros_like(weights.out_weight), out_bias=out_bias)
-    a = tritonds.coefficients(image, texture, weights, case.size_out, backend=backend, **case.options)
-    expected = torch.zeros_like(a)
-    expected[:, 5] = 1
-    assert torch.equal(a[..., 2:6, 2:6], expected[..., 2:6, 2:6])
-
-
 @each_case
 def test_same_input_same_bits(case, device):
     inputs = make(replace(case, n=2, size_in=(23, 29), size_out=(11, 19)), device)
